@@ -22,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A chain that was checked, and the relayer's account on it.
 #[derive(Debug)]
 pub struct EvmChain {
-    chain: Arc<chain::evm::Chain>,
+    chain: Arc<chain::evm::CheckedChain>,
     sender: Sender,
     facts: ChainParameters,
 }
@@ -30,7 +30,7 @@ pub struct EvmChain {
 impl EvmChain {
     /// The relayer of this sender's account, on this chain.
     #[must_use]
-    pub fn new(chain: Arc<chain::evm::Chain>, sender: Sender) -> Self {
+    pub fn new(chain: Arc<chain::evm::CheckedChain>, sender: Sender) -> Self {
         let facts = facts(&chain, sender.account().address);
         Self { chain, sender, facts }
     }
@@ -57,7 +57,7 @@ impl EvmChain {
 
 /// What the checked chain says of itself, for this relayer.
 #[must_use]
-pub fn facts(chain: &chain::evm::Chain, relayer: Address) -> ChainParameters {
+pub fn facts(chain: &chain::evm::CheckedChain, relayer: Address) -> ChainParameters {
     let config = chain.evm.config();
     let said = |text: &Option<std::borrow::Cow<'static, str>>| text.as_deref().unwrap_or_default().to_owned();
     ChainParameters {

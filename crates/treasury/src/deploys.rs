@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use alloy_primitives::Signature;
 use chain::evm::calls::{self, DeadlineSignature};
-use chain::evm::{BlockTag, Chain, EvmError, SendError, Sender};
+use chain::evm::{BlockTag, CheckedChain, EvmError, SendError, Sender};
 use domain::evm::{IntentKey, TransactionOutcome};
 use domain::{Address, Bytes, ClientAddr, Clock, PodId, UnixMillis, Wallet};
 use relay::{Beneficiary, CallPurpose, GasSpend};

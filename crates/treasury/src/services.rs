@@ -19,7 +19,7 @@ use crate::unavailable::{ChainUnavailable, unfit};
 
 /// The chain, and what works on it.
 pub(crate) struct ChainServices {
-    pub(crate) chain: Arc<Chain>,
+    pub(crate) chain: Arc<CheckedChain>,
     /// Our own account, where the relayer is enabled.
     pub(crate) sender: Option<Sender>,
     pub(crate) relayer: Option<Relayer>,
@@ -44,7 +44,7 @@ impl ChainServices {
         store: &Store,
         key: Option<&Identity>,
     ) -> Result<Self, ChainUnavailable> {
-        let chain = Arc::new(Chain::connect(evm).await?);
+        let chain = Arc::new(CheckedChain::connect(evm).await?);
         let sender = match key {
             None => None,
             Some(identity) => {
@@ -63,7 +63,7 @@ impl ChainServices {
 
 async fn relayer(
     options: &ServicesConfig,
-    chain: &Arc<Chain>,
+    chain: &Arc<CheckedChain>,
     sender: &Sender,
     store: &Store,
 ) -> Result<Relayer, ChainUnavailable> {
@@ -79,7 +79,7 @@ async fn relayer(
 
 fn payments(
     options: &ServicesConfig,
-    chain: &Arc<Chain>,
+    chain: &Arc<CheckedChain>,
     own: Option<(&Sender, &Relayer)>,
     store: &Store,
 ) -> Result<Option<PaymentServices>, ChainUnavailable> {
@@ -115,7 +115,7 @@ fn payments(
 }
 
 /// The chain's token must be one that payments are taken in, in its own domain.
-fn check_token(tokens: &Tokens, chain: &Chain) -> Result<(), ChainUnavailable> {
+fn check_token(tokens: &Tokens, chain: &CheckedChain) -> Result<(), ChainUnavailable> {
     let evm = chain.evm.config();
     let Some(token) = tokens.at(evm.chain_id, evm.usdc) else {
         return Err(unfit(&format_args!("[[x402.tokens]] lacks {} of chain {}", evm.usdc, evm.chain_id)));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use alloy_primitives::keccak256;
 use async_trait::async_trait;
-use chain::evm::{BlockTag, Chain, Estimate, EvmError, SendError, Sender, TransactionStatus, calls};
+use chain::evm::{BlockTag, CheckedChain, Estimate, EvmError, SendError, Sender, TransactionStatus, calls};
 use domain::evm::{Call, IntentKey, TransactionOutcome};
 use domain::payment::{Authorization, AuthorizationState, SignedAuthorization};
 use domain::{Address, B256, ClientAddr, Usdc};
@@ -14,7 +14,7 @@ use x402::{SubmissionState, TokenReadError, TokenReader, TransferError, Transfer
 /// Our own account makes the transfers.
 #[derive(Clone, Debug)]
 pub(crate) struct RelayerTransfers {
-    pub(crate) chain: Arc<Chain>,
+    pub(crate) chain: Arc<CheckedChain>,
     pub(crate) sender: Sender,
     /// Who counts what it costs.
     pub(crate) relayer: Relayer,
@@ -114,7 +114,7 @@ fn unconfirmed(error: SendError) -> TransferError {
 
 /// What the token says.
 #[derive(Clone, Debug)]
-pub(crate) struct ChainTokenReader(pub(crate) Arc<Chain>);
+pub(crate) struct ChainTokenReader(pub(crate) Arc<CheckedChain>);
 
 #[async_trait]
 impl TokenReader for ChainTokenReader {
@@ -174,7 +174,7 @@ mod tests {
             let key = || SigningKey::new(funded.clone());
             let deployed =
                 deploy_local(endpoint.clone(), CHAIN_ID, &key(), funded.address(), Usdc(1000)).await.unwrap();
-            let chain = Arc::new(Chain::connect(&deployed.config(endpoint, CHAIN_ID)).await.unwrap());
+            let chain = Arc::new(CheckedChain::connect(&deployed.config(endpoint, CHAIN_ID)).await.unwrap());
             let outbox = Arc::new(MemoryOutbox::default());
             let sender = Sender::start(Arc::clone(&chain), outbox, key()).await.unwrap();
             let journal = Arc::new(MemoryJournal::default());
@@ -184,7 +184,7 @@ mod tests {
         }
 
         fn payment(&self, payer: &Identity, value: Usdc) -> SignedAuthorization {
-            let Chain { evm, usdc_domain, .. } = &*self.settlement.chain;
+            let CheckedChain { evm, usdc_domain, .. } = &*self.settlement.chain;
             let authorization = Authorization {
                 chain_id: CHAIN_ID,
                 asset: evm.config().usdc,

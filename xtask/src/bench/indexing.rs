@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use chain::evm::{Chain, IndexProgress, Indexer, calls};
+use chain::evm::{CheckedChain, IndexProgress, Indexer, calls};
 use domain::evm::Call;
 use domain::vault::TaskTerms;
 use domain::{Address, B256, U256, Usdc};
@@ -45,7 +45,7 @@ const SHAPES: [Shape; 2] = [
 /// A chain that is full of events.
 struct EventChain {
     local: LocalChain,
-    chain: Arc<Chain>,
+    chain: Arc<CheckedChain>,
     vault: Address,
 }
 
@@ -94,7 +94,7 @@ impl EventChain {
         let owner = TestWallet::new(OWNER).address();
         let local = LocalChain::start().await?;
         let funds = Usdc(PRICE.0 * u64::from(shape.deals));
-        let chain = Arc::new(Chain::connect(&local.deploy(owner, funds).await?).await?);
+        let chain = Arc::new(CheckedChain::connect(&local.deploy(owner, funds).await?).await?);
         let vault = local.vault(&chain, owner).await?;
         local.send(owner, &calls::approve(chain.evm.config().usdc, vault, funds)).await?;
         let submit_by = local.now().await? + 86_400;

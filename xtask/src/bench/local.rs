@@ -1,7 +1,7 @@
 //! A local EVM chain with our contracts on it, as `palatine up` has one.
 
 use anyhow::{Context, Result, anyhow, ensure};
-use chain::evm::{Chain, EvmConfig, SigningKey, calls, deploy_local};
+use chain::evm::{CheckedChain, EvmConfig, SigningKey, calls, deploy_local};
 use domain::evm::Call;
 use domain::{Address, Usdc};
 use fixtures::{Anvil, CHAIN_ID};
@@ -79,7 +79,7 @@ impl LocalChain {
     }
 
     /// A vault whose owner is its agent as well.
-    pub(super) async fn vault(&self, chain: &Chain, owner: Address) -> Result<Address> {
+    pub(super) async fn vault(&self, chain: &CheckedChain, owner: Address) -> Result<Address> {
         let call = calls::create_vault(chain.evm.config().factory, POD, owner, owner, None);
         self.send(owner, &call).await?;
         let vault = chain.vault_of(POD, owner).await?;

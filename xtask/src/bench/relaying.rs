@@ -98,7 +98,7 @@ impl RelayBench {
         let local = LocalChain::start().await?;
         local.give_coins(relayer).await;
         let evm = local.deploy(owner.address(), Usdc(0)).await?;
-        let chain = Chain::connect(&evm).await?;
+        let chain = CheckedChain::connect(&evm).await?;
         let vault = local.vault(&chain, owner.address()).await?;
         let nonce = chain.evm.nonce(owner.address()).await?;
         let facts = relay::facts(&chain, relayer);
@@ -222,7 +222,7 @@ fn off(round: u32, every: Duration) -> Duration {
 /// The product's relayer, over a new database.
 async fn relayer(evm: &EvmConfig, dir: &Path) -> Result<Relayer> {
     let store = Store::open(&store::Config { directory: dir.join("store"), ..store::Config::default() }).await?;
-    let chain = Arc::new(Chain::connect(evm).await?);
+    let chain = Arc::new(CheckedChain::connect(evm).await?);
     let key = SigningKey::new(TestWallet::new(RELAYER).signer().clone());
     let sender = Sender::start(Arc::clone(&chain), Arc::new(store.outbox()), key).await?;
     let budgets = relay::Budgets { manage: MUCH_GAS, ..relay::Budgets::default() };

@@ -20,7 +20,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use super::abi::PODVault::PODVaultEvents;
 use super::answer::{Block, Log};
 use super::node::LogFilter;
-use super::{Chain, EvmError, terms};
+use super::{CheckedChain, EvmError, terms};
 
 /// Blocks that are asked for at once.
 const BLOCKS_AT_ONCE: usize = 8;
@@ -80,7 +80,7 @@ pub enum IndexProgress {
 
 /// Reads one chain into one ledger.
 pub struct Indexer {
-    chain: Arc<Chain>,
+    chain: Arc<CheckedChain>,
     ledger: Arc<dyn Ledger>,
     range: u64,
     /// All vaults at the cursor, with the hashes of their addresses; `None` when
@@ -112,7 +112,7 @@ struct RangeScan {
 impl Indexer {
     /// An indexer that goes on where the ledger is.
     #[must_use]
-    pub fn new(chain: Arc<Chain>, ledger: Arc<dyn Ledger>) -> Self {
+    pub fn new(chain: Arc<CheckedChain>, ledger: Arc<dyn Ledger>) -> Self {
         let range = chain.evm.config().log_range;
         Self { chain, ledger, range, vaults: None }
     }

@@ -8,7 +8,7 @@
 //!
 //! | part | does |
 //! |---|---|
-//! | `config`, `start` | `[evm]`; what is checked of a chain before it is used: [`Chain::connect`] |
+//! | `config`, `start` | `[evm]`; what is checked of a chain before it is used: [`CheckedChain::connect`] |
 //! | [`abi`], `terms` | the contracts, from their checked-in ABI; their events in the domain's words |
 //! | [`calls`], [`typed`] | pure: every call as plain data; what is signed, and the hashes |
 //! | `revert`, `error` | why a contract refuses; why there is no answer |
@@ -58,6 +58,6 @@ pub use reconcile::{LedgerVault, MAX_CREDITS, Mismatch, MismatchKind, Reconcilia
 pub use revert::{OnChainTaskState, Revert, VaultField, VaultRole};
 pub use sender::{Estimate, Sender, TransactionCost};
 pub use sign::{SignError, SigningKey};
-pub use start::{Chain, ChainStartError};
+pub use start::{ChainStartError, CheckedChain};
 pub use unsent::SendError;
 pub use views::{TaskView, VaultView};

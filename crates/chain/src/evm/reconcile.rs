@@ -4,7 +4,7 @@ use domain::evm::BlockRef;
 use domain::vault::Vault;
 use domain::{Address, Usdc};
 
-use super::{BlockTag, Chain, EvmError, VaultView};
+use super::{BlockTag, CheckedChain, EvmError, VaultView};
 
 /// Credits that are compared of one vault at most.
 pub const MAX_CREDITS: usize = 10_000;
@@ -59,7 +59,7 @@ pub struct Reconciliation {
     pub gifts: Vec<(Address, Usdc)>,
 }
 
-impl Chain {
+impl CheckedChain {
     /// Compares the ledger's vaults with the chain at the ledger's cursor, as
     /// enough endpoints say alike.
     ///

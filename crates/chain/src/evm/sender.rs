@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::unsent::SendError;
 use super::worker::{SenderRequest, Worker, same_call};
-use super::{Chain, GasPrice, SigningKey};
+use super::{CheckedChain, GasPrice, SigningKey};
 
 /// Requests that wait for the account's task at once.
 const MAX_REQUESTS: usize = 64;
@@ -51,7 +51,7 @@ impl TransactionCost {
 /// handle; what it has not finished is finished after the next start.
 #[derive(Clone, Debug)]
 pub struct Sender {
-    chain: Arc<Chain>,
+    chain: Arc<CheckedChain>,
     account: SenderAccount,
     requests: mpsc::Sender<SenderRequest>,
     last_error: watch::Receiver<Option<String>>,
@@ -63,7 +63,7 @@ impl Sender {
     ///
     /// # Errors
     /// When the outbox or the chain cannot be read, or do not fit each other.
-    pub async fn start(chain: Arc<Chain>, outbox: Arc<dyn Outbox>, key: SigningKey) -> Result<Self, SendError> {
+    pub async fn start(chain: Arc<CheckedChain>, outbox: Arc<dyn Outbox>, key: SigningKey) -> Result<Self, SendError> {
         let account = SenderAccount { chain_id: chain.evm.config().chain_id, address: key.address() };
         let (requests, inbox) = mpsc::channel(MAX_REQUESTS);
         let (tell, last_error) = watch::channel(None);

@@ -81,7 +81,7 @@ pub enum ChainStartError {
 
 /// A chain that was checked, with our contracts on it.
 #[derive(Debug)]
-pub struct Chain {
+pub struct CheckedChain {
     /// The chain.
     pub evm: Evm,
     /// The code behind the vaults.
@@ -92,7 +92,7 @@ pub struct Chain {
     pub forwarder_domain: Eip712Domain,
 }
 
-impl Chain {
+impl CheckedChain {
     /// Checks the configuration, every endpoint's chain id (those that answer; at
     /// least as many as must agree), that there is code at the token, the factory
     /// and the forwarder, the token's decimals and domain separator, and that the

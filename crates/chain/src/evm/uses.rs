@@ -6,12 +6,12 @@ use domain::{Address, B256};
 use serde_json::json;
 
 use super::abi::TestUSDC::AuthorizationUsed;
-use super::{BlockTag, Chain, EvmError, TransactionStatus};
+use super::{BlockTag, CheckedChain, EvmError, TransactionStatus};
 
 /// Ranges of blocks that are searched for a use, from the newest back.
 const MAX_RANGES: u64 = 24;
 
-impl Chain {
+impl CheckedChain {
     /// What became of an authorization of the token, whoever used it.
     ///
     /// # Errors

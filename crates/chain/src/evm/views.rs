@@ -7,7 +7,7 @@ use super::abi::ERC2771Forwarder as Forwarder;
 use super::abi::PODVault as Vault;
 use super::abi::PODVaultFactory as Factory;
 use super::abi::TestUSDC as Token;
-use super::{BlockTag, Chain, EvmError, OnChainTaskState, terms};
+use super::{BlockTag, CheckedChain, EvmError, OnChainTaskState, terms};
 
 /// A vault as it stands on the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub struct TaskView {
     pub deadline: u64,
 }
 
-impl Chain {
+impl CheckedChain {
     /// Where the vault of a pod and its first owner is, or will be.
     ///
     /// # Errors

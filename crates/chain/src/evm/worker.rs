@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::sign::{TransactionFields, attempt};
 use super::unsent::SendError;
-use super::{Broadcast, Chain, EvmError, GasPrice, SigningKey, TransactionStatus, fees};
+use super::{Broadcast, CheckedChain, EvmError, GasPrice, SigningKey, TransactionStatus, fees};
 
 /// Attempts of one entry at most: 1.125¹⁵ is a price six times the first.
 const MAX_ATTEMPTS: usize = 16;
@@ -60,7 +60,7 @@ enum Found {
 
 #[derive(Debug)]
 pub(super) struct Worker {
-    chain: Arc<Chain>,
+    chain: Arc<CheckedChain>,
     outbox: Arc<dyn Outbox>,
     key: SigningKey,
     account: SenderAccount,
@@ -79,7 +79,7 @@ pub(super) struct Worker {
 impl Worker {
     /// Reads what is pending and offers it again.
     pub(super) async fn recover(
-        chain: Arc<Chain>,
+        chain: Arc<CheckedChain>,
         outbox: Arc<dyn Outbox>,
         key: SigningKey,
         account: SenderAccount,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::Output;
 
-use chain::evm::{BlockTag, Chain, EvmConfig};
+use chain::evm::{BlockTag, CheckedChain, EvmConfig};
 use domain::{Address, U256, Usdc};
 use fixtures::{CHAIN_ID, EvmRpc, FUNDS, LocalStack, mint, stderr_of, until};
 use identity::Identity;
@@ -46,7 +46,7 @@ fn deployer(stack: &LocalStack) -> Identity {
 struct Deal {
     stack: LocalStack,
     rpc: EvmRpc,
-    chain: Chain,
+    chain: CheckedChain,
     owner: Address,
     client: Party,
     arbiter: Party,
@@ -77,7 +77,7 @@ impl Deal {
         let rpc = EvmRpc::at(status["evm_rpc"].as_str().unwrap().to_owned());
         let [usdc, factory, forwarder] = ["usdc", "factory", "forwarder"].map(|key| address(&status, key));
         let evm = EvmConfig::new(vec![rpc.endpoint()], CHAIN_ID, usdc, factory, forwarder);
-        let chain = Chain::connect(&EvmConfig { confirmations: 1, ..evm }).await.unwrap();
+        let chain = CheckedChain::connect(&EvmConfig { confirmations: 1, ..evm }).await.unwrap();
         let (client, arbiter) = (Party::new(&stack, "client"), Party::new(&stack, "arbiter"));
         mint(&rpc.url, deployer(&stack), client.address, FUNDS).await;
         stack.json(&["wallet", "link"]);

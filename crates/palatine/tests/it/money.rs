@@ -134,7 +134,7 @@ fn sorted(values: impl Iterator<Item = Value>) -> Vec<String> {
 struct PricedAgent {
     stack: Stack,
     evm: EvmChain,
-    chain: Chain,
+    chain: CheckedChain,
     agent: SpawnedAgent,
     stranger: SpawnedAgent,
 }

@@ -47,7 +47,7 @@ pub(crate) async fn relayer(
     outbox: Arc<dyn Outbox>,
     journal: Arc<dyn RelayJournal>,
 ) -> (Relayer, Arc<EvmChain>) {
-    let chain = Arc::new(chain::evm::Chain::connect(evm).await.unwrap());
+    let chain = Arc::new(chain::evm::CheckedChain::connect(evm).await.unwrap());
     let sender = Sender::start(Arc::clone(&chain), outbox, SigningKey::new(relayer_key())).await.unwrap();
     let chain = Arc::new(EvmChain::new(chain, sender));
     let (on, clock) = (Arc::clone(&chain) as _, Arc::new(SystemClock));
@@ -59,7 +59,7 @@ pub(crate) async fn relayer(
 pub(crate) struct RelayStack {
     pub(crate) anvil: Anvil,
     pub(crate) evm: EvmConfig,
-    pub(crate) chain: chain::evm::Chain,
+    pub(crate) chain: chain::evm::CheckedChain,
     pub(crate) relayer: Relayer,
     pub(crate) facts: palatine_relay::ChainParameters,
 }
@@ -71,7 +71,7 @@ impl RelayStack {
         let evm = EvmConfig { poll_ms: 50, ..evm };
         let (outbox, journal): (Arc<MemoryOutbox>, Arc<MemoryJournal>) = Default::default();
         let (relayer, _) = relayer(&evm, config, outbox, journal).await;
-        let chain = chain::evm::Chain::connect(&evm).await.unwrap();
+        let chain = chain::evm::CheckedChain::connect(&evm).await.unwrap();
         let facts = palatine_relay::facts(&chain, relayer_key().address());
         Self { anvil, evm, chain, relayer, facts }
     }

@@ -149,7 +149,7 @@ async fn vaults(evm: &EvmConfig, owners: &[TestWallet]) -> Vec<Address> {
     let free = Config { per_client_minute: 1000, ..Config::default() };
     let outbox = Arc::new(chain::evm::fake::MemoryOutbox::default());
     let (relayer, _) = relayer(evm, free, outbox, Arc::new(MemoryJournal::default())).await;
-    let chain = chain::evm::Chain::connect(evm).await.unwrap();
+    let chain = chain::evm::CheckedChain::connect(evm).await.unwrap();
     let mut vaults = Vec::new();
     for owner in owners {
         let call = vault_call(evm, "pod", owner, owner.address());
@@ -161,7 +161,7 @@ async fn vaults(evm: &EvmConfig, owners: &[TestWallet]) -> Vec<Address> {
 }
 
 async fn orders(evm: &EvmConfig, owners: &[TestWallet], vaults: &[Address]) -> Orders {
-    let chain = chain::evm::Chain::connect(evm).await.unwrap();
+    let chain = chain::evm::CheckedChain::connect(evm).await.unwrap();
     let facts = palatine_relay::facts(&chain, crate::anvil::relayer_key().address());
     let deadline = now_s() + 3600;
     let batch = |(owner, vault): (&TestWallet, &Address)| {
@@ -228,7 +228,7 @@ async fn after_twenty_kills_every_request_has_one_effect_one_fee_and_one_answer(
         assert_eq!(answer.fee_taken, Some(PAID.0.to_string()));
     }
     assert!(early.iter().all(|answer| last.contains(answer)), "an answer changed");
-    let chain = chain::evm::Chain::connect(&evm).await.unwrap();
+    let chain = chain::evm::CheckedChain::connect(&evm).await.unwrap();
     for (owner, vault) in owners.iter().zip(&vaults) {
         let effects = logged(&anvil, *vault).await;
         assert!(effects.values().all(|count| *count == 1), "an effect came twice: {effects:?}");

@@ -12,7 +12,7 @@ use domain::evm::BlockRef;
 use domain::vault::{EventBatch, Ledger, LedgerError, LoggedEvent};
 use palatine_chain::Endpoint;
 use palatine_chain::evm::fake::LedgerState;
-use palatine_chain::evm::{Chain, Indexer, LocalContracts};
+use palatine_chain::evm::{CheckedChain, Indexer, LocalContracts};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
@@ -83,7 +83,7 @@ async fn the_process_that_indexes() {
         implementation: address("implementation"),
     };
     let endpoint = Endpoint(order["url"].as_str().unwrap().to_owned());
-    let chain = Arc::new(Chain::connect(&config(&deployed, vec![endpoint])).await.unwrap());
+    let chain = Arc::new(CheckedChain::connect(&config(&deployed, vec![endpoint])).await.unwrap());
     let ledger = Arc::new(FileLedger(order["file"].as_str().unwrap().into()));
     Indexer::new(chain, ledger).run().await;
 }

@@ -6,7 +6,7 @@ use domain::evm::Call;
 use domain::vault::{Ledger, LoggedEvent, VaultLedger};
 use domain::{Address, B256, Usdc};
 use palatine_chain::evm::fake::{LedgerState, MemoryLedger};
-use palatine_chain::evm::{Chain, IndexError, IndexProgress, Indexer, LedgerVault, Reconciliation, calls};
+use palatine_chain::evm::{CheckedChain, IndexError, IndexProgress, Indexer, LedgerVault, Reconciliation, calls};
 use tokio::time::timeout;
 
 use super::node::{Fixture, PATIENCE, Person};
@@ -49,7 +49,7 @@ impl Pod {
 }
 
 /// Passes until the ledger is at the head.
-pub(crate) async fn catch_up(chain: &Arc<Chain>, ledger: &Arc<MemoryLedger>) -> Result<(), IndexError> {
+pub(crate) async fn catch_up(chain: &Arc<CheckedChain>, ledger: &Arc<MemoryLedger>) -> Result<(), IndexError> {
     let mut indexer = Indexer::new(Arc::clone(chain), Arc::clone(ledger) as Arc<dyn Ledger>);
     let passes = async {
         while indexer.index_range().await? != IndexProgress::Idle {}
@@ -59,14 +59,14 @@ pub(crate) async fn catch_up(chain: &Arc<Chain>, ledger: &Arc<MemoryLedger>) -> 
 }
 
 /// What a ledger that starts now reads of the whole chain.
-pub(crate) async fn afresh(chain: &Arc<Chain>) -> LedgerState {
+pub(crate) async fn afresh(chain: &Arc<CheckedChain>) -> LedgerState {
     let ledger = Arc::new(MemoryLedger::default());
     catch_up(chain, &ledger).await.unwrap();
     ledger.ledger_state()
 }
 
 /// The ledger against the chain.
-pub(crate) async fn reconcile(chain: &Chain, ledger_state: &LedgerState) -> Reconciliation {
+pub(crate) async fn reconcile(chain: &CheckedChain, ledger_state: &LedgerState) -> Reconciliation {
     let vault_ledgers = ledger_state.vault_ledgers().unwrap();
     let credits: Vec<Vec<(Address, Usdc)>> =
         vault_ledgers.values().map(|ledger| ledger.credits().iter().map(|(who, sum)| (*who, *sum)).collect()).collect();
@@ -80,7 +80,7 @@ pub(crate) async fn reconcile(chain: &Chain, ledger_state: &LedgerState) -> Reco
 }
 
 /// Asserts that a ledger is the chain's: event by event, and sum by sum.
-pub(crate) async fn equals_the_chain(chain: &Arc<Chain>, ledger_state: &LedgerState) {
+pub(crate) async fn equals_the_chain(chain: &Arc<CheckedChain>, ledger_state: &LedgerState) {
     let fresh = afresh(chain).await;
     let key = |logged: &LoggedEvent| (logged.block, logged.log_index, logged.event.clone());
     let keys = |ledger_state: &LedgerState| ledger_state.events.iter().map(key).collect::<Vec<_>>();

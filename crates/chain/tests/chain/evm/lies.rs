@@ -6,7 +6,7 @@ use std::time::Duration;
 use domain::evm::TransactionOutcome;
 use domain::{Address, B256, Usdc};
 use palatine_chain::evm::fake::{MemoryLedger, MemoryOutbox};
-use palatine_chain::evm::{BlockTag, Chain, EvmConfig, EvmError, IndexError, Sender, TransactionStatus, calls};
+use palatine_chain::evm::{BlockTag, CheckedChain, EvmConfig, EvmError, IndexError, Sender, TransactionStatus, calls};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -113,7 +113,7 @@ async fn a_receipt_counts_only_when_it_is_as_deep_as_asked_for() {
     let fixture = Fixture::start().await;
     let hash = mined(&fixture).await;
     let deep = EvmConfig { confirmations: 3, ..config(&fixture.deployed, vec![fixture.anvil.endpoint()]) };
-    let chain = Chain::connect(&deep).await.unwrap();
+    let chain = CheckedChain::connect(&deep).await.unwrap();
     assert!(matches!(chain.evm.transaction_status(hash).await, Ok(TransactionStatus::Unconfirmed { .. })));
     fixture.anvil.mine(1).await;
     assert!(matches!(chain.evm.transaction_status(hash).await, Ok(TransactionStatus::Unconfirmed { .. })));
@@ -177,7 +177,7 @@ async fn an_endpoint_that_hangs_cuts_floods_or_errs_is_replaced_by_the_next() {
         .await;
         let endpoints = vec![bad.endpoint(), fixture.anvil.endpoint()];
         let settings = EvmConfig { quorum: Some(1), timeout_ms: 300, ..config(&fixture.deployed, endpoints) };
-        let chain = Chain::connect(&settings).await.unwrap();
+        let chain = CheckedChain::connect(&settings).await.unwrap();
         assert!(chain.usdc_of(fixture.boss.address(), BlockTag::Latest).await.is_ok(), "{what}");
     }
 }
@@ -240,7 +240,7 @@ async fn a_head_too_far_behind_the_newest_is_not_gone_by() {
     assert_eq!(chain.evm.head().await.map(|head| head.number), Ok(height));
     let only =
         EvmConfig { quorum: Some(1), ..config(&fixture.deployed, vec![stale.endpoint(), fixture.anvil.endpoint()]) };
-    let chain = Chain::connect(&only).await.unwrap();
+    let chain = CheckedChain::connect(&only).await.unwrap();
     stale.lie(false);
     assert_eq!(chain.evm.head().await.map(|head| head.number), Ok(height));
     stale.lie(true);
@@ -254,7 +254,7 @@ async fn a_slow_endpoint_is_waited_for_as_long_as_was_agreed() {
     let chain = fixture.through(vec![slow.endpoint()]).await;
     assert!(chain.evm.head().await.is_ok());
     let too_early = EvmConfig { timeout_ms: 100, deadline_ms: 400, ..config(&fixture.deployed, vec![slow.endpoint()]) };
-    assert!(Chain::connect(&too_early).await.is_err());
+    assert!(CheckedChain::connect(&too_early).await.is_err());
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use domain::{Address, B256, Bytes, Usdc};
 use palatine_chain::Endpoint;
 use palatine_chain::evm::fake::MemoryOutbox;
 use palatine_chain::evm::{
-    Chain, EvmConfig, LocalContracts, SendError, Sender, SigningKey, calls, deploy_local, typed,
+    CheckedChain, EvmConfig, LocalContracts, SendError, Sender, SigningKey, calls, deploy_local, typed,
 };
 use tokio::time::timeout;
 
@@ -47,7 +47,7 @@ impl Person {
 pub(crate) struct Fixture {
     pub(crate) anvil: Anvil,
     pub(crate) deployed: LocalContracts,
-    pub(crate) chain: Arc<Chain>,
+    pub(crate) chain: Arc<CheckedChain>,
     pub(crate) boss: Person,
 }
 
@@ -62,13 +62,13 @@ impl Fixture {
         anvil.give_coins(boss.address()).await;
         let deployed = deploy(&anvil, &boss, boss.address()).await;
         let config = set(config(&deployed, vec![anvil.endpoint()]));
-        let chain = Arc::new(Chain::connect(&config).await.unwrap());
+        let chain = Arc::new(CheckedChain::connect(&config).await.unwrap());
         Self { anvil, deployed, chain, boss }
     }
 
     /// The same contracts through other endpoints.
-    pub(crate) async fn through(&self, endpoints: Vec<Endpoint>) -> Arc<Chain> {
-        Arc::new(Chain::connect(&config(&self.deployed, endpoints)).await.unwrap())
+    pub(crate) async fn through(&self, endpoints: Vec<Endpoint>) -> Arc<CheckedChain> {
+        Arc::new(CheckedChain::connect(&config(&self.deployed, endpoints)).await.unwrap())
     }
 
     /// Somebody with test USDC and coins.
@@ -136,7 +136,7 @@ impl Fixture {
 pub(crate) const METADATA: &str = "translate this";
 
 pub(crate) fn consent(
-    chain: &Chain,
+    chain: &CheckedChain,
     pod_id: &str,
     owner: &Person,
     agent: &Person,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use domain::evm::{Call, IntentKey, MAX_PENDING, Outbox, OutboxEntryState, SenderAccount, TransactionOutcome};
 use domain::{Address, Usdc};
 use palatine_chain::evm::fake::MemoryOutbox;
-use palatine_chain::evm::{BlockTag, Chain, Estimate, EvmConfig, EvmError, SendError, Sender, calls};
+use palatine_chain::evm::{BlockTag, CheckedChain, Estimate, EvmConfig, EvmError, SendError, Sender, calls};
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::TestRunner;
 use serde_json::json;
@@ -84,7 +84,7 @@ async fn what_would_be_refused_is_not_written_down() {
     assert!(matches!(refused, Err(SendError::Evm(EvmError::Reverted(_)))), "{refused:?}");
 
     let dear = EvmConfig { max_fee_gwei: 1, tip_gwei: 0, ..config(&fixture.deployed, vec![fixture.anvil.endpoint()]) };
-    let chain = Arc::new(Chain::connect(&dear).await.unwrap());
+    let chain = Arc::new(CheckedChain::connect(&dear).await.unwrap());
     fixture.anvil.call("anvil_setNextBlockBaseFeePerGas", json!(["0x174876e800"])).await;
     fixture.anvil.mine(1).await;
     let sender = Sender::start(chain, Arc::new(MemoryOutbox::default()), fixture.boss.key()).await.unwrap();
@@ -291,7 +291,7 @@ async fn cut_off_at_20_random_instants_every_intent_has_one_effect() {
         // A runtime that is dropped takes everything down between any two steps.
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.spawn(async move {
-            let chain = Arc::new(Chain::connect(&config).await.unwrap());
+            let chain = Arc::new(CheckedChain::connect(&config).await.unwrap());
             let sender = Sender::start(chain, outbox, boss).await.unwrap();
             for n in round * 3..round * 3 + 3 {
                 let _ = sender.send(&key(n), &call).await;

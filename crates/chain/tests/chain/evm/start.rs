@@ -2,13 +2,13 @@
 
 use domain::Address;
 use palatine_chain::Endpoint;
-use palatine_chain::evm::{Chain, ChainStartError, DeployError, EvmConfig, EvmError, deploy_local};
+use palatine_chain::evm::{ChainStartError, CheckedChain, DeployError, EvmConfig, EvmError, deploy_local};
 
 use super::node::{CHAIN_ID, FUNDS, Fixture, config, deploy};
 use super::proxy::Liar;
 
 async fn refused(config: EvmConfig) -> ChainStartError {
-    Chain::connect(&config).await.unwrap_err()
+    CheckedChain::connect(&config).await.unwrap_err()
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn a_token_of_another_domain_is_refused_since_nothing_signed_would_be_good
         let error = refused(other).await;
         assert!(matches!(error, ChainStartError::Separator { .. }), "{error}");
     }
-    Chain::connect(&EvmConfig { usdc_version: Some("2".into()), ..good }).await.unwrap();
+    CheckedChain::connect(&EvmConfig { usdc_version: Some("2".into()), ..good }).await.unwrap();
 }
 
 #[tokio::test]
