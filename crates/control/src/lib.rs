@@ -30,6 +30,6 @@ pub use fleet::node::{ByteStream, Node, NodeBody};
 pub use fleet::remote::RemoteNode;
 pub use pods::admit::{AdmitError, Grant, ImageAsk, SpawnAsk};
 pub use pods::error::{SpawnError, StopError};
-pub use pods::spawn::{SpawnOrder, Starting};
+pub use pods::spawn::{SpawnHandle, SpawnOrder};
 pub use pods::status::NoNode;
 pub use service::Control;

@@ -18,7 +18,7 @@ use crate::pods::admit::{AdmitError, Grant, SpawnAsk};
 use crate::pods::error::{SpawnError, StopError};
 use crate::pods::inflight::Inflight;
 use crate::pods::locks::{RunLocks, UnansweredCreations};
-use crate::pods::spawn::{SpawnOrder, Starting};
+use crate::pods::spawn::{SpawnHandle, SpawnOrder};
 use crate::pods::status::NoNode;
 use crate::reconcile::collector::MarkCollector;
 
@@ -117,7 +117,7 @@ impl Control {
         &self,
         order: SpawnOrder,
         on_reserved: impl FnOnce(&RunRecord) + Send + 'static,
-    ) -> Result<(Admission, Starting), SpawnError> {
+    ) -> Result<(Admission, SpawnHandle), SpawnError> {
         self.context.spawn(order, on_reserved).await
     }
 

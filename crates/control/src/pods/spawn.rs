@@ -28,9 +28,9 @@ pub struct SpawnOrder {
 
 /// A run that was reserved, and is being brought up whether this is kept or not.
 #[derive(Debug)]
-pub struct Starting(JoinHandle<Result<RunRecord, SpawnError>>);
+pub struct SpawnHandle(JoinHandle<Result<RunRecord, SpawnError>>);
 
-impl Starting {
+impl SpawnHandle {
     /// Waits until the agent is ready, or what was begun is taken down.
     ///
     /// # Errors
@@ -65,7 +65,7 @@ impl Context {
         order.reservation.may_start &= permit.is_some();
         let (admitted, admission) = oneshot::channel();
         let work = Arc::clone(self).run_spawn(permit, order, admitted, on_reserved);
-        let starting = Starting(self.tasks.spawn(work.in_current_span()));
+        let starting = SpawnHandle(self.tasks.spawn(work.in_current_span()));
         let admission = admission.await.map_err(|_| SpawnError::CutOff)??;
         Ok((admission, starting))
     }

@@ -186,12 +186,12 @@ impl TestCluster {
 
     /// Orders agent `n` of wallet `n`, which must be reserved. It is brought up whether
     /// what this returns is kept or not.
-    pub(crate) async fn order(&self, n: u64) -> Starting {
+    pub(crate) async fn order(&self, n: u64) -> SpawnHandle {
         self.order_run(reservation(n, n, self.now())).await.expect("it is reserved")
     }
 
     /// Orders a run. `None`: something stands in its way.
-    pub(crate) async fn order_run(&self, reservation: RunReservation) -> Option<Starting> {
+    pub(crate) async fn order_run(&self, reservation: RunReservation) -> Option<SpawnHandle> {
         let order = SpawnOrder { reservation, env: Environment::default(), traceparent: None };
         let (admission, starting) = self.control.spawn(order, |_| {}).await.unwrap();
         matches!(admission, Admission::Reserved(_)).then_some(starting)

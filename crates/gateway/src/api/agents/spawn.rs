@@ -133,7 +133,7 @@ fn busy(id: PodId) -> Refusal {
 
 impl Gateway {
     /// Has the run reserved and brought up, which goes on if the caller hangs up.
-    async fn order(&self, order: SpawnOrder) -> Result<(Admission, Starting), ApiError> {
+    async fn order(&self, order: SpawnOrder) -> Result<(Admission, SpawnHandle), ApiError> {
         let replay_key = order.reservation.replay_key;
         let treasury = self.parts.treasury.clone();
         let on_reserved = move |record: &RunRecord| {
