@@ -66,15 +66,15 @@ struct Reading {
 
 /// The nodes that a placement may choose from.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Scope {
+pub(crate) struct NodeSelector {
     /// Only this one.
     pub(crate) only: Option<String>,
     /// None of these.
     pub(crate) except: Vec<String>,
 }
 
-impl Scope {
-    fn holds(&self, node: &str) -> bool {
+impl NodeSelector {
+    fn matches(&self, node: &str) -> bool {
         self.only.as_deref().is_none_or(|only| only == node) && !self.except.iter().any(|one| one == node)
     }
 }
@@ -207,13 +207,13 @@ impl Fleet {
         }
     }
 
-    /// Chooses a node by what is known of those that are in scope: by what they said,
+    /// Chooses a node by what is known of those that are selected: by what they said,
     /// less what was placed on them since.
     pub(crate) fn claim(
         self: &Arc<Self>,
         id: RunId,
         ask: ResourceRequest,
-        scope: &Scope,
+        selector: &NodeSelector,
     ) -> Result<Claim, PlacementError> {
         let (now, fresh_for) = (Instant::now(), self.fresh_for());
         self.claim_by(id, ask, scope, |report| report.is_fresh(now, fresh_for), Report::remaining)

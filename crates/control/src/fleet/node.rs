@@ -57,7 +57,7 @@ pub trait Node: Send + Sync {
     /// All sandboxes, those the node cannot read apart from the others.
     async fn list(&self) -> Result<Sandboxes, NodeError>;
 
-    /// MarksPage after this one, waiting for the first. Tells the node that those up
+    /// Marks after this one, waiting for the first. Tells the node that those up
     /// to `after` are kept.
     async fn marks(&self, after: u64, wait: Duration) -> Result<MarksPage, NodeError>;
 

@@ -56,7 +56,7 @@ impl Context {
         let ReservedRun { record, env, traceparent } = run;
         let keeper = self.keeper(&record);
         let data = if keeper.is_some() { DataDisk::Kept } else { DataDisk::KeptOrEmpty };
-        let mut search = Search { scope: Scope { only: keeper, except: Vec::new() }, ..Search::default() };
+        let mut search = Search { selector: NodeSelector { only: keeper, except: Vec::new() }, ..Search::default() };
         let spec = SandboxSpec {
             pod: record.pod,
             data,
@@ -110,7 +110,7 @@ impl Context {
         image: ImageDigest,
         search: &Search,
     ) -> Result<Claim, SpawnFailure> {
-        if let Ok(claim) = self.fleet.claim(id, ask, &search.scope) {
+        if let Ok(claim) = self.fleet.claim(id, ask, &search.selector) {
             return Ok(claim);
         }
         let since = Instant::now();
