@@ -14,7 +14,7 @@ use secrecy::ExposeSecret;
 use store::{DeployState, SealedKeys, SealedKeysError, Store, StoreError, VaultDeploy};
 
 use crate::config::Config;
-use crate::keystores::{Keystores, OldKeyError};
+use crate::keystores::{LegacyKeyError, LegacyKeystores};
 
 /// How often the key files of earlier versions are looked at, for those of removed PODs.
 const ERASE_EVERY: Duration = Duration::from_secs(60);
@@ -34,7 +34,7 @@ pub enum IdentityError {
         /// Whose.
         pod: PodId,
         /// Why not.
-        source: Box<OldKeyError>,
+        source: Box<LegacyKeyError>,
     },
     /// The key's address is known, and the key is nowhere.
     #[error(
@@ -104,14 +104,14 @@ pub(crate) enum IfMissing {
 pub struct Identities {
     store: Store,
     keys: SealedKeys,
-    old: Keystores,
+    old: LegacyKeystores,
 }
 
 impl Identities {
     /// Those of this store, and what is left of earlier versions' files.
     #[must_use]
     pub fn new(store: Store, keys: SealedKeys, config: &Config) -> Self {
-        Self { store, keys, old: Keystores::of(config) }
+        Self { store, keys, old: LegacyKeystores::of(config) }
     }
 
     /// A POD's key, if it has one yet.
@@ -467,7 +467,7 @@ mod tests {
     }
 
     /// What is wrong with the last version's file, if that is it.
-    fn old(error: &IdentityError) -> Option<&OldKeyError> {
+    fn old(error: &IdentityError) -> Option<&LegacyKeyError> {
         match error {
             IdentityError::Old { source, .. } => Some(source),
             _ => None,
@@ -481,12 +481,12 @@ mod tests {
         fs::remove_file(home.dir.path().join("identities.key")).unwrap();
         let identities = home.identities().await;
         let error = identities.of(pod("one"), IfMissing::Create, NOW).await.unwrap_err();
-        assert!(old(&error).is_some_and(|why| matches!(why, OldKeyError::Password(_))), "{error}");
+        assert!(old(&error).is_some_and(|why| matches!(why, LegacyKeyError::Password(_))), "{error}");
         home.old_key("other", 6);
         fs::rename(home.file("other"), home.file("one")).unwrap();
         fs::write(home.dir.path().join("identities.key"), [4; 32]).unwrap();
         let error = identities.of(pod("one"), IfMissing::Create, NOW).await.unwrap_err();
-        assert!(old(&error).is_some_and(|why| matches!(why, OldKeyError::Keystore(_))), "{error}");
+        assert!(old(&error).is_some_and(|why| matches!(why, LegacyKeyError::Keystore(_))), "{error}");
         assert_eq!(home.store.identity_of(pod("one")).await.unwrap(), None);
     }
 

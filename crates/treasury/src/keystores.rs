@@ -18,7 +18,7 @@ const ENDING: &str = "json";
 
 /// Why a key file is not read.
 #[derive(Debug, thiserror::Error)]
-pub enum OldKeyError {
+pub enum LegacyKeyError {
     /// The file of its password.
     #[error("the password of the agents' key files ([treasury] key_file)")]
     Password(#[from] KeyError),
@@ -29,12 +29,12 @@ pub enum OldKeyError {
 
 /// The folder.
 #[derive(Clone, Debug)]
-pub(crate) struct Keystores {
+pub(crate) struct LegacyKeystores {
     folder: Arc<PathBuf>,
     password_file: Arc<PathBuf>,
 }
 
-impl Keystores {
+impl LegacyKeystores {
     pub(crate) fn of(config: &Config) -> Self {
         Self { folder: Arc::new(config.identities.clone()), password_file: Arc::new(config.key_file.clone()) }
     }
@@ -61,7 +61,7 @@ impl Keystores {
     }
 
     /// Opens the one of this POD. Takes a core for most of a second.
-    pub(crate) fn open(&self, pod: PodId) -> Result<Option<Identity>, OldKeyError> {
+    pub(crate) fn open(&self, pod: PodId) -> Result<Option<Identity>, LegacyKeyError> {
         if !self.has(pod) {
             return Ok(None);
         }

@@ -31,5 +31,5 @@ pub use config::{Config, ServicesConfig};
 pub use error::TreasuryError;
 pub use handle::Treasury;
 pub use identities::{Identities, IdentityError};
-pub use keystores::OldKeyError;
+pub use keystores::LegacyKeyError;
 pub use unavailable::ChainUnavailable;
