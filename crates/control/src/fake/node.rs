@@ -50,8 +50,8 @@ impl std::fmt::Debug for FakeNode {
 impl FakeNode {
     /// A node of this name; `seed` decides its chaos.
     #[must_use]
-    pub fn new(name: &str, clock: Arc<dyn Clock>, build: FakeNodeSpec, seed: u64) -> Self {
-        let state = Arc::new(Mutex::new(FakeNodeState::new(build, seed)));
+    pub fn new(name: &str, clock: Arc<dyn Clock>, spec: FakeNodeSpec, seed: u64) -> Self {
+        let state = Arc::new(Mutex::new(FakeNodeState::new(spec, seed)));
         Self { name: name.into(), clock, state, news: Arc::default(), infos: Arc::default() }
     }
 
@@ -66,7 +66,7 @@ impl FakeNode {
 
     /// Makes guests boot like this from now on.
     pub fn set_boot(&self, boot: Option<Duration>) {
-        self.state().build.boot = boot;
+        self.state().spec.boot = boot;
     }
 
     /// Makes the daemon go away, or come back. Its guests live on.
@@ -203,7 +203,7 @@ impl FakeNode {
         let mut state = self.state();
         let now = self.clock.now();
         state.mark(id, MarkKind::Booting, now);
-        match state.build.boot {
+        match state.spec.boot {
             None => {}
             Some(Duration::ZERO) => state.ready(id, now),
             Some(boot) => {
@@ -407,7 +407,7 @@ impl Node for FakeNode {
             if after <= state.last_seq {
                 state.marks.retain(|mark| mark.mark.seq > after);
             }
-            let page = state.build.page;
+            let page = state.spec.page;
             let marks = state.marks.iter().filter(|mark| mark.mark.seq > after).take(page).copied().collect();
             MarksPage { journal: state.journal.clone(), marks }
         })

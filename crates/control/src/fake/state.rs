@@ -11,7 +11,7 @@ use crate::fake::behaviour::{CallOutcome, Chaos, FakeNodeSpec};
 /// All that a fake node is and holds.
 #[derive(Debug)]
 pub(super) struct FakeNodeState {
-    pub(super) build: FakeNodeSpec,
+    pub(super) spec: FakeNodeSpec,
     pub(super) chaos: Chaos,
     pub(super) down: bool,
     /// It does not say how it is, though it does all else.
@@ -34,9 +34,9 @@ pub(super) struct FakeNodeState {
 }
 
 impl FakeNodeState {
-    pub(super) fn new(build: FakeNodeSpec, seed: u64) -> Self {
+    pub(super) fn new(spec: FakeNodeSpec, seed: u64) -> Self {
         Self {
-            build,
+            spec,
             chaos: Chaos::default(),
             down: false,
             mute: false,
@@ -62,9 +62,9 @@ impl FakeNodeState {
             version: "fake".to_owned(),
             runtime: RuntimeName::QemuTcg,
             runtime_reason: "it is a fake".to_owned(),
-            cores: self.build.cores,
+            cores: self.spec.cores,
             free_cores,
-            memory_mib: self.build.memory_mib,
+            memory_mib: self.spec.memory_mib,
             free_memory_mib,
             most_memory_mib: None,
             disk: None,
@@ -92,7 +92,7 @@ impl FakeNodeState {
 
     pub(super) fn free(&self) -> (u32, u64) {
         let held = self.sandboxes.values();
-        held.fold((self.build.cores, self.build.memory_mib), |(cores, memory), one| {
+        held.fold((self.spec.cores, self.spec.memory_mib), |(cores, memory), one| {
             (cores.saturating_sub(one.cores), memory.saturating_sub(one.memory_mib))
         })
     }

@@ -123,7 +123,8 @@ proptest! {
         boot_ms in 0_u64..2_000, slow_ms in 0_u64..100,
     ) {
         let boot = Some(Duration::from_millis(boot_ms));
-        let setup = ClusterSetup { builds: vec![FakeNodeSpec { boot, page: 3, ..FakeNodeSpec::default() }], ..ClusterSetup::default() };
+        let spec = FakeNodeSpec { boot, page: 3, ..FakeNodeSpec::default() };
+        let setup = ClusterSetup { nodes: vec![spec], ..ClusterSetup::default() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let cluster = setup.start();

@@ -38,18 +38,18 @@ pub(crate) struct TestCluster {
 pub(crate) struct ClusterSetup {
     pub(crate) dir: TempDir,
     pub(crate) config: Config,
-    pub(crate) builds: Vec<FakeNodeSpec>,
+    pub(crate) nodes: Vec<FakeNodeSpec>,
 }
 
 impl Default for ClusterSetup {
     fn default() -> Self {
-        Self { dir: tempfile::tempdir().unwrap(), config: Config::default(), builds: vec![FakeNodeSpec::default()] }
+        Self { dir: tempfile::tempdir().unwrap(), config: Config::default(), nodes: vec![FakeNodeSpec::default()] }
     }
 }
 
 impl ClusterSetup {
     pub(crate) fn booting_for(boot: Option<Duration>) -> Self {
-        Self { builds: vec![FakeNodeSpec { boot, ..FakeNodeSpec::default() }], ..Self::default() }
+        Self { nodes: vec![FakeNodeSpec { boot, ..FakeNodeSpec::default() }], ..Self::default() }
     }
 
     pub(crate) fn store(&self) -> Store {
@@ -59,8 +59,8 @@ impl ClusterSetup {
     }
 
     pub(crate) fn nodes(&self, clock: &Arc<dyn Clock>) -> Vec<FakeNode> {
-        let builds = (1..).zip(&self.builds);
-        builds.map(|(n, build)| FakeNode::new(&format!("node-{n}"), Arc::clone(clock), *build, n)).collect()
+        let node = |(n, spec): (u64, &FakeNodeSpec)| FakeNode::new(&format!("node-{n}"), Arc::clone(clock), *spec, n);
+        (1..).zip(&self.nodes).map(node).collect()
     }
 
     /// Opens a cluster with nodes of its own. Time stands still from here on.

@@ -26,9 +26,9 @@ struct RestartableGateway {
 }
 
 impl RestartableGateway {
-    fn new(build: FakeNodeSpec) -> Self {
+    fn new(spec: FakeNodeSpec) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(WallClock(std::time::Instant::now()));
-        let node = FakeNode::new("node-1", Arc::clone(&clock), build, 1);
+        let node = FakeNode::new("node-1", Arc::clone(&clock), spec, 1);
         // Its patience is on the wall clock here.
         let config = Config { settle_ms: 50, ..Config::default() };
         Self { setup: ClusterSetup { config, ..ClusterSetup::default() }, clock, node }

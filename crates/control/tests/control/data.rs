@@ -144,7 +144,7 @@ async fn start(cluster: &TestCluster, n: u64, of: u64) -> Result<RunRecord, Spaw
 
 #[tokio::test]
 async fn a_pod_is_started_again_where_its_data_is_and_nowhere_else() {
-    let setup = ClusterSetup { builds: vec![FakeNodeSpec::default(); 2], ..ClusterSetup::default() };
+    let setup = ClusterSetup { nodes: vec![FakeNodeSpec::default(); 2], ..ClusterSetup::default() };
     let cluster = setup.start();
     let first = cluster.spawned(1).await;
     let home = first.node.clone().unwrap();

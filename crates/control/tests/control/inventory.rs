@@ -74,7 +74,7 @@ async fn a_node_that_came_back_is_seen() {
 #[tokio::test]
 async fn a_refusal_for_want_of_room_moves_on_and_the_refusing_node_is_asked_again() {
     let setup =
-        ClusterSetup { config: seldom(), builds: vec![small(), FakeNodeSpec::default()], ..ClusterSetup::default() };
+        ClusterSetup { config: seldom(), nodes: vec![small(), FakeNodeSpec::default()], ..ClusterSetup::default() };
     let cluster = setup.start();
     cluster
         .until("the nodes have said how they are", async |cluster| {
@@ -92,7 +92,7 @@ async fn a_refusal_for_want_of_room_moves_on_and_the_refusing_node_is_asked_agai
 
 #[tokio::test]
 async fn spawns_at_once_share_the_room_that_is_known_and_the_last_is_refused_by_none() {
-    let setup = ClusterSetup { config: seldom(), builds: vec![small(); 3], ..ClusterSetup::default() };
+    let setup = ClusterSetup { config: seldom(), nodes: vec![small(); 3], ..ClusterSetup::default() };
     let cluster = setup.start();
     cluster
         .until("the nodes have said how they are", async |cluster| {
@@ -117,7 +117,7 @@ async fn spawns_at_once_share_the_room_that_is_known_and_the_last_is_refused_by_
 
 #[tokio::test]
 async fn where_the_inventory_knows_of_no_room_the_nodes_word_counts() {
-    let setup = ClusterSetup { config: seldom(), builds: vec![small()], ..ClusterSetup::default() };
+    let setup = ClusterSetup { config: seldom(), nodes: vec![small()], ..ClusterSetup::default() };
     let cluster = setup.start();
     cluster.spawned(1).await;
     let full = cluster.spawn(2).await.unwrap_err();

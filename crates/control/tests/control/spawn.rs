@@ -28,7 +28,7 @@ async fn a_spawn_answers_when_the_agent_is_ready() {
 #[tokio::test]
 async fn without_room_there_is_no_agent_and_the_wallet_is_free() {
     let setup = ClusterSetup {
-        builds: vec![FakeNodeSpec { memory_mib: 3_000, cores: 8, ..FakeNodeSpec::default() }],
+        nodes: vec![FakeNodeSpec { memory_mib: 3_000, cores: 8, ..FakeNodeSpec::default() }],
         ..ClusterSetup::default()
     };
     let cluster = setup.start();
@@ -42,7 +42,7 @@ async fn without_room_there_is_no_agent_and_the_wallet_is_free() {
 #[tokio::test]
 async fn a_node_that_is_full_after_all_leaves_it_to_the_next() {
     let fuller = FakeNodeSpec { memory_mib: 4_096, ..FakeNodeSpec::default() };
-    let setup = ClusterSetup { builds: vec![fuller, FakeNodeSpec::default()], ..ClusterSetup::default() };
+    let setup = ClusterSetup { nodes: vec![fuller, FakeNodeSpec::default()], ..ClusterSetup::default() };
     let cluster = setup.start();
     cluster.nodes[0].set_refusal(Some(Code::NoCapacity));
     let record = cluster.spawn(1).await.unwrap();
@@ -53,7 +53,7 @@ async fn a_node_that_is_full_after_all_leaves_it_to_the_next() {
 #[tokio::test]
 async fn fault_1_10_a_node_without_the_image_leaves_it_to_the_next() {
     let fuller = FakeNodeSpec { memory_mib: 4_096, ..FakeNodeSpec::default() };
-    let setup = ClusterSetup { builds: vec![fuller, FakeNodeSpec::default()], ..ClusterSetup::default() };
+    let setup = ClusterSetup { nodes: vec![fuller, FakeNodeSpec::default()], ..ClusterSetup::default() };
     let cluster = setup.start();
     cluster.nodes[0].set_refusal(Some(Code::NoImage));
     let record = cluster.spawn(1).await.unwrap();

@@ -102,7 +102,7 @@ async fn a_stop_that_overtakes_a_creation_waits_for_it() {
 #[tokio::test]
 async fn a_node_that_hangs_holds_up_neither_the_callers_nor_other_nodes() {
     let setup = ClusterSetup {
-        builds: vec![FakeNodeSpec { cores: 2, ..FakeNodeSpec::default() }, FakeNodeSpec::default()],
+        nodes: vec![FakeNodeSpec { cores: 2, ..FakeNodeSpec::default() }, FakeNodeSpec::default()],
         ..ClusterSetup::default()
     };
     let cluster = setup.start();

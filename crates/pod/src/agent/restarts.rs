@@ -94,7 +94,10 @@ mod tests {
                         prop_assert!(pause >= bounds.first && pause <= bounds.longest);
                         prop_assert!(in_a_row < RestartPolicy::DEFAULT.max_short_runs);
                     }
-                    RestartDecision::GiveUp => { prop_assert!(in_a_row >= RestartPolicy::DEFAULT.max_short_runs); break; }
+                    RestartDecision::GiveUp => {
+                        prop_assert!(in_a_row >= RestartPolicy::DEFAULT.max_short_runs);
+                        break;
+                    }
                 }
             }
         }
