@@ -22,7 +22,7 @@
 //! | `class`, `sponsor` | what a call is for; for whom vaults are deployed |
 //! | `spend`, `budget` | pure: what is counted of a call, and for whom; `[relayer.budgets]` |
 //! | `request`, `payment`, `allow`, `calls`, `price`, `outcome`, `text` | pure: checks and meanings |
-//! | `chain` | the trait: what is needed from outside, besides [`Journal`] and [`domain::Clock`] |
+//! | `chain` | the trait: what is needed from outside, besides [`RelayJournal`] and [`domain::Clock`] |
 //! | `evm` | [`EvmChain`]: the chain, over `chain::evm` |
 //! | `config`, `error` | `[relayer]`; refusals |
 //! | `client` | a relayer elsewhere |
@@ -63,7 +63,7 @@ pub use budget::{BudgetUnit, Budgets};
 pub use chain::{Chain, ChainError, ChainParameters};
 pub use class::{CallPurpose, VaultDeployment};
 pub use config::{Config, ConfigError, FeePolicy, TargetContract};
-pub use domain::relay::{Journal, JournalError};
+pub use domain::relay::{RelayJournal, RelayJournalError};
 pub use error::{ErrorBody, RelayError};
 pub use evm::{EvmChain, facts};
 pub use spend::{Beneficiary, GasSpend};

@@ -70,7 +70,7 @@ pub use postgres::Postgres;
 pub use prices::{PriceStore, Prices};
 pub use prune::{MaintenanceStore, PruneReport};
 pub use record::{BelowTier, GatewayEpoch, KeptData, PodRowId, RunChange, RunRecord};
-pub use relays::{RelayStore, StoreJournal};
+pub use relays::{RelayStore, StoreRelayJournal};
 pub use reseal::{LostKeys, ResealError, Resealed, find_lost_keys, forget_lost_keys, reseal};
 pub use sealed::{SealedKeys, SealedKeysError};
 pub use sealing::SealingKeyFile;

@@ -176,7 +176,7 @@ async fn deployed(factory: Address, sender: &Sender, deploy: VaultDeploy) -> Res
 }
 
 /// The agent wallet of a vault that is on the chain already, whoever put it there.
-async fn standing(chain: &Chain, vault: Address) -> Result<Option<Address>, TreasuryError> {
+async fn standing(chain: &CheckedChain, vault: Address) -> Result<Option<Address>, TreasuryError> {
     if !chain.is_vault(vault).await.map_err(unanswered)? {
         return Ok(None);
     }

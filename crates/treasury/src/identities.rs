@@ -190,7 +190,7 @@ impl Identities {
     /// Works on the files where that keeps nobody else waiting.
     async fn on_files<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Keystores) -> T + Send + 'static,
+        work: impl FnOnce(&LegacyKeystores) -> T + Send + 'static,
     ) -> Result<T, IdentityError> {
         let old = self.old.clone();
         tokio::task::spawn_blocking(move || work(&old)).await.map_err(|_| IdentityError::CutOff)

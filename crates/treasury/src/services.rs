@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use chain::evm::{Chain, EvmConfig, Sender, SigningKey};
+use chain::evm::{CheckedChain, EvmConfig, Sender, SigningKey};
 use domain::SystemClock;
 use identity::Identity;
 use relay::Relayer;

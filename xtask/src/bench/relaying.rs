@@ -16,7 +16,7 @@ use alloy::consensus::{SignableTransaction, TxEip1559, TxEnvelope};
 use alloy::eips::eip2718::Encodable2718;
 use alloy::signers::SignerSync;
 use anyhow::{Result, ensure};
-use chain::evm::{Chain, EvmConfig, Sender, SigningKey, calls};
+use chain::evm::{CheckedChain, EvmConfig, Sender, SigningKey, calls};
 use domain::evm::Call;
 use domain::{Address, Bytes, Clock, SystemClock, U256, Usdc};
 use fixtures::CHAIN_ID;

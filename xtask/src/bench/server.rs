@@ -12,7 +12,7 @@ use auth::TokenIssuer;
 use chain::fake::FakeBalances;
 use control::{ByteStream, Control, LogSource, Node, NodeBody, NodeError};
 use domain::{ImageDigest, PodId, RunId, SystemClock, Tiers, UnixMillis};
-use gateway::{GatewayParts, Limits, Listeners, Tls};
+use gateway::{GatewayParts, Limits, Listeners, TlsConfig};
 use http::{Request, Response};
 use store::{Store, StoreUrl};
 use tokio::net::TcpListener;

@@ -229,9 +229,9 @@ impl FakeNode {
             tokio::time::sleep(slow).await;
         }
         let outcome = {
-            let mut machine = self.machine();
-            let decided = if operation == CREATE { machine.next_creation.take() } else { None };
-            if machine.down { CallOutcome::NotConnected } else { decided.unwrap_or_else(|| machine.draw()) }
+            let mut state = self.state();
+            let decided = if operation == CREATE { state.next_creation.take() } else { None };
+            if state.down { CallOutcome::NotConnected } else { decided.unwrap_or_else(|| state.draw()) }
         };
         match outcome {
             CallOutcome::Good => Ok(work(self)),
@@ -278,7 +278,7 @@ impl FakeNode {
         }
         self.boot(id);
         self.news.notify_waiters();
-        self.machine().sandboxes.get(&id).cloned().ok_or_else(|| lost(CREATE))
+        self.state().sandboxes.get(&id).cloned().ok_or_else(|| lost(CREATE))
     }
 
     fn delete_now(&self, id: RunId, pod: PodId, data: DataPolicy) -> DeleteResponse {

@@ -216,7 +216,7 @@ impl Fleet {
         selector: &NodeSelector,
     ) -> Result<Claim, PlacementError> {
         let (now, fresh_for) = (Instant::now(), self.fresh_for());
-        self.claim_by(id, ask, scope, |report| report.is_fresh(now, fresh_for), Report::remaining)
+        self.claim_by(id, ask, selector, |report| report.is_fresh(now, fresh_for), Report::remaining)
     }
 
     /// The same of those that have answered since. Where what was placed on them leaves no
@@ -225,24 +225,24 @@ impl Fleet {
         self: &Arc<Self>,
         id: RunId,
         ask: ResourceRequest,
-        scope: &Scope,
+        selector: &NodeSelector,
         since: Instant,
     ) -> Result<Claim, PlacementError> {
         let answered = |report: &Report| report.has_answered_since(since);
-        let claim = self.claim_by(id, ask, scope, answered, Report::remaining);
-        claim.or_else(|_| self.claim_by(id, ask, scope, answered, Report::view))
+        let claim = self.claim_by(id, ask, selector, answered, Report::remaining);
+        claim.or_else(|_| self.claim_by(id, ask, selector, answered, Report::view))
     }
 
     fn claim_by(
         self: &Arc<Self>,
         id: RunId,
         ask: ResourceRequest,
-        scope: &Scope,
+        selector: &NodeSelector,
         is_relied_on: impl Fn(&Report) -> bool,
         view: fn(&Report, &str) -> Option<NodeView>,
     ) -> Result<Claim, PlacementError> {
         let mut reports = self.reports();
-        let candidates = reports.iter().filter(|(name, report)| scope.holds(name) && is_relied_on(report));
+        let candidates = reports.iter().filter(|(name, report)| selector.matches(name) && is_relied_on(report));
         let views: Vec<_> = candidates.filter_map(|(name, report)| view(report, name)).collect();
         let chosen = place(&views, ask)?.name.clone();
         let node = self.node(&chosen).cloned().ok_or(PlacementError::NoNodes)?;
@@ -250,11 +250,14 @@ impl Fleet {
         Ok(Claim { fleet: Arc::clone(self), id, node })
     }
 
-    /// Asks the nodes in scope how they are; what comes of it, in the order in which it
+    /// Asks the selected nodes how they are; what comes of it, in the order in which it
     /// comes.
-    pub(crate) fn ask<'a>(&'a self, scope: &Scope) -> impl Stream<Item = Result<(), Arc<NodeError>>> + Unpin + use<'a> {
-        let in_scope = self.members.iter().filter(|member| scope.holds(member.node.name()));
-        let asked = in_scope.map(move |member| async move {
+    pub(crate) fn ask<'a>(
+        &'a self,
+        selector: &NodeSelector,
+    ) -> impl Stream<Item = Result<(), Arc<NodeError>>> + Unpin + use<'a> {
+        let selected = self.members.iter().filter(|member| selector.matches(member.node.name()));
+        let asked = selected.map(move |member| async move {
             // Who was before us at a node that hangs does not hold us up twice.
             let late = NodeError::TimedOut { operation: DESCRIBE, after: self.ask_limit() };
             tokio::time::timeout(self.ask_limit(), self.read(member)).await.unwrap_or_else(|_| Err(Arc::new(late)))

@@ -11,7 +11,7 @@ use wire::fault::Code;
 use wire::v1::node::{DataDisk, Sandbox, SandboxSpec};
 
 use crate::context::Context;
-use crate::fleet::inventory::{Claim, PROMPT, Scope};
+use crate::fleet::inventory::{Claim, NodeSelector, PROMPT};
 use crate::fleet::node::{Node, within};
 use crate::pods::error::{SpawnError, SpawnFailure};
 use crate::pods::spawn::ReservedRun;
@@ -19,7 +19,7 @@ use crate::pods::spawn::ReservedRun;
 /// A search for a node, which each refusal narrows.
 #[derive(Default)]
 struct Search {
-    scope: Scope,
+    selector: NodeSelector,
     /// A node had no room after all.
     full: bool,
     /// A node was not there after all.
@@ -32,7 +32,7 @@ impl Search {
         match why {
             _ if self.full => SpawnFailure::no_room(PlacementError::Full),
             _ if self.away.is_some() => self.unavailable(self.away.clone()),
-            PlacementError::NoNodes if !self.scope.except.is_empty() => {
+            PlacementError::NoNodes if !self.selector.except.is_empty() => {
                 SpawnFailure::new(FailReason::NodeRefused, SpawnError::NoImage(image))
             }
             PlacementError::NoNodes | PlacementError::TooLarge { .. } | PlacementError::Full => {
@@ -42,9 +42,9 @@ impl Search {
         .on_no_node()
     }
 
-    /// No node in scope answers.
+    /// No selected node answers.
     fn unavailable(&self, error: Option<Arc<NodeError>>) -> SpawnFailure {
-        let keeper = self.scope.only.clone();
+        let keeper = self.selector.only.clone();
         let error = keeper.map_or(SpawnError::NodeUnavailable(error), SpawnError::DataAway);
         SpawnFailure::new(FailReason::Interrupted, error).on_no_node()
     }
@@ -91,7 +91,7 @@ impl Context {
                 }
                 Err(error) => return Err(self.not_created(record.id, node.name(), error)),
             }
-            search.scope.except.push(node.name().to_owned());
+            search.selector.except.push(node.name().to_owned());
         }
     }
 
@@ -116,11 +116,11 @@ impl Context {
         let since = Instant::now();
         match self.claim_answering(id, ask, search, since).await? {
             Some(claim) => Ok(claim),
-            None => self.fleet.claim_asked(id, ask, &search.scope, since).map_err(|why| search.failure(why, image)),
+            None => self.fleet.claim_asked(id, ask, &search.selector, since).map_err(|why| search.failure(why, image)),
         }
     }
 
-    /// Asks the nodes in scope. Those that answer promptly are compared with each other;
+    /// Asks the selected nodes. Those that answer promptly are compared with each other;
     /// one that takes longer may hang, and is waited for only while none of those that
     /// have answered has room. `None` once all have answered, or will not.
     async fn claim_answering(
@@ -130,7 +130,7 @@ impl Context {
         search: &Search,
         since: Instant,
     ) -> Result<Option<Claim>, SpawnFailure> {
-        let (mut asked, mut answers) = (self.fleet.ask(&search.scope), Vec::new());
+        let (mut asked, mut answers) = (self.fleet.ask(&search.selector), Vec::new());
         let prompt = timeout(PROMPT, async {
             while let Some(answer) = asked.next().await {
                 answers.push(answer);
@@ -138,7 +138,7 @@ impl Context {
         });
         if prompt.await.is_err() {
             loop {
-                if let Ok(claim) = self.fleet.claim_asked(id, ask, &search.scope, since) {
+                if let Ok(claim) = self.fleet.claim_asked(id, ask, &search.selector, since) {
                     return Ok(Some(claim));
                 }
                 let Some(answer) = asked.next().await else { break };
@@ -151,11 +151,11 @@ impl Context {
     /// Whether it is worth looking at what the nodes have answered.
     fn heard(&self, search: &Search, answers: Vec<Result<(), Arc<NodeError>>>) -> Result<(), SpawnFailure> {
         // Those that answered before have refused.
-        if !search.scope.except.is_empty() {
+        if !search.selector.except.is_empty() {
             return Ok(());
         }
         let is_silent = !answers.iter().any(Result::is_ok);
-        let keeper_is_unknown = search.scope.only.as_ref().is_some_and(|keeper| self.fleet.node(keeper).is_none());
+        let keeper_is_unknown = search.selector.only.as_ref().is_some_and(|keeper| self.fleet.node(keeper).is_none());
         match answers.into_iter().find_map(Result::err) {
             Some(error) if is_silent => Err(search.unavailable(Some(error))),
             _ if keeper_is_unknown => Err(search.unavailable(None)),

@@ -53,7 +53,7 @@ impl Context {
         self: &Arc<Self>,
         mut order: SpawnOrder,
         on_reserved: impl FnOnce(&RunRecord) + Send + 'static,
-    ) -> Result<(Admission, Starting), SpawnError> {
+    ) -> Result<(Admission, SpawnHandle), SpawnError> {
         let (id, holder) = (order.reservation.id, order.reservation.wallet);
         // Entered before it is reserved: no round of reconciliation takes it for lost.
         let permit = match self.spawning.enter(id, holder, self.config.spawns_at_once) {

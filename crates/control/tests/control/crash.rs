@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use domain::{Clock, FailReason, State};
 use palatine_control::Config;
-use palatine_control::fake::{FakeNode, NodeBuild};
+use palatine_control::fake::{FakeNode, FakeNodeSpec};
 
 use crate::cluster::{ClusterSetup, TestCluster, id};
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use domain::{FailReason, PlacementError, State, StopReason};
-use palatine_control::fake::{CallOutcome, Chaos, FakeNode, NodeBuild};
+use palatine_control::fake::{CallOutcome, Chaos, FakeNode, FakeNodeSpec};
 use palatine_control::{Config, Node, SpawnError};
 
 use crate::cluster::{ClusterSetup, TestCluster, id};
@@ -139,8 +139,8 @@ async fn two_nodes(cluster: &TestCluster) {
 }
 
 fn of_two_nodes() -> ClusterSetup {
-    let fuller = NodeBuild { memory_mib: 8_192, cores: 64, ..NodeBuild::default() };
-    ClusterSetup { builds: vec![fuller, NodeBuild::default()], ..ClusterSetup::default() }
+    let fuller = FakeNodeSpec { memory_mib: 8_192, cores: 64, ..FakeNodeSpec::default() };
+    ClusterSetup { nodes: vec![fuller, FakeNodeSpec::default()], ..ClusterSetup::default() }
 }
 
 /// Whatever is asked of the node from now on, it accepts and never answers.
@@ -216,7 +216,7 @@ async fn a_slow_node_is_placed_on_while_another_one_hangs() {
 
 #[tokio::test]
 async fn nothing_is_placed_on_a_node_that_hangs_because_no_other_has_room() {
-    let setup = ClusterSetup { builds: vec![NodeBuild::default(), small()], ..ClusterSetup::default() };
+    let setup = ClusterSetup { nodes: vec![FakeNodeSpec::default(), small()], ..ClusterSetup::default() };
     let cluster = setup.start();
     cluster.spawned(1).await;
     two_nodes(&cluster).await;

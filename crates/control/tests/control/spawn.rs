@@ -2,7 +2,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use domain::{FailReason, PlacementError, State};
-use palatine_control::fake::{CallOutcome, NodeBuild};
+use palatine_control::fake::{CallOutcome, FakeNodeSpec};
 use palatine_control::{Config, SpawnError, SpawnOrder};
 use store::{Admission, IdempotencyKey, RunReservation};
 use wire::Environment;

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use auth::{Keypair, MessageEncoding, SignedHeaders, TokenIssuer};
 use chain::fake::FakeBalances;
-use control::fake::{FakeNode, NodeBuild};
+use control::fake::{FakeNode, FakeNodeSpec};
 use control::{Control, Node};
 use domain::{Clock, RunId, SystemClock, Tiers, UnixMillis};
-use gateway::{Config, GatewayParts, Limits, Listeners, Tls, serve};
+use gateway::{Config, GatewayParts, Limits, Listeners, TlsConfig, serve};
 use metrics_exporter_prometheus::PrometheusHandle;
 use palatine_gateway as gateway;
 use reqwest::{Client, Method, RequestBuilder, Response};

@@ -133,7 +133,7 @@ impl HealthRecorder {
     }
 
     /// Notes how a part is.
-    pub(crate) fn note(&self, part: PartName, state: State, why: Option<String>) {
+    pub(crate) fn note(&self, part: PartName, state: PartState, why: Option<String>) {
         let now = SystemClock.now();
         let changed = self.change(part, |report| {
             if report.state != state {
@@ -171,7 +171,7 @@ impl HealthRecorder {
     fn change<T>(&self, part: PartName, change: impl FnOnce(&mut PartHealth) -> T) -> T {
         let mut health = self.health.borrow_mut();
         let at = health.parts.iter().position(|report| report.part == part);
-        let (state, since) = (State::Starting, SystemClock.now());
+        let (state, since) = (PartState::Starting, SystemClock.now());
         let mut report = match at {
             Some(at) => health.parts.remove(at),
             None => PartHealth { part, state, since, why: None, restarts: 0, process: None },

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chain::evm::calls::{self, DeadlineSignature};
 use chain::evm::typed::{ValidityWindow, digest, task_id, task_payment, token_domain};
-use chain::evm::{BlockTag, Chain};
+use chain::evm::{BlockTag, CheckedChain};
 use domain::evm::Call;
 use domain::vault::TaskTerms;
 use domain::{Address, B256, U256, Usdc};
@@ -64,7 +64,7 @@ pub(crate) async fn carry(stack: &Stack, call: &Call) -> Option<Value> {
     answer.json().await.ok()
 }
 
-async fn deployed_vault(evm: &EvmChain, stack: &Stack, chain: &Chain, owner: &Identity) -> Address {
+async fn deployed_vault(evm: &EvmChain, stack: &Stack, chain: &CheckedChain, owner: &Identity) -> Address {
     let (name, agent) = ("a-pod", Address::repeat_byte(0xa9));
     let consent = evm.vault_consent(name, owner.address(), agent, owner);
     let call = calls::create_vault(evm.config().factory, name, owner.address(), agent, Some(&consent));

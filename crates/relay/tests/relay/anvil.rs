@@ -8,7 +8,7 @@ use alloy_primitives::{Address, B256, U256};
 use chain::evm::fake::MemoryOutbox;
 use chain::evm::{BlockTag, EvmConfig, LocalContracts, Sender, SigningKey, calls, deploy_local, typed};
 use domain::evm::Outbox;
-use domain::relay::Journal;
+use domain::relay::RelayJournal;
 use domain::{SystemClock, Usdc};
 use palatine_relay::fake::{MemoryJournal, TestRequest, TestWallet};
 use palatine_relay::{Config, EvmChain, RelayError, RelayResponse, Relayer, SponsorAll};

@@ -15,7 +15,6 @@ use super::connection::connect;
 use super::files::{self, Files};
 use super::health::Health;
 use super::reader::Readers;
-use super::rows::Rows;
 use super::schema;
 use super::writer::{Answers, ChangeFeed, Command, Queue, Request, Writer};
 use crate::config::Config;

@@ -4,7 +4,7 @@
 use domain::{Address, UnixMillis};
 use fixtures::{EvmChain, NOW, TempStore, pod, reservation, store_config, until, wallet};
 use identity::Identity;
-use palatine_treasury::{Config, Identities, IdentityError, Options, Treasury, TreasuryError};
+use palatine_treasury::{Config, Identities, IdentityError, ServicesConfig, Treasury, TreasuryError};
 use store::{AccountLink, DeployState, SealedKeys, Store, VaultDeploy};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +32,7 @@ impl Home {
         let keys = SealedKeys::open_or_create(&store, &store_config(&folder), NOW).await.unwrap();
         let (identities, key_file) = (folder.path().join("identities"), folder.path().join("identities.key"));
         let identities = Identities::new(store.clone(), keys, &Config { identities, key_file });
-        let (options, ends) = (Options::default(), CancellationToken::new());
+        let (options, ends) = (ServicesConfig::default(), CancellationToken::new());
         let treasury = Treasury::start(options, evm.config(), store.clone(), identities.clone(), None, ends);
         let treasury = treasury.await.unwrap();
         until("the chain answers", async || treasury.probe().await.ok()).await;

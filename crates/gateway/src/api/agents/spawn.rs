@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
-use control::{SpawnOrder, Starting};
+use control::{SpawnHandle, SpawnOrder};
 use domain::{PodId, State as Life};
 use http::header::HeaderMap;
 use http::{Response, StatusCode, Uri};
@@ -22,7 +22,7 @@ use wire::v1::public::{SpawnRequest, SpawnResponse};
 use crate::api::extract::{json, query};
 use crate::auth::caller::UnspentSignature;
 use crate::edge::source::RequestSource;
-use crate::refusal::{Refusal, SOON_S};
+use crate::error::{ApiError, SOON_S};
 use crate::state::Gateway;
 
 /// `?wait=`.
@@ -121,11 +121,11 @@ fn too_many_pods() -> ApiError {
     Fault::new(Code::DiskQuota, said).into()
 }
 
-fn overloaded() -> Refusal {
+fn overloaded() -> ApiError {
     Fault::new(Code::NoCapacity, "too many agents are being started; try again").retry_after(SOON_S).into()
 }
 
-fn busy(id: PodId) -> Refusal {
+fn busy(id: PodId) -> ApiError {
     let mut fault = Fault::new(Code::AgentExists, "this wallet has a live agent; stop it first");
     fault.agent_id = Some(id);
     fault.into()
