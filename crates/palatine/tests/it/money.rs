@@ -358,7 +358,7 @@ async fn an_agent_that_is_removed_and_spawned_again_has_its_vault_once_its_expor
     let first = spawn(&stack).await;
     endow(&evm, &stack, &holder, &first, whole(3)).await;
     let [vault, wallet, ..] = holdings(&stack, &holder, &first).await;
-    let (vault, wallet) = (vault.as_str().unwrap(), wallet.as_str().unwrap());
+    let [vault, wallet] = &[vault, wallet].map(|address| address.as_str().unwrap().to_lowercase());
     let keystore = stack.path("agent.json").display().to_string();
     stack.kill_gateway();
     pod_identity(&stack, &["export", &first.id, "--out", &keystore]);
@@ -369,7 +369,7 @@ async fn an_agent_that_is_removed_and_spawned_again_has_its_vault_once_its_expor
     let again = spawn(&stack).await;
     let refused =
         stack.ask(&holder, Method::GET, &format!("/agents/{}/vault", again.id), Value::Null).await.expect(409);
-    let said = refused["error"].as_str().unwrap();
+    let said = refused["error"].as_str().unwrap().to_lowercase();
     assert!(refused["code"] == "key_missing" && said.contains(vault) && said.contains(wallet), "{refused}");
     let told = stack.status(&holder, &again.id).await.expect(200)["vault"].clone();
     assert_eq!((&told["state"], &told["reason"]), (&json!("failed"), &refused["error"]));
