@@ -2,9 +2,12 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use domain::{Address, UnixMillis};
-use fixtures::{EvmChain, NOW, TempStore, pod, reservation, store_config, until, wallet};
+use fixtures::{
+    CHAIN_ID, EvmChain, NOW, TOKEN_NAME, TOKEN_VERSION, TempStore, pod, reservation, store_config, until, wallet,
+};
 use identity::Identity;
 use palatine_treasury::{Config, Identities, IdentityError, ServicesConfig, Treasury, TreasuryError};
+use serde_json::json;
 use store::{AccountLink, DeployState, SealedKeys, Store, VaultDeploy};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -32,7 +35,13 @@ impl Home {
         let keys = SealedKeys::open_or_create(&store, &store_config(&folder), NOW).await.unwrap();
         let (identities, key_file) = (folder.path().join("identities"), folder.path().join("identities.key"));
         let identities = Identities::new(store.clone(), keys, &Config { identities, key_file });
-        let (options, ends) = (ServicesConfig::default(), CancellationToken::new());
+        // The chain's token is one of those that payments are taken in, or nothing works on it.
+        let tokens = json!([{
+            "chain_id": CHAIN_ID, "network": "cronos-testnet", "address": evm.deployed.usdc, "name": TOKEN_NAME,
+            "version": TOKEN_VERSION,
+        }]);
+        let x402 = serde_json::from_value(json!({ "tokens": tokens })).unwrap();
+        let (options, ends) = (ServicesConfig { x402, ..ServicesConfig::default() }, CancellationToken::new());
         let treasury = Treasury::start(options, evm.config(), store.clone(), identities.clone(), None, ends);
         let treasury = treasury.await.unwrap();
         until("the chain answers", async || treasury.probe().await.ok()).await;
