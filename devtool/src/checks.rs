@@ -55,13 +55,13 @@ pub(crate) fn test(dev: &mut Dev, words: &[OsString]) -> i32 {
 /// One shard of the soak.
 pub(crate) fn soak(dev: &mut Dev, soak: &Soak, name: &str) -> i32 {
     counted(dev, Plan { profile: "soak", whole: false }, |run| {
-        let shard = soak.fitted(name)?;
+        let shard = soak.named(name)?;
         build::guests(run.dev)?;
         assets::of_tests(run.dev)?;
         if shard.name == UPGRADE {
             last::version(run.dev)?;
         }
-        run.step("soak", |dev| soak::run(dev, &shard))
+        run.step("soak", |dev| soak::run(dev, soak, shard))
     })
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, TryLockError};
-use std::io;
+use std::io::{self, Read, Seek};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -11,12 +11,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::child::{self, Bounds, End};
 use crate::signals::{Ended, Signals};
 
 /// What all programs and tests are built for.
 pub(crate) const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 /// Tells a command that it is part of another, which has the lock.
 const ALONE: &str = "PALATINE_DEV_ALONE";
+/// What a program has for its end when a signal came or its time is over. `.ci/run` kills us 60 s after it asked us.
+const END: Duration = Duration::from_secs(45);
+/// The same in a command that is part of another, which has only the above itself.
+const END_OF_PART: Duration = Duration::from_secs(20);
 
 /// Where things lie, and how programs are started.
 #[derive(Debug)]
@@ -73,15 +78,15 @@ impl Dev {
         self.told.insert(name, value.into());
     }
 
-    /// A program, to be started in the checkout.
+    /// A program, to be started in the checkout. It reads no terminal: there it would wait for us to end.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new(program);
-        command.current_dir(crate::root()).envs(&self.told);
+        command.current_dir(crate::root()).envs(&self.told).stdin(Stdio::null());
         command
     }
 
-    /// From now on a signal is no end before what was begun is put away: what is started next, or under way, ends as
-    /// `Ended`.
+    /// From now on a signal is no end before what was begun is put away: it is handed on to what is under way, and
+    /// that, or what is started next, ends as `Ended`.
     pub(crate) fn watch(&mut self) -> Result<()> {
         self.signals = Some(Signals::watch()?);
         Ok(())
@@ -89,17 +94,21 @@ impl Dev {
 
     /// How a program ends.
     pub(crate) fn status(&mut self, command: &mut Command) -> Result<ExitStatus> {
-        self.go_on()?;
-        let status = command.status().with_context(|| run(command))?;
-        self.go_on()?;
-        Ok(status)
+        match &mut self.signals {
+            Some(signals) => Ok(child::run(command, signals, Bounds { work: None, end: time_to_end() })?.status),
+            None => command.status().with_context(|| run(command)),
+        }
+    }
+
+    /// How a program ends that has so long for its work, in a command that watches for signals.
+    pub(crate) fn within(&mut self, work: Duration, command: &mut Command) -> Result<End> {
+        let signals = self.signals.as_mut().context("a program is bounded where signals are watched")?;
+        child::run(command, signals, Bounds { work: Some(work), end: time_to_end() })
     }
 
     /// How it ends, as a shell says it.
     pub(crate) fn code(&mut self, command: &mut Command) -> Result<i32> {
-        let status = self.status(command)?;
-        let by_signal = || status.signal().map(|signal| Ended(signal).status());
-        Ok(status.code().or_else(by_signal).unwrap_or(1))
+        self.status(command).map(code)
     }
 
     /// Runs a program that must end well.
@@ -111,22 +120,23 @@ impl Dev {
 
     /// What a program that ends well says, without the end of its last line.
     pub(crate) fn output(&mut self, command: &mut Command) -> Result<String> {
-        self.go_on()?;
-        let output = command.stderr(Stdio::inherit()).output().with_context(|| run(command))?;
-        self.go_on()?;
-        ensure!(output.status.success(), "{}: {}", command.get_program().display(), output.status);
-        Ok(String::from_utf8(output.stdout).with_context(|| run(command))?.trim_end().to_owned())
+        let mut file = tempfile::tempfile().context("make a file")?;
+        let status = self.status(command.stdout(file.try_clone().context("make a file")?))?;
+        ensure!(status.success(), "{}: {status}", command.get_program().display());
+        let mut said = String::new();
+        file.rewind().and_then(|()| file.read_to_string(&mut said)).with_context(|| run(command))?;
+        Ok(said.trim_end().to_owned())
     }
 
     /// Becomes a program.
     pub(crate) fn become_it(&self, command: &mut Command) -> Result<std::convert::Infallible> {
-        Err(command.exec()).with_context(|| run(command))
+        Err(command.stdin(Stdio::inherit()).exec()).with_context(|| run(command))
     }
 
     /// One run at a time: they share the run's folder, the cache and the machine. A run that is part of another has
     /// its lock. `./dev` held it until now.
     pub(crate) fn alone(&mut self) -> Result<()> {
-        if std::env::var_os(ALONE).is_some_and(|it| !it.is_empty()) {
+        if is_part() {
             return Ok(());
         }
         make(&self.cache)?;
@@ -148,12 +158,26 @@ impl Dev {
         Ok(())
     }
 
-    fn go_on(&mut self) -> Result<()> {
-        match self.signals.as_mut().and_then(Signals::caught) {
-            Some(ended) => Err(ended.into()),
-            None => Ok(()),
-        }
+    /// Nothing more is begun once a signal came.
+    pub(crate) fn go_on(&mut self) -> Result<()> {
+        self.signals.as_mut().map_or(Ok(()), Signals::go_on).map_err(Into::into)
     }
+}
+
+/// Whether this command is part of another.
+fn is_part() -> bool {
+    std::env::var_os(ALONE).is_some_and(|it| !it.is_empty())
+}
+
+/// What a program of this command has for its end.
+pub(crate) fn time_to_end() -> Duration {
+    if is_part() { END_OF_PART } else { END }
+}
+
+/// The exit status that a shell gives to such an end.
+pub(crate) fn code(status: ExitStatus) -> i32 {
+    let by_signal = || status.signal().map(|signal| Ended(signal).status());
+    status.code().or_else(by_signal).unwrap_or(1)
 }
 
 /// Says in bold what comes now.

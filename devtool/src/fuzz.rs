@@ -10,7 +10,9 @@ use std::thread;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-use crate::dev::{Dev, TRIPLE, say};
+use crate::child::{self, Bounds};
+use crate::dev::{Dev, TRIPLE, say, time_to_end};
+use crate::signals::{Ended, Signals};
 
 /// Bytes of one input at most.
 const MAX_INPUT: u32 = 64 << 10;
@@ -40,6 +42,7 @@ struct Place {
 impl Fuzz {
     /// Builds the programs and runs them; whether all is good.
     pub(crate) fn run(&self, dev: &mut Dev) -> Result<bool> {
+        dev.watch()?;
         dev.alone()?;
         let home = dev.cache.join("fuzz");
         let target = home.join("target");
@@ -49,10 +52,10 @@ impl Fuzz {
         cargo.args(["fuzz", "build", "-s", "none", "--no-cfg-fuzzing", "--target-dir"]).arg(&target);
         cargo.current_dir(crate::root().join("fuzz"));
         dev.succeed(&mut cargo, "The fuzzer's programs could not be built. Is there a network?")?;
-        self.all(&Place { home, programs: target.join(TRIPLE).join("release") })
+        self.all(dev, &Place { home, programs: target.join(TRIPLE).join("release") })
     }
 
-    fn all(&self, place: &Place) -> Result<bool> {
+    fn all(&self, dev: &mut Dev, place: &Place) -> Result<bool> {
         let known = known(&crate::root().join("fuzz/fuzz_targets"))?;
         if let Some(other) = self.targets.iter().find(|target| !known.contains(*target)) {
             anyhow::bail!("there is no target {other:?}; there are {}", Vec::from_iter(known).join(", "));
@@ -63,28 +66,38 @@ impl Fuzz {
         let turns = u32::try_from(targets.len().div_ceil(at_once))?;
         let minutes = self.seconds.saturating_mul(turns).div_ceil(60);
         eprintln!("{} targets, {} s each, {at_once} at a time: about {minutes} minutes", targets.len(), self.seconds);
-        let (left, broken) = (Mutex::new(targets.into_iter()), Mutex::new(0));
-        let next = || left.lock().ok().and_then(|mut left| left.next());
-        thread::scope(|scope| {
-            for _ in 0..at_once {
-                scope.spawn(|| {
-                    while let Some(target) = next() {
-                        match self.one(&target, place) {
-                            Ok(said) => eprintln!("{target}: {said}"),
-                            Err(error) => {
-                                eprintln!("{target}: {error:#}");
-                                let _ = broken.lock().map(|mut broken| *broken += 1);
-                            }
-                        }
-                    }
-                });
-            }
+        let left = Mutex::new(targets.into_iter());
+        let next = &|| left.lock().ok().and_then(|mut left| left.next());
+        // Each thread hands signals on to its own program, from before the last look at whether one came.
+        let watches: Vec<_> = (0..at_once).map(|_| Signals::watch()).collect::<Result<_>>()?;
+        dev.go_on()?;
+        let broken: usize = thread::scope(|scope| {
+            let some = |signals| scope.spawn(move || self.some(next, place, signals));
+            let threads: Vec<_> = watches.into_iter().map(some).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap_or(1)).sum()
         });
-        Ok(broken.into_inner().is_ok_and(|broken| broken == 0))
+        dev.go_on()?;
+        Ok(broken == 0)
+    }
+
+    /// Runs one target after the other, until there is none or a signal came; how many broke.
+    fn some(&self, next: impl Fn() -> Option<String>, place: &Place, mut signals: Signals) -> usize {
+        let mut broken = 0;
+        while let Some(target) = next() {
+            match self.one(&target, place, &mut signals) {
+                Ok(said) => eprintln!("{target}: {said}"),
+                Err(error) if error.is::<Ended>() => break,
+                Err(error) => {
+                    eprintln!("{target}: {error:#}");
+                    broken += 1;
+                }
+            }
+        }
+        broken
     }
 
     /// Runs one target; what it did, in words.
-    fn one(&self, target: &str, place: &Place) -> Result<String> {
+    fn one(&self, target: &str, place: &Place, signals: &mut Signals) -> Result<String> {
         let folder = |name: &str| -> Result<PathBuf> {
             let folder = place.home.join(name).join(target);
             fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
@@ -93,7 +106,8 @@ impl Fuzz {
         let (corpus, broken) = (folder("corpus")?, folder("broken")?);
         let log = place.home.join(format!("{target}.log"));
         let file = File::create(&log).with_context(|| format!("write {}", log.display()))?;
-        let status = Command::new(place.programs.join(target))
+        let mut program = Command::new(place.programs.join(target));
+        program
             .args([&corpus, &crate::root().join("fuzz/seeds").join(target)])
             .arg(format!("-max_total_time={}", self.seconds))
             .arg(format!("-max_len={MAX_INPUT}"))
@@ -103,9 +117,8 @@ impl Fuzz {
             .arg("-print_final_stats=1")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(file)
-            .status()
-            .with_context(|| format!("run {target}"))?;
+            .stderr(file);
+        let status = child::run(&mut program, signals, Bounds { work: None, end: time_to_end() })?.status;
         let said = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
         let last =
             said.lines().rev().take(LAST_LINES).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n");
@@ -136,6 +149,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::dev::fake;
 
     /// Fuzzes the target `qmp` with a program that does this.
     fn fuzz(script: &str) -> Result<String> {
@@ -144,7 +158,7 @@ mod tests {
         fs::write(&program, format!("#!/usr/bin/env bash\n{script}\n"))?;
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
         let place = Place { programs: dir.path().to_owned(), home: dir.path().join("home") };
-        Fuzz { targets: Vec::new(), seconds: 1 }.one("qmp", &place)
+        Fuzz { targets: Vec::new(), seconds: 1 }.one("qmp", &place, &mut Signals::watch()?)
     }
 
     #[test]
@@ -162,7 +176,8 @@ mod tests {
     fn a_target_that_there_is_not_is_named_with_those_that_there_are() {
         let place = Place { programs: PathBuf::from("/nowhere"), home: PathBuf::from("/nowhere") };
         let fuzz = Fuzz { targets: vec!["nonsense".to_owned()], seconds: 1 };
-        let error = fuzz.all(&place).unwrap_err().to_string();
+        let dir = tempfile::tempdir().unwrap();
+        let error = fuzz.all(&mut fake::dev(dir.path()), &place).unwrap_err().to_string();
         assert!(error.contains("nonsense") && error.contains("qmp"), "{error}");
     }
 }

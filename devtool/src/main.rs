@@ -5,6 +5,7 @@
 mod assets;
 mod build;
 mod checks;
+mod child;
 mod declared;
 mod dev;
 mod facts;

@@ -33,6 +33,7 @@ pub(crate) struct Package {
 
 impl Package {
     pub(crate) fn run(&self, dev: &mut Dev) -> Result<()> {
+        dev.watch()?;
         let is_trial = self.profile == "try";
         let packages = made(dev, if is_trial { "dev" } else { &self.profile })?;
         if is_trial { trial(dev, &packages, &declared::started_by_us()?) } else { Ok(()) }
@@ -78,7 +79,6 @@ fn sums(dev: &mut Dev, packages: &Path) -> Result<()> {
 
 /// The main job by the tarball's programs, with a PATH of what the package depends on: no Rust, no compiler.
 fn trial(dev: &mut Dev, packages: &Path, programs: &[String]) -> Result<()> {
-    dev.watch()?;
     let bare = bare(dev, programs)?;
     let home = stack::folder()?;
     let mut tar = dev.command("tar");

@@ -1,12 +1,15 @@
 //! The signals that end a command of `./dev` which has something to say or to put away before it goes.
 
 use std::future::poll_fn;
-use std::task::Poll;
+use std::task::{self, Poll};
+use std::time::Instant;
 use std::{fmt, fs};
 
 use anyhow::{Context, Result};
+use rustix::process;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::timeout_at;
 
 /// What ends a command: a terminal that is gone, Ctrl-C, and whoever bounds its time.
 const ENDING: [SignalKind; 3] = [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()];
@@ -20,6 +23,11 @@ impl Ended {
     pub(crate) fn status(self) -> i32 {
         128 + self.0
     }
+
+    /// The signal, to be handed on.
+    pub(crate) fn signal(self) -> Option<process::Signal> {
+        process::Signal::from_named_raw(self.0)
+    }
 }
 
 impl fmt::Display for Ended {
@@ -30,27 +38,35 @@ impl fmt::Display for Ended {
 
 impl std::error::Error for Ended {}
 
+type Heard = Vec<(Ended, Signal)>;
+
 /// Those signals, from now on written down instead of ending the process.
 #[derive(Debug)]
 pub(crate) struct Signals {
     runtime: Runtime,
-    heard: Vec<(Ended, Signal)>,
+    heard: Heard,
+    /// A child has ended
+    children: Signal,
     first: Option<Ended>,
 }
 
 impl Signals {
     pub(crate) fn watch() -> Result<Self> {
-        let runtime = Builder::new_current_thread().enable_io().build().context("watch for signals")?;
+        let runtime = Builder::new_current_thread().enable_io().enable_time().build().context("watch for signals")?;
         let ignored = ignored()?;
+        let watched = |kind| {
+            let _inside = runtime.enter();
+            signal(kind).context("watch for signals")
+        };
         let mut heard = Vec::new();
         for kind in ENDING {
             let number = kind.as_raw_value();
             if ignored & (1 << (number - 1)) == 0 {
-                let _inside = runtime.enter();
-                heard.push((Ended(number), signal(kind).context("watch for signals")?));
+                heard.push((Ended(number), watched(kind)?));
             }
         }
-        Ok(Self { runtime, heard, first: None })
+        let children = watched(SignalKind::child())?;
+        Ok(Self { runtime, heard, children, first: None })
     }
 
     /// The first signal that came. The kernel hands a signal to the process before it lets it know that a child which
@@ -60,17 +76,42 @@ impl Signals {
         let now = self.runtime.block_on(async {
             // The runtime takes in what came between two polls.
             tokio::task::yield_now().await;
-            poll_fn(|context| {
-                let came = |(ended, signal): &mut (Ended, Signal)| {
-                    matches!(signal.poll_recv(context), Poll::Ready(Some(()))).then_some(*ended)
-                };
-                Poll::Ready(heard.iter_mut().find_map(came))
-            })
-            .await
+            poll_fn(|context| Poll::Ready(came(heard, context))).await
         });
         self.first = self.first.or(now);
         self.first
     }
+
+    /// Nothing more is begun once a signal came.
+    pub(crate) fn go_on(&mut self) -> Result<(), Ended> {
+        self.caught().map_or(Ok(()), Err)
+    }
+
+    /// Rests until a signal comes or a child ends, but not longer than until this instant.
+    pub(crate) fn rest(&mut self, until: Option<Instant>) {
+        let Self { runtime, heard, children, first } = self;
+        let woken = poll_fn(|context| {
+            let now = came(heard, context);
+            *first = first.or(now);
+            let ended = children.poll_recv(context).is_ready();
+            if ended || now.is_some() { Poll::Ready(()) } else { Poll::Pending }
+        });
+        runtime.block_on(async {
+            match until {
+                // Which of the two it was, whoever rests finds out.
+                Some(until) => timeout_at(until.into(), woken).await.unwrap_or_default(),
+                None => woken.await,
+            }
+        });
+    }
+}
+
+/// Which signal came since this was last asked.
+fn came(heard: &mut Heard, context: &mut task::Context<'_>) -> Option<Ended> {
+    let came = |(ended, signal): &mut (Ended, Signal)| {
+        matches!(signal.poll_recv(context), Poll::Ready(Some(()))).then_some(*ended)
+    };
+    heard.iter_mut().find_map(came)
 }
 
 /// The signals that whoever started us ignores, as `nohup` does, one bit each: they go on being ignored.

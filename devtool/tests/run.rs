@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -12,6 +13,8 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tempfile::TempDir;
 
 const UNCOUNTED: &str = "0 passed, 1 failed, 0 skipped";
+/// The count of a shard whose one test did not run, so that none did.
+const NOT_RUN: &str = "0 passed, 2 failed, 0 skipped";
 /// What clippy does when a test ends the run in it.
 const WAITS: &str = "clippy) echo on; exec sleep 1000;;";
 
@@ -26,6 +29,19 @@ const JUNIT: &str = r#"<?xml version="1.0"?><testsuites name="r" tests="1" failu
 fn folder(cases: &str) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     script(&dir.path().join("bin/cargo"), &format!("case $1 in {cases} esac"));
+    dir
+}
+
+/// A folder with all that a run of tests builds and fetches, and a nextest that does this.
+fn equipped(nextest: &str) -> TempDir {
+    let dir = folder(&format!(
+        "build) mkdir -p \"$CARGO_TARGET_DIR/../guest/x86_64-unknown-linux-gnu/guest\"
+            cd \"$_\"; touch pod agent-echo;;
+         nextest) {nextest};;"
+    ));
+    for (name, does) in [("npm", "mkdir -p \"$3/node_modules\""), ("python3", "mkdir -p \"${9:-.}\"; echo 3")] {
+        script(&dir.path().join("bin").join(name), does);
+    }
     dir
 }
 
@@ -92,6 +108,61 @@ fn fault_3_3_a_step_that_a_signal_ended_has_failed_and_is_counted() {
 }
 
 #[test]
+fn a_signal_to_a_run_alone_ends_a_shard_and_its_tests_and_is_counted() {
+    // As nextest does, it gives what it starts a group of its own, and ends it itself.
+    let nextest = format!(
+        "[ \"$2\" = run ] || {{ echo '{LIST}'; exit; }}
+         trap 'kill $!; exit 100' HUP INT TERM; set -m; (echo on; exec sleep 1000) & wait"
+    );
+    for (signal, code) in [(Signal::TERM, 143), (Signal::HUP, 129), (Signal::INT, 130)] {
+        let dir = equipped(&nextest);
+        let mut run = devtool(&dir, &["soak", "kills"]).spawn().unwrap();
+        let mut said = is_on(&mut run);
+        kill_process(Pid::from_child(&run), signal).unwrap();
+        let mut text = String::new();
+        // Its end is that of all who could say something.
+        said.read_to_string(&mut text).unwrap();
+        assert_eq!(ended(run).0, Some(code));
+        assert_eq!(text.lines().last(), Some(NOT_RUN), "{text}");
+        assert_eq!(steps(&dir), [format!("soak\t{code}")]);
+    }
+}
+
+#[test]
+fn a_shard_for_which_the_builds_left_no_time_is_not_begun_and_has_failed() {
+    let dir = equipped(&format!("[ \"$2\" = run ] || {{ echo '{LIST}'; exit; }}; touch \"$CARGO_TARGET_DIR.begun\""));
+    let run = devtool(&dir, &["soak", "kills", "--within", "20", "--after", "1200"]).spawn().unwrap();
+    let (status, last, why) = ended(run);
+    assert_eq!((status, last.as_str()), (Some(1), NOT_RUN), "{why}");
+    assert!(why.contains("shard kills was not begun"), "{why}");
+    assert!(!cache(&dir).join("target.begun").exists());
+}
+
+#[test]
+fn a_signal_to_a_fuzzing_run_ends_its_programs_and_begins_no_other() {
+    let dir = folder("fuzz) exit 0;;");
+    let programs = cache(&dir).join("fuzz/target/x86_64-unknown-linux-gnu/release");
+    let mut run = devtool(&dir, &["fuzz"]);
+    let (said, says) = std::io::pipe().unwrap();
+    let mut said = BufReader::new(said);
+    // What a target says is not shown.
+    let path = format!("/proc/{}/fd/{}", std::process::id(), says.as_raw_fd());
+    for target in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/fuzz_targets")).unwrap() {
+        let name = target.unwrap().path().file_stem().unwrap().to_owned();
+        script(&programs.join(name), &format!("exec > {path}; echo on; exec sleep 1000"));
+    }
+    let run = run.spawn().unwrap();
+    said.read_line(&mut String::new()).unwrap();
+    kill_process(Pid::from_child(&run), Signal::TERM).unwrap();
+    assert_eq!(ended(run).0, Some(143));
+    drop(says);
+    let mut text = String::new();
+    said.read_to_string(&mut text).unwrap();
+    let at_once = std::thread::available_parallelism().unwrap().get();
+    assert!(text.lines().count() < at_once, "{text}");
+}
+
+#[test]
 fn a_signal_that_whoever_started_the_run_ignores_does_not_end_it() {
     let dir = folder("clippy) echo on; read -r line < \"$CARGO_TARGET_DIR.go\";;");
     let go = cache(&dir).join("target.go");
@@ -155,33 +226,28 @@ fn fault_3_2_a_second_run_with_one_cache_is_refused_and_leaves_the_firsts_folder
     // What a run starts is part of it, and what a step leaves behind holds no lock.
     script(
         &dir.path().join("bin/cargo"),
-        "[ \"$1\" = fmt ] || exit 0; echo \"$PALATINE_DEV_ALONE\"; sleep 1000 >/dev/null 2>&1 &",
+        "[ \"$1\" = fmt ] || exit 0; sleep 1000 >/dev/null 2>&1 & echo \"$PALATINE_DEV_ALONE $!\"",
     );
     let mut run = devtool(&dir, &["lint"]).spawn().unwrap();
     let mut text = String::new();
     run.stdout.take().unwrap().read_to_string(&mut text).unwrap();
-    let left = Pid::from_child(&run);
-    assert!(text.starts_with("yes\n"), "{text}");
+    let left = text.lines().next().and_then(|line| line.strip_prefix("yes ")).expect(&text);
+    let left = Pid::from_raw(left.parse().unwrap()).unwrap();
     assert_eq!(ended(run).0, Some(0));
     assert_eq!(ended(devtool(&dir, &["soak", "nonsense"]).spawn().unwrap()).0, Some(1));
     let lock = fs::File::open(cache(&dir).join("run.lock")).unwrap();
     lock.try_lock().unwrap();
-    kill_process_group(left, Signal::KILL).unwrap();
+    kill_process(left, Signal::KILL).unwrap();
 }
 
 #[test]
 fn fault_3_3_the_tests_of_a_filter_are_listed_and_run_with_what_they_are_told() {
     let told = "$PALATINE_FACTS $PALATINE_SKIPS $PALATINE_ASSETS $PALATINE_BIN";
-    let dir = folder(&format!(
-        "build) mkdir -p \"$CARGO_TARGET_DIR/../guest/x86_64-unknown-linux-gnu/guest\"
-            cd \"$_\"; touch pod agent-echo;;
-         nextest) echo \"$*\" {told} >> \"$CARGO_TARGET_DIR.said\"
-            [ \"$2\" = run ] || {{ echo '{LIST}'; exit; }}
-            mkdir -p \"$CARGO_TARGET_DIR/../run/nextest/default\"; echo '{JUNIT}' > \"$_/junit.xml\";;"
+    let dir = equipped(&format!(
+        "echo \"$*\" {told} >> \"$CARGO_TARGET_DIR.said\"
+         [ \"$2\" = run ] || {{ echo '{LIST}'; exit; }}
+         mkdir -p \"$CARGO_TARGET_DIR/../run/nextest/default\"; echo '{JUNIT}' > \"$_/junit.xml\""
     ));
-    for (name, does) in [("npm", "mkdir -p \"$3/node_modules\""), ("python3", "mkdir -p \"${9:-.}\"; echo 3")] {
-        script(&dir.path().join("bin").join(name), does);
-    }
     let (status, last, why) = ended(devtool(&dir, &["test", "starts", "--no-capture"]).spawn().unwrap());
     assert_eq!((status, last.as_str()), (Some(0), "2 passed, 0 failed, 0 skipped"), "{why}");
     let cache = cache(&dir).display().to_string();
