@@ -143,7 +143,7 @@ fn bench(dev: &mut Dev, words: &[OsString]) -> Result<Infallible> {
     programs(dev, Profile::Release)?;
     guests(dev)?;
     let mut cargo = dev.command("cargo");
-    cargo.args(["run", "--locked", "--release", "--quiet", "-p", "xtask", "--", "bench"]).args(words);
+    cargo.args(["run", "--locked", "--release", "-p", "xtask", "--", "bench"]).args(words);
     cargo.env("PALATINE_ASSETS", dev.assets()).env("PALATINE_BIN", dev.target().join("release"));
     dev.become_it(&mut cargo)
 }

@@ -1,4 +1,4 @@
-//! `dev.d/setup.sh`: what is done before there is a devtool.
+//! `dev` and `dev.d/setup.sh`: what is done before there is a devtool.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
+use crate::dev::fake;
 use crate::run::UNCOUNTED;
 
 /// Starts this after the functions of the setup, in a group of its own.
@@ -81,4 +82,20 @@ fn fault_3_2_a_second_run_is_refused_before_anything_is_built() {
     kill_process_group(Pid::from_child(&first), Signal::TERM).unwrap();
     ended(first);
     assert_eq!(ended(alone("alone")).0, Some(0));
+}
+
+#[test]
+fn a_build_of_devtool_that_waits_for_another_one_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let rust = dir.path().join("rust/bin");
+    let waits = "[[ \" $* \" == *\" --quiet \"* ]] || echo 'Blocking waiting for file lock' >&2; exit 1";
+    fake::script(&rust.join("cargo"), waits);
+    fake::script(&rust.join("rustc"), &format!("echo {}", dir.path().join("rust").display()));
+    let path = format!("{}:{}", rust.display(), std::env::var("PATH").unwrap());
+    let mut bash = Command::new("bash");
+    bash.arg(crate::root().join("dev")).arg("soak");
+    bash.env("PALATINE_CACHE", dir.path().join("cache")).env("PATH", path);
+    let (status, _, why) = ended(bash.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap());
+    assert_eq!(status, Some(1));
+    assert!(why.contains("Blocking waiting for file lock") && why.contains("could not be built"), "{why}");
 }

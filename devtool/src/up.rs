@@ -11,8 +11,12 @@ use crate::build::{Profile, guests, programs};
 use crate::dev::{Dev, say};
 
 /// How it goes; the first is over when `./dev` has what it needs to start us.
-const STAGES: [&str; 4] =
-    ["what this machine needs", "our programs", "what runs inside guests, and the local chains", "starting it"];
+const STAGES: [&str; 4] = [
+    "what this machine needs and our tools",
+    "our programs",
+    "what runs inside guests, and the local chains",
+    "starting it",
+];
 
 /// Everything on this machine, with these words for `palatine up`.
 pub(crate) fn run(dev: &mut Dev, words: &[OsString]) -> Result<Infallible> {
