@@ -62,8 +62,11 @@ impl Inner {
             (None, None) => self.new_wallet(agent, known.as_ref(), now).await?,
             (None, Some(wallet)) => {
                 let missing = TreasuryError::KeyMissing { pod: agent, vault: address, wallet };
-                let deploy = failed(drafted(agent, link.owner, wallet, address), missing.to_string());
-                self.store.put_deploy(deploy, now).await?;
+                // What was told of the agent's own key stays known.
+                if !is_told(known.as_ref()) {
+                    let deploy = failed(drafted(agent, link.owner, wallet, address), missing.to_string());
+                    self.store.put_deploy(deploy, now).await?;
+                }
                 return Err(missing);
             }
         };
@@ -80,8 +83,7 @@ impl Inner {
         known: Option<&VaultDeploy>,
         now: UnixMillis,
     ) -> Result<Address, TreasuryError> {
-        let told = known.is_some_and(|known| !known.is_for_another_key());
-        let if_missing = if told { IfMissing::Refuse } else { IfMissing::Create };
+        let if_missing = if is_told(known) { IfMissing::Refuse } else { IfMissing::Create };
         Ok(self.identities.of(agent, if_missing, now).await?.address())
     }
 
@@ -137,8 +139,12 @@ impl Inner {
         let services = self.services()?;
         for deploy in under_way {
             let agent = deploy.pod;
-            let carried = self.carry(&services, deploy).await?;
-            tracing::info!(%agent, vault = %carried.address, state = carried.state.as_str(), "a vault's deployment went on");
+            match self.carry(&services, deploy).await {
+                Ok(VaultDeploy { address, state, .. }) => {
+                    tracing::info!(%agent, vault = %address, state = state.as_str(), "a vault's deployment went on");
+                }
+                Err(error) => tracing::warn!(%agent, %error, "a vault cannot be deployed now; trying again"),
+            }
         }
         Ok(())
     }
@@ -158,7 +164,7 @@ impl Inner {
 /// Sends the deployment, once, and waits for its end.
 async fn deployed(factory: Address, sender: &Sender, deploy: VaultDeploy) -> Result<VaultDeploy, TreasuryError> {
     let (Some(call), Some(key)) = (call(factory, &deploy), key(&deploy)) else {
-        return Ok(failed(deploy, "its owner's signature is lost".to_owned()));
+        return Ok(unsigned(deploy, "its owner's signature is lost".to_owned()));
     };
     match sender.execute(&key, &call).await {
         Ok(TransactionOutcome::Mined(mined)) if mined.success => {
@@ -191,14 +197,27 @@ fn seen(deploy: VaultDeploy, standing: Option<Address>) -> VaultDeploy {
         Some(wallet) if wallet == deploy.agent_wallet => {
             VaultDeploy { state: DeployState::Deployed, reason: None, ..deploy }
         }
-        Some(wallet) => failed(deploy, format!("the vault has another agent wallet: {wallet}")),
+        Some(wallet) => {
+            let reason = format!("the vault has another agent wallet: {wallet}");
+            // One that failed without a signature would count as another key's.
+            if deploy.consent.is_none() { unsigned(deploy, reason) } else { failed(deploy, reason) }
+        }
     }
+}
+
+/// Whether the address of the agent's own key was told: another one would be another agent.
+fn is_told(known: Option<&VaultDeploy>) -> bool {
+    known.is_some_and(|known| !known.is_for_another_key())
 }
 
 /// Where an agent's vault will be.
 const fn drafted(pod: PodId, owner: Address, agent_wallet: Address, address: Address) -> VaultDeploy {
     let state = DeployState::Unsigned;
     VaultDeploy { pod, owner, agent_wallet, address, state, consent: None, tx: None, reason: None }
+}
+
+fn unsigned(deploy: VaultDeploy, reason: String) -> VaultDeploy {
+    VaultDeploy { state: DeployState::Unsigned, consent: None, reason: Some(reason), ..deploy }
 }
 
 fn failed(deploy: VaultDeploy, reason: String) -> VaultDeploy {

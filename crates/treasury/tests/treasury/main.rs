@@ -93,3 +93,59 @@ async fn a_holder_whose_agents_key_is_gone_may_have_a_vault_of_another_owner() {
     let key = home.identities.find(pod(1), NOW).await.unwrap().unwrap();
     assert_eq!((vault.owner, vault.agent_wallet), (second.address(), key.address()));
 }
+
+fn told(n: u64, owner: Address, agent_wallet: Address, vault: Address, state: DeployState) -> VaultDeploy {
+    let (consent, tx, reason) = (None, None, None);
+    VaultDeploy { pod: pod(n), owner, agent_wallet, address: vault, state, consent, tx, reason }
+}
+
+#[tokio::test]
+async fn a_vault_of_another_key_where_the_agents_own_was_told_does_not_count_as_found() {
+    let evm = EvmChain::start().await;
+    let (owner, before) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+    let home = Home::on(&evm, &owner).await;
+    // Its key is made and told with its vault; then another vault is deployed in that place.
+    let drafted = home.treasury.agent_vault(pod(1), wallet(1)).await.unwrap().unwrap();
+    evm.create_vault(pod(1).as_str(), &owner, before.address()).await;
+    let found = home.treasury.agent_vault(pod(1), wallet(1)).await.unwrap().unwrap();
+    assert_eq!(found.agent_wallet, drafted.agent_wallet);
+    assert!(found.reason.unwrap().contains(&before.address().to_string()));
+    assert!(!home.deploy().await.is_for_another_key(), "its own key was told");
+}
+
+#[tokio::test]
+async fn a_vault_that_stands_for_another_key_does_not_hide_that_the_agents_own_was_told() {
+    let evm = EvmChain::start().await;
+    let (owner, second) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+    evm.create_vault(pod(1).as_str(), &owner, Address::repeat_byte(9)).await;
+    let home = Home::on(&evm, &owner).await;
+    let vault = evm.connect().await.vault_of(pod(1).as_str(), owner.address()).await.unwrap();
+    let own = told(1, owner.address(), Address::repeat_byte(5), vault, DeployState::Unsigned);
+    home.store.put_deploy(own.clone(), NOW).await.unwrap();
+    let refused = home.treasury.agent_vault(pod(1), wallet(1)).await.unwrap_err();
+    assert!(matches!(refused, TreasuryError::KeyMissing { .. }), "{refused}");
+    assert_eq!(home.deploy().await, own);
+    link(&home.store, second.address(), NOW.plus(1)).await;
+    let refused = home.treasury.agent_vault(pod(1), wallet(1)).await.unwrap_err();
+    let lost = matches!(&refused, TreasuryError::Identity(error) if matches!(**error, IdentityError::Lost(_)));
+    assert!(lost, "{refused}");
+    assert_eq!(home.store.identity_of(pod(1)).await.unwrap(), None, "no second key is made");
+}
+
+#[tokio::test]
+async fn a_vault_that_cannot_go_on_keeps_no_other_from_it() {
+    let evm = EvmChain::start().await;
+    let (owner, agent) = (Identity::generate().unwrap(), Address::repeat_byte(9));
+    evm.create_vault(pod(2).as_str(), &owner, agent).await;
+    let home = Home::on(&evm, &owner).await;
+    home.store.reserve(reservation(2, 2)).await.unwrap();
+    let vault = evm.connect().await.vault_of(pod(2).as_str(), owner.address()).await.unwrap();
+    // Without a relayer the first one waits.
+    let nowhere = told(1, owner.address(), agent, Address::repeat_byte(6), DeployState::Deploying);
+    home.store.put_deploy(nowhere, NOW).await.unwrap();
+    let stands = told(2, owner.address(), agent, vault, DeployState::Deploying);
+    home.store.put_deploy(stands, NOW.plus(1)).await.unwrap();
+    let state = async || home.store.deploy_of(pod(2)).await.unwrap().map(|deploy| deploy.state);
+    until("the second goes on", async || (state().await == Some(DeployState::Deployed)).then_some(())).await;
+    assert_eq!(home.deploy().await.state, DeployState::Deploying);
+}
