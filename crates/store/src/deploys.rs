@@ -61,8 +61,8 @@ pub struct VaultDeploy {
 }
 
 impl VaultDeploy {
-    /// Whether it was found on the chain for an agent wallet that is not the POD's key: nobody
-    /// has signed for it here.
+    /// Whether it was found on the chain for an agent wallet that is not the POD's key, and no key
+    /// of the POD's own was told: nobody has signed for it here.
     #[must_use]
     pub fn is_for_another_key(&self) -> bool {
         self.state == DeployState::Failed && self.consent.is_none()
@@ -81,7 +81,8 @@ pub struct VaultConsent {
 port! {
     /// Vaults on their way.
     DeployStore {
-        /// Notes how far a POD's vault is. One that is deployed stays so.
+        /// Notes how far a POD's vault is. One that is deployed stays so; one that is deploying by its
+        /// owner's consent is not replaced by one without.
         /// [`StoreError::NoPod`](crate::StoreError::NoPod).
         fn put_deploy(&self, deploy: VaultDeploy, now: UnixMillis) -> ();
 

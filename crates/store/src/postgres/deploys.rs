@@ -61,12 +61,14 @@ impl Put {
         let deploy = &self.deploy;
         let Some(key) = hold(tx.conn(), &deploy.pod).await? else { return Ok(false) };
         let consent = deploy.consent.as_ref();
-        // What is on the chain stays there, whatever a slower writer believes.
+        // What is on the chain stays there, and what its owner signed for is on its way, whatever a
+        // slower writer believes.
         query(
             "INSERT INTO deploys (pod, owner, agent_wallet, address, state, deadline, signature, tx, reason, \
              changed_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (pod) DO UPDATE SET \
              owner = $2, agent_wallet = $3, address = $4, state = $5, deadline = $6, signature = $7, tx = $8, \
-             reason = $9, changed_at = $10 WHERE deploys.state <> 'deployed'",
+             reason = $9, changed_at = $10 WHERE deploys.state <> 'deployed' AND \
+             (deploys.state <> 'deploying' OR deploys.signature IS NULL OR excluded.signature IS NOT NULL)",
         )
         .bind(key.0.cast_signed())
         .bind(deploy.owner.0.0)

@@ -33,11 +33,13 @@ impl Put {
     fn write(&self, conn: &Connection) -> rusqlite::Result<bool> {
         let deploy = &self.deploy;
         let Some(key) = key_of(conn, &deploy.pod)? else { return Ok(false) };
-        // What is on the chain stays there, whatever a slower writer believes.
+        // What is on the chain stays there, and what its owner signed for is on its way, whatever a
+        // slower writer believes.
         let sql = "INSERT INTO deploys (pod, owner, agent_wallet, address, state, deadline, signature, tx, reason, \
                    changed_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (pod) DO UPDATE SET \
                    owner = ?2, agent_wallet = ?3, address = ?4, state = ?5, deadline = ?6, signature = ?7, tx = ?8, \
-                   reason = ?9, changed_at = ?10 WHERE state <> 'deployed'";
+                   reason = ?9, changed_at = ?10 WHERE state <> 'deployed' \
+                   AND (state <> 'deploying' OR signature IS NULL OR excluded.signature IS NOT NULL)";
         let consent = deploy.consent.as_ref();
         conn.prepare_cached(sql)?.execute(params![
             key.0.cast_signed(),

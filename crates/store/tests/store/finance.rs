@@ -71,3 +71,19 @@ pub(crate) async fn a_vault_that_is_deployed_stays_so_whatever_a_slower_writer_b
     assert_eq!(store.deploy_of(pod(1)).await.unwrap(), Some(deploy(DeployState::Deployed)));
     assert!(store.deploying().await.unwrap().is_empty());
 }
+
+pub(crate) async fn a_consent_that_was_given_is_not_lost_to_a_slower_writer_without_one(place: &Place) {
+    let store = open(place).await;
+    reserved(&store, reservation(1, 1)).await;
+    let drafted = VaultDeploy { consent: None, tx: None, ..deploy(DeployState::Unsigned) };
+    store.put_deploy(drafted.clone(), NOW).await.unwrap();
+    store.put_deploy(deploy(DeployState::Deploying), NOW).await.unwrap();
+    let failed = VaultDeploy { state: DeployState::Failed, ..drafted.clone() };
+    for slower in [drafted.clone(), failed] {
+        store.put_deploy(slower, NOW).await.unwrap();
+        assert_eq!(store.deploy_of(pod(1)).await.unwrap(), Some(deploy(DeployState::Deploying)));
+    }
+    store.put_deploy(deploy(DeployState::Failed), NOW).await.unwrap();
+    store.put_deploy(drafted.clone(), NOW).await.unwrap();
+    assert_eq!(store.deploy_of(pod(1)).await.unwrap(), Some(drafted));
+}

@@ -54,6 +54,7 @@ cases! {
         the_newest_link_of_a_holder_counts_and_an_older_one_is_not_replayed,
         prices_are_set_whole,
         a_vault_that_is_deployed_stays_so_whatever_a_slower_writer_believes,
+        a_consent_that_was_given_is_not_lost_to_a_slower_writer_without_one,
     }
     keys {
         of_fifty_who_keep_a_key_at_once_all_have_the_same,
