@@ -78,10 +78,10 @@ impl Config {
         named.map(PathBuf::from).or_else(|| PLACES.map(PathBuf::from).into_iter().find(|path| path.is_file()))
     }
 
-    /// Where nothing is said of it, the sealing key lies beside the gateway's other key.
+    /// Where nothing is said of it, the sealing key lies in the store's directory.
     fn place_sealing_key(&mut self) {
         if let SealingKeyFile::Default { .. } = self.store.sealing_key_file {
-            self.store.sealing_key_file = SealingKeyFile::beside(&self.gateway.token_key_file);
+            self.store.sealing_key_file = SealingKeyFile::within(&self.store.directory);
         }
     }
 
@@ -142,10 +142,11 @@ mod tests {
     }
 
     #[test]
-    fn the_sealing_key_lies_beside_the_token_key_unless_it_is_said_where() {
+    fn the_sealing_key_lies_in_the_stores_directory_unless_it_is_said_where() {
         let place = |text: &str| load(text).unwrap().store.sealing_key_file.path().to_owned();
-        assert_eq!(place("[gateway]\ntoken_key_file = \"/srv/one/token.key\"\n"), Path::new("/srv/one/sealing.key"));
-        let said = "[gateway]\ntoken_key_file = \"/srv/one/token.key\"\n[store]\nsealing_key_file = \"/etc/seal\"\n";
+        let kept = "[gateway]\ntoken_key_file = \"/run/secrets/token.key\"\n[store]\ndirectory = \"/srv/one\"\n";
+        assert_eq!(place(kept), Path::new("/srv/one/sealing.key"));
+        let said = "[store]\ndirectory = \"/srv/one\"\nsealing_key_file = \"/etc/seal\"\n";
         assert_eq!(place(said), Path::new("/etc/seal"));
     }
 

@@ -21,9 +21,9 @@ pub struct Config {
     /// The key that the keys in the database are sealed with; made (mode 0600) at the
     /// first start. All gateways of one database are given the same file, and whoever
     /// backs the database up keeps a copy of it apart: without it, none of those keys
-    /// can be had again (`palatine store reseal`, `forget-lost-keys`). Default
-    /// `sealing.key` beside `[gateway] token_key_file`; where it is not there and the
-    /// database is sealed already, `/var/lib/palatine/gateway/sealing.key`.
+    /// can be had again (`palatine store reseal`, `forget-lost-keys`, `restore-keys`).
+    /// Default `sealing.key` in `directory`, with PostgreSQL too; where it is not there
+    /// and the database is sealed already, `/var/lib/palatine/gateway/sealing.key`.
     pub sealing_key_file: SealingKeyFile,
     /// Writes that may wait for SQLite's writer; one more waits with its caller.
     /// Default 8192.
@@ -42,10 +42,11 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
+        let directory = PathBuf::from("/var/lib/palatine/store");
         Self {
             url: None,
-            directory: PathBuf::from("/var/lib/palatine/store"),
-            sealing_key_file: SealingKeyFile::default(),
+            sealing_key_file: SealingKeyFile::within(&directory),
+            directory,
             queue: 8192,
             readers: 2,
             connections: 16,

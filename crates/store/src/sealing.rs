@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 const NAME: &str = "sealing.key";
-/// Where it lay by default, wherever the gateway's other keys were.
+/// Where it lay by default before.
 const FORMER: &str = "/var/lib/palatine/gateway/sealing.key";
 
 /// Where the sealing key lies.
@@ -24,10 +24,10 @@ pub enum SealingKeyFile {
 }
 
 impl SealingKeyFile {
-    /// The default: beside the gateway's other key.
+    /// The default: in the store's directory, which lasts and may be written to.
     #[must_use]
-    pub fn beside(token_key_file: &Path) -> Self {
-        Self::Default { file: token_key_file.with_file_name(NAME), former: PathBuf::from(FORMER) }
+    pub fn within(directory: &Path) -> Self {
+        Self::Default { file: directory.join(NAME), former: PathBuf::from(FORMER) }
     }
 
     /// Where it lies, or is made.
@@ -50,11 +50,5 @@ impl SealingKeyFile {
 impl From<PathBuf> for SealingKeyFile {
     fn from(file: PathBuf) -> Self {
         Self::Configured(file)
-    }
-}
-
-impl Default for SealingKeyFile {
-    fn default() -> Self {
-        Self::beside(Path::new(FORMER))
     }
 }
