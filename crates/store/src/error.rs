@@ -20,6 +20,12 @@ pub enum StoreError {
     /// No such POD, or it was removed.
     #[error("there is no POD {0}")]
     NoPod(PodId),
+    /// All keys were sealed with another sealing key since this gateway opened them.
+    #[error(
+        "the keys in the database are sealed with another key by now: restart this gateway with that one ([store] \
+         sealing_key_file)"
+    )]
+    Resealed,
     /// The agent's life does not know this step.
     #[error(transparent)]
     Refused(#[from] InvalidAgentTransition),
@@ -162,6 +168,7 @@ impl StoreError {
             Self::Replayed
             | Self::Unknown(_)
             | Self::NoPod(_)
+            | Self::Resealed
             | Self::Refused(_)
             | Self::IdTaken(_)
             | Self::Config(_)
@@ -192,6 +199,7 @@ impl StoreError {
             Self::Replayed
             | Self::Unknown(_)
             | Self::NoPod(_)
+            | Self::Resealed
             | Self::Refused(_)
             | Self::IdTaken(_)
             | Self::Config(_)

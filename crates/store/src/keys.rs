@@ -45,17 +45,25 @@ pub(crate) enum SealedRow {
 }
 
 port! {
-    /// Sealed keys. One that is kept is never replaced.
+    /// Sealed keys. One that is kept is never replaced. None is kept where `check`, if it is
+    /// given, is not what is kept as [`SecretName::Check`]: all keys were sealed with another
+    /// sealing key meanwhile ([`StoreError::Resealed`](crate::StoreError::Resealed)).
     KeyStore {
         /// Keeps a secret, unless there is one of this name; the one that is kept.
-        fn keep_secret(&self, name: SecretName, sealed: Vec<u8>, now: UnixMillis) -> Vec<u8>;
+        fn keep_secret(&self, name: SecretName, sealed: Vec<u8>, check: Option<Vec<u8>>, now: UnixMillis) -> Vec<u8>;
 
         /// A secret.
         fn secret(&self, name: SecretName) -> Option<Vec<u8>>;
 
         /// Keeps a POD's key, unless it has one; the one that is kept, until the POD is
         /// removed. [`StoreError::NoPod`](crate::StoreError::NoPod).
-        fn keep_identity(&self, pod: PodId, identity: SealedIdentity, now: UnixMillis) -> SealedIdentity;
+        fn keep_identity(
+            &self,
+            pod: PodId,
+            identity: SealedIdentity,
+            check: Option<Vec<u8>>,
+            now: UnixMillis,
+        ) -> SealedIdentity;
 
         /// A POD's key; none of one that is not there.
         fn identity_of(&self, pod: PodId) -> Option<SealedIdentity>;
@@ -66,6 +74,12 @@ port! {
 
         /// Keeps a key that an earlier version left in a file, as if it were new; nothing where
         /// one of that id was erased. [`StoreError::NoPod`](crate::StoreError::NoPod).
-        fn keep_old_identity(&self, pod: PodId, identity: SealedIdentity, now: UnixMillis) -> Option<SealedIdentity>;
+        fn keep_old_identity(
+            &self,
+            pod: PodId,
+            identity: SealedIdentity,
+            check: Option<Vec<u8>>,
+            now: UnixMillis,
+        ) -> Option<SealedIdentity>;
     }
 }

@@ -77,6 +77,8 @@ pub enum SealedKeysError {
 pub struct SealedKeys {
     store: Store,
     sealer: Sealer,
+    /// What the sealing key was known by: as long as that is in the store, keys are sealed with it.
+    check: Vec<u8>,
 }
 
 impl SealedKeys {
@@ -101,12 +103,12 @@ impl SealedKeys {
     /// [`SealedKeysError`] names the file, and says what to do.
     pub async fn open_or_create(store: &Store, config: &Config, now: UnixMillis) -> Result<Self, SealedKeysError> {
         if let Some(check) = store.secret(SecretName::Check).await? {
-            return Ok(Self::with(store, &key_of(config, &check)?));
+            return Ok(Self::with(store, &key_of(config, &check)?, check));
         }
         let key = make(config)?;
         // Of two gateways with two keys that begin at once, one finds the other's here.
-        let check = store.keep_secret(SecretName::Check, seal_check(&key)?, now).await?;
-        if opens(&key, &check) { Ok(Self::with(store, &key)) } else { Err(foreign(config)) }
+        let check = store.keep_secret(SecretName::Check, seal_check(&key)?, None, now).await?;
+        if opens(&key, &check) { Ok(Self::with(store, &key, check)) } else { Err(foreign(config)) }
     }
 
     /// Opens the keys of a store that a gateway has sealed.
@@ -116,11 +118,15 @@ impl SealedKeys {
     pub async fn open(store: &Store, config: &Config) -> Result<Self, SealedKeysError> {
         let check = store.secret(SecretName::Check).await?;
         let check = check.ok_or_else(|| SealedKeysError::Unsealed(config.name()))?;
-        Ok(Self::with(store, &key_of(config, &check)?))
+        Ok(Self::with(store, &key_of(config, &check)?, check))
     }
 
-    fn with(store: &Store, key: &Key) -> Self {
-        Self { store: store.clone(), sealer: Sealer::new(key) }
+    fn with(store: &Store, key: &Key, check: Vec<u8>) -> Self {
+        Self { store: store.clone(), sealer: Sealer::new(key), check }
+    }
+
+    fn check(&self) -> Option<Vec<u8>> {
+        Some(self.check.clone())
     }
 
     /// A secret of the gateways'.
@@ -138,7 +144,7 @@ impl SealedKeys {
     /// [`SealedKeysError`].
     pub async fn keep_secret(&self, name: SecretName, key: &Key, now: UnixMillis) -> Result<Key, SealedKeysError> {
         let sealed = self.seal(key, &place_of_secret(name.as_str()))?;
-        let kept = self.store.keep_secret(name, sealed, now).await?;
+        let kept = self.store.keep_secret(name, sealed, self.check(), now).await?;
         self.unseal_secret(name, &kept)
     }
 
@@ -164,7 +170,7 @@ impl SealedKeys {
         now: UnixMillis,
     ) -> Result<Key, SealedKeysError> {
         let sealed = self.seal(key, &place_of_identity(pod, address))?;
-        let kept = self.store.keep_identity(pod, SealedIdentity { address, sealed }, now).await?;
+        let kept = self.store.keep_identity(pod, SealedIdentity { address, sealed }, self.check(), now).await?;
         self.unseal_identity(pod, &kept)
     }
 
@@ -181,7 +187,7 @@ impl SealedKeys {
         now: UnixMillis,
     ) -> Result<Option<Key>, SealedKeysError> {
         let sealed = self.seal(key, &place_of_identity(pod, address))?;
-        let kept = self.store.keep_old_identity(pod, SealedIdentity { address, sealed }, now).await?;
+        let kept = self.store.keep_old_identity(pod, SealedIdentity { address, sealed }, self.check(), now).await?;
         kept.map(|kept| self.unseal_identity(pod, &kept)).transpose()
     }
 

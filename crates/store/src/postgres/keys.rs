@@ -11,8 +11,14 @@ use crate::error::StoreError;
 use crate::keys::{KeyStore, SealedIdentity, SecretName};
 
 impl KeyStore for Postgres {
-    async fn keep_secret(&self, name: SecretName, sealed: Vec<u8>, now: UnixMillis) -> Result<Vec<u8>, StoreError> {
-        self.write(KeepSecret { name, sealed, now }).await
+    async fn keep_secret(
+        &self,
+        name: SecretName,
+        sealed: Vec<u8>,
+        check: Option<Vec<u8>>,
+        now: UnixMillis,
+    ) -> Result<Vec<u8>, StoreError> {
+        self.write(KeepSecret { name, sealed, check, now }).await
     }
 
     async fn secret(&self, name: SecretName) -> Result<Option<Vec<u8>>, StoreError> {
@@ -24,9 +30,10 @@ impl KeyStore for Postgres {
         &self,
         pod: PodId,
         identity: SealedIdentity,
+        check: Option<Vec<u8>>,
         now: UnixMillis,
     ) -> Result<SealedIdentity, StoreError> {
-        self.write(KeepIdentity { pod, identity, now }).await
+        self.write(KeepIdentity { pod, identity, check, now }).await
     }
 
     async fn identity_of(&self, pod: PodId) -> Result<Option<SealedIdentity>, StoreError> {
@@ -44,9 +51,10 @@ impl KeyStore for Postgres {
         &self,
         pod: PodId,
         identity: SealedIdentity,
+        check: Option<Vec<u8>>,
         now: UnixMillis,
     ) -> Result<Option<SealedIdentity>, StoreError> {
-        self.write(KeepOldIdentity(KeepIdentity { pod, identity, now })).await
+        self.write(KeepOldIdentity(KeepIdentity { pod, identity, check, now })).await
     }
 }
 
@@ -63,9 +71,25 @@ fn decode(row: &PgRow) -> sqlx::Result<SealedIdentity> {
     Ok(SealedIdentity { address: Address::from(row.try_get::<[u8; 20], _>(0)?), sealed: row.try_get(1)? })
 }
 
+/// Refuses who seals with another key than all others, by the text that its key is known by. Until
+/// the transaction ends, nobody seals all keys anew ([`begin_alone`](super::lease::begin_alone)).
+async fn must_be_sealed_by(tx: &mut Tx, operation: &'static str, check: Option<&[u8]>) -> Result<(), StoreError> {
+    let Some(check) = check else { return Ok(()) };
+    let kept = kept_check(tx).await.map_err(|error| StoreError::postgres(operation, error))?;
+    if kept.as_deref() == Some(check) { Ok(()) } else { Err(StoreError::Resealed) }
+}
+
+async fn kept_check(tx: &mut Tx) -> sqlx::Result<Option<Vec<u8>>> {
+    // First the lock: what is read after it stays so.
+    query("LOCK TABLE secrets IN ROW EXCLUSIVE MODE").execute(tx.conn()).await?;
+    let check = query("SELECT sealed FROM secrets WHERE name = $1").bind(SecretName::Check.as_str());
+    check.fetch_optional(tx.conn()).await?.map(|row| row.try_get(0)).transpose()
+}
+
 struct KeepSecret {
     name: SecretName,
     sealed: Vec<u8>,
+    check: Option<Vec<u8>>,
     now: UnixMillis,
 }
 
@@ -74,6 +98,7 @@ impl Command for KeepSecret {
     const NAME: &'static str = "keep a secret";
 
     async fn apply(&self, tx: &mut Tx) -> Result<Vec<u8>, StoreError> {
+        must_be_sealed_by(tx, Self::NAME, self.check.as_deref()).await?;
         self.write(tx).await.map_err(|error| StoreError::postgres(Self::NAME, error))
     }
 }
@@ -92,6 +117,7 @@ impl KeepSecret {
 struct KeepIdentity {
     pod: PodId,
     identity: SealedIdentity,
+    check: Option<Vec<u8>>,
     now: UnixMillis,
 }
 
@@ -100,6 +126,7 @@ impl Command for KeepIdentity {
     const NAME: &'static str = "keep a POD's key";
 
     async fn apply(&self, tx: &mut Tx) -> Result<SealedIdentity, StoreError> {
+        must_be_sealed_by(tx, Self::NAME, self.check.as_deref()).await?;
         let kept = self.write(tx).await.map_err(|error| StoreError::postgres(Self::NAME, error))?;
         kept.ok_or(StoreError::NoPod(self.pod))
     }
@@ -112,6 +139,7 @@ impl Command for KeepOldIdentity {
     const NAME: &'static str = "keep an old key of a POD";
 
     async fn apply(&self, tx: &mut Tx) -> Result<Option<SealedIdentity>, StoreError> {
+        must_be_sealed_by(tx, Self::NAME, self.0.check.as_deref()).await?;
         let kept = self.write(tx).await.map_err(|error| StoreError::postgres(Self::NAME, error))?;
         kept.ok_or(StoreError::NoPod(self.0.pod))
     }

@@ -38,7 +38,9 @@ async fn renew(pool: &PgPool, epoch: GatewayEpoch) -> sqlx::Result<()> {
 /// Begins a transaction during which no gateway uses the database; `false` if one does.
 pub(crate) async fn begin_alone(conn: &mut PgConnection) -> sqlx::Result<bool> {
     query("BEGIN ISOLATION LEVEL REPEATABLE READ").execute(&mut *conn).await?;
-    query("LOCK TABLE gateways IN SHARE MODE").execute(&mut *conn).await?;
+    // No gateway begins, and one that was only held up keeps no key. Locks take no snapshot: what
+    // others commit before they are granted is seen.
+    query("LOCK TABLE gateways, secrets, identities IN SHARE ROW EXCLUSIVE MODE").execute(&mut *conn).await?;
     let used = query("SELECT 1 FROM gateways WHERE holds_until > now()").fetch_optional(conn).await?;
     Ok(used.is_none())
 }

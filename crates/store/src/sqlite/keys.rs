@@ -12,8 +12,14 @@ use crate::keys::{KeyStore, SealedIdentity, SecretName};
 use crate::record::PodRowId;
 
 impl KeyStore for Sqlite {
-    async fn keep_secret(&self, name: SecretName, sealed: Vec<u8>, now: UnixMillis) -> Result<Vec<u8>, StoreError> {
-        self.write(KeepSecret { name, sealed, now }).await
+    async fn keep_secret(
+        &self,
+        name: SecretName,
+        sealed: Vec<u8>,
+        check: Option<Vec<u8>>,
+        now: UnixMillis,
+    ) -> Result<Vec<u8>, StoreError> {
+        self.write(KeepSecret { name, sealed, check, now }).await
     }
 
     async fn secret(&self, name: SecretName) -> Result<Option<Vec<u8>>, StoreError> {
@@ -25,9 +31,10 @@ impl KeyStore for Sqlite {
         &self,
         pod: PodId,
         identity: SealedIdentity,
+        check: Option<Vec<u8>>,
         now: UnixMillis,
     ) -> Result<SealedIdentity, StoreError> {
-        self.write(KeepIdentity { pod, identity, now }).await
+        self.write(KeepIdentity { pod, identity, check, now }).await
     }
 
     async fn identity_of(&self, pod: PodId) -> Result<Option<SealedIdentity>, StoreError> {
@@ -48,15 +55,17 @@ impl KeyStore for Sqlite {
         &self,
         pod: PodId,
         identity: SealedIdentity,
+        check: Option<Vec<u8>>,
         now: UnixMillis,
     ) -> Result<Option<SealedIdentity>, StoreError> {
-        self.write(KeepOldIdentity(KeepIdentity { pod, identity, now })).await
+        self.write(KeepOldIdentity(KeepIdentity { pod, identity, check, now })).await
     }
 }
 
 struct KeepSecret {
     name: SecretName,
     sealed: Vec<u8>,
+    check: Option<Vec<u8>>,
     now: UnixMillis,
 }
 
@@ -65,6 +74,7 @@ impl Command for KeepSecret {
     const NAME: &'static str = "keep a secret";
 
     fn apply(&self, tx: &Tx<'_>) -> Result<Vec<u8>, StoreError> {
+        must_be_sealed_by(tx.conn, Self::NAME, self.check.as_deref())?;
         let kept = self.write(tx.conn).map_err(|error| StoreError::sql(Self::NAME, error))?;
         kept.ok_or(StoreError::Value("a secret that is not there once it is kept"))
     }
@@ -81,6 +91,7 @@ impl KeepSecret {
 struct KeepIdentity {
     pod: PodId,
     identity: SealedIdentity,
+    check: Option<Vec<u8>>,
     now: UnixMillis,
 }
 
@@ -89,6 +100,7 @@ impl Command for KeepIdentity {
     const NAME: &'static str = "keep a POD's key";
 
     fn apply(&self, tx: &Tx<'_>) -> Result<SealedIdentity, StoreError> {
+        must_be_sealed_by(tx.conn, Self::NAME, self.check.as_deref())?;
         let kept = self.write(tx.conn).map_err(|error| StoreError::sql(Self::NAME, error))?;
         kept.ok_or(StoreError::NoPod(self.pod))
     }
@@ -120,6 +132,13 @@ impl Command for KeepOldIdentity {
         }
         self.0.apply(tx).map(Some)
     }
+}
+
+/// Refuses who seals with another key than all others, by the text that its key is known by.
+fn must_be_sealed_by(conn: &Connection, operation: &'static str, check: Option<&[u8]>) -> Result<(), StoreError> {
+    let Some(check) = check else { return Ok(()) };
+    let kept = secret(conn, SecretName::Check).map_err(|error| StoreError::sql(operation, error))?;
+    if kept.as_deref() == Some(check) { Ok(()) } else { Err(StoreError::Resealed) }
 }
 
 fn secret(conn: &Connection, name: SecretName) -> rusqlite::Result<Option<Vec<u8>>> {

@@ -30,8 +30,8 @@ async fn fill(store: &Store) {
     store.advance(id(3), Event::Stop(StopReason::Balance), NOW).await.unwrap();
     store.end(id(3), Some(KeptData { until: Some(NOW.plus(DAY_MS)), bytes: 5 }), NOW).await.unwrap();
     store.keep_link(link()).await.unwrap();
-    store.keep_secret(SecretName::Check, vec![1; 72], NOW).await.unwrap();
-    store.keep_identity(pod(1), sealed(), NOW).await.unwrap();
+    store.keep_secret(SecretName::Check, vec![1; 72], None, NOW).await.unwrap();
+    store.keep_identity(pod(1), sealed(), None, NOW).await.unwrap();
     index::fill(store).await;
     store.outbox_write(outbox::entry("a", 0)).await.unwrap();
     pay(store).await;

@@ -313,7 +313,7 @@ async fn pods_of_the_sixth_version_are_what_they_were_and_may_have_keys_in_the_s
     assert_eq!(store.identity_of(pod(7)).await.unwrap(), None);
     assert_eq!(store.secret(SecretName::Check).await.unwrap(), None);
     let identity = SealedIdentity { address: Address::repeat_byte(1), sealed: vec![1; 72] };
-    assert_eq!(store.keep_identity(pod(7), identity.clone(), NOW).await.unwrap(), identity);
+    assert_eq!(store.keep_identity(pod(7), identity.clone(), None, NOW).await.unwrap(), identity);
 }
 
 #[tokio::test]

@@ -40,8 +40,8 @@ pub(crate) async fn of_fifty_who_keep_a_key_at_once_all_have_the_same(place: &Pl
     let asked = (0..50).map(|n: u8| {
         let store = if n.is_multiple_of(2) { one.clone() } else { other.clone() };
         tokio::spawn(async move {
-            let secret = store.keep_secret(SecretName::Tokens, vec![n; 72], NOW).await.unwrap();
-            (secret, store.keep_identity(pod(1), sealed(n), NOW).await.unwrap())
+            let secret = store.keep_secret(SecretName::Tokens, vec![n; 72], None, NOW).await.unwrap();
+            (secret, store.keep_identity(pod(1), sealed(n), None, NOW).await.unwrap())
         })
     });
     let mut answers = Vec::new();
@@ -58,46 +58,46 @@ pub(crate) async fn of_fifty_who_keep_a_key_at_once_all_have_the_same(place: &Pl
 pub(crate) async fn a_key_that_is_kept_is_there_after_a_restart_and_never_replaced(place: &Place) {
     let store = open(place).await;
     reserved(&store, reservation(1, 1)).await;
-    store.keep_secret(SecretName::Tokens, vec![1; 72], NOW).await.unwrap();
-    store.keep_identity(pod(1), sealed(1), NOW).await.unwrap();
+    store.keep_secret(SecretName::Tokens, vec![1; 72], None, NOW).await.unwrap();
+    store.keep_identity(pod(1), sealed(1), None, NOW).await.unwrap();
     drop(store);
     let store = open(place).await;
-    assert_eq!(store.keep_secret(SecretName::Tokens, vec![2; 72], NOW).await.unwrap(), [1; 72]);
-    assert_eq!(store.keep_identity(pod(1), sealed(2), NOW).await.unwrap(), sealed(1));
+    assert_eq!(store.keep_secret(SecretName::Tokens, vec![2; 72], None, NOW).await.unwrap(), [1; 72]);
+    assert_eq!(store.keep_identity(pod(1), sealed(2), None, NOW).await.unwrap(), sealed(1));
 }
 
 pub(crate) async fn a_removed_pod_leaves_no_key_and_one_of_the_same_id_has_none(place: &Place) {
     let store = open(place).await;
     let named = PodId::chosen("mine").unwrap();
     let called = |n| RunReservation { pod: RunPod::New { name: Some(named), ephemeral: false }, ..reservation(1, n) };
-    let nobody = store.keep_identity(named, sealed(1), NOW).await;
+    let nobody = store.keep_identity(named, sealed(1), None, NOW).await;
     assert!(matches!(nobody, Err(StoreError::NoPod(id)) if id == named), "{nobody:?}");
     reserved(&store, called(1)).await;
     reserved(&store, reservation(2, 2)).await;
     for (pod, n) in [(named, 1), (pod(2), 2)] {
-        store.keep_identity(pod, sealed(n), NOW).await.unwrap();
+        store.keep_identity(pod, sealed(n), None, NOW).await.unwrap();
     }
     assert!(!store.was_erased(named).await.unwrap());
     remove(&store, 1).await;
     assert!(store.was_erased(named).await.unwrap() && !store.was_erased(pod(2)).await.unwrap());
     assert_eq!(store.identity_of(named).await.unwrap(), None);
-    let late = store.keep_identity(named, sealed(1), NOW).await;
+    let late = store.keep_identity(named, sealed(1), None, NOW).await;
     assert!(matches!(late, Err(StoreError::NoPod(id)) if id == named), "{late:?}");
     reserved(&store, called(3)).await;
     assert_eq!(store.identity_of(named).await.unwrap(), None, "its key went with the other one");
     // Whoever has the id now: what an earlier version left of the key is not this one's.
     assert!(store.was_erased(named).await.unwrap());
-    assert_eq!(store.keep_old_identity(named, sealed(1), NOW).await.unwrap(), None);
+    assert_eq!(store.keep_old_identity(named, sealed(1), None, NOW).await.unwrap(), None);
     assert_eq!(store.identity_of(named).await.unwrap(), None);
-    assert_eq!(store.keep_identity(named, sealed(5), NOW).await.unwrap(), sealed(5));
+    assert_eq!(store.keep_identity(named, sealed(5), None, NOW).await.unwrap(), sealed(5));
     assert_eq!(store.identity_of(pod(2)).await.unwrap(), Some(sealed(2)));
-    assert_eq!(store.keep_old_identity(pod(2), sealed(7), NOW).await.unwrap(), Some(sealed(2)));
+    assert_eq!(store.keep_old_identity(pod(2), sealed(7), None, NOW).await.unwrap(), Some(sealed(2)));
     remove(&store, 2).await;
-    let gone = store.keep_old_identity(pod(2), sealed(7), NOW).await;
+    let gone = store.keep_old_identity(pod(2), sealed(7), None, NOW).await;
     assert!(matches!(gone, Err(StoreError::NoPod(_))), "{gone:?}");
     assert!(store.was_erased(pod(2)).await.unwrap() && !store.was_erased(pod(77)).await.unwrap());
     // Keys are sealed here from a later instant on: the removals before it had left them.
-    store.keep_secret(SecretName::Check, vec![1; 72], UnixMillis(u64::MAX >> 1)).await.unwrap();
+    store.keep_secret(SecretName::Check, vec![1; 72], None, UnixMillis(u64::MAX >> 1)).await.unwrap();
     assert!(!store.was_erased(pod(2)).await.unwrap());
 }
 
@@ -107,7 +107,7 @@ pub(crate) async fn fifty_keepers_and_a_removal_at_once_leave_no_key_behind(plac
     let keepers: Vec<_> = (0..50)
         .map(|n| {
             let store = store.clone();
-            tokio::spawn(async move { store.keep_identity(pod(1), sealed(n), NOW).await })
+            tokio::spawn(async move { store.keep_identity(pod(1), sealed(n), None, NOW).await })
         })
         .collect();
     remove(&store, 1).await;
@@ -189,9 +189,9 @@ pub(crate) async fn no_key_opens_in_another_ones_row(place: &Place) {
     let stolen = store.identity_of(pod(1)).await.unwrap().unwrap();
     assert!(!stolen.sealed.windows(8).any(|bytes| bytes == [1; 8]), "it is not in the clear");
     // Another POD's row, the same with another address, another table.
-    store.keep_identity(pod(2), stolen.clone(), NOW).await.unwrap();
-    store.keep_identity(pod(3), SealedIdentity { address: two, ..stolen.clone() }, NOW).await.unwrap();
-    store.keep_secret(SecretName::Tokens, stolen.sealed, NOW).await.unwrap();
+    store.keep_identity(pod(2), stolen.clone(), None, NOW).await.unwrap();
+    store.keep_identity(pod(3), SealedIdentity { address: two, ..stolen.clone() }, None, NOW).await.unwrap();
+    store.keep_secret(SecretName::Tokens, stolen.sealed, None, NOW).await.unwrap();
     for n in [2, 3] {
         let refused = keys.identity_of(pod(n)).await.unwrap_err();
         assert!(matches!(&refused, SealedKeysError::Damaged { of, .. } if *of == pod(n).to_string()), "{refused}");
@@ -270,7 +270,7 @@ pub(crate) async fn all_keys_are_sealed_anew_under_another_key_or_none(place: &P
     // One that does not open stays what it is, with all others.
     let store = open(place).await;
     reserved(&store, reservation(3, 3)).await;
-    store.keep_identity(pod(3), sealed(3), NOW).await.unwrap();
+    store.keep_identity(pod(3), sealed(3), None, NOW).await.unwrap();
     leave(place, store).await;
     let damaged = reseal(&after, &others.path().join("third.key")).await.unwrap_err();
     let named = |of: &str| of == pod(3).to_string();
@@ -298,6 +298,22 @@ pub(crate) async fn lost_keys_are_set_aside_and_forgotten_and_the_gateway_begins
     let fresh = opened(place, &config).await.unwrap();
     assert!(fresh.len() == 1 && fresh[0] != [9; 32], "a new key of the tokens, and none of a POD");
     assert!(find_lost_keys(&config).await.unwrap().is_empty());
+}
+
+pub(crate) async fn a_key_that_is_sealed_with_the_key_of_before_is_not_kept(place: &Place) {
+    let store = open(place).await;
+    reserved(&store, reservation(1, 1)).await;
+    let check = store.keep_secret(SecretName::Check, vec![1; 72], None, NOW).await.unwrap();
+    let before = Some(vec![2; 72]);
+    let secret = store.keep_secret(SecretName::Tokens, vec![2; 72], before.clone(), NOW).await.unwrap_err();
+    let identity = store.keep_identity(pod(1), sealed(2), before.clone(), NOW).await.unwrap_err();
+    let old = store.keep_old_identity(pod(1), sealed(2), before, NOW).await.unwrap_err();
+    for refused in [secret, identity, old] {
+        assert!(matches!(refused, StoreError::Resealed), "{refused}");
+    }
+    assert_eq!(store.identity_of(pod(1)).await.unwrap(), None);
+    assert_eq!(store.secret(SecretName::Tokens).await.unwrap(), None);
+    assert_eq!(store.keep_identity(pod(1), sealed(1), Some(check), NOW).await.unwrap(), sealed(1));
 }
 
 /// A SQLite database of the sixth version, without keys.
@@ -360,7 +376,7 @@ async fn a_removed_pods_sealed_key_is_in_no_file_of_a_closed_sqlite_store() {
     for (at, n) in order.iter().copied().enumerate() {
         reserved(&store, reservation(n, n)).await;
         let identity = SealedIdentity { address: Address::ZERO, sealed: mark(n) };
-        store.keep_identity(pod(n), identity, NOW).await.unwrap();
+        store.keep_identity(pod(n), identity, None, NOW).await.unwrap();
         if at >= 50 && order[at - 50].is_multiple_of(3) {
             remove(&store, order[at - 50]).await;
         }

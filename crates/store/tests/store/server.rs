@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use domain::{Address, Event, PodId, State, StopReason};
 use fixtures::Postgres;
-use palatine_store::{Admission, Config, SealedIdentity, Store, StoreError};
+use palatine_store::{
+    Admission, Config, CopyError, ResealError, SealedIdentity, SealedKeys, SealedKeysError, Store, StoreError,
+    reseal,
+};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, raw_sql};
 
@@ -81,12 +84,37 @@ async fn a_database_of_the_first_version_is_brought_up_with_all_it_holds() {
     let named = PodId::chosen("mine").unwrap();
     assert_eq!(store.identity_of(named).await.unwrap(), None);
     let identity = SealedIdentity { address: Address::repeat_byte(1), sealed: vec![1; 72] };
-    assert_eq!(store.keep_identity(named, identity.clone(), NOW).await.unwrap(), identity);
+    assert_eq!(store.keep_identity(named, identity.clone(), None, NOW).await.unwrap(), identity);
     // As a gateway of that version, which still runs, removes a POD and gives its id again.
     execute(&url, "UPDATE pods SET removed_at = 9 WHERE key = 7").await;
     execute(&url, "UPDATE pods SET removed_at = NULL WHERE key = 7").await;
     assert_eq!(store.identity_of(named).await.unwrap(), None);
     assert!(store.was_erased(named).await.unwrap(), "also where the other gateway knows nothing of that");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_that_was_only_paused_keeps_no_key_under_the_sealing_key_of_before() {
+    let (home, url) = (folder(), new_database().await);
+    let config = Config { sealing_key_file: home.path().join("sealing.key").into(), ..config(&url) };
+    let (store, keys) = SealedKeys::open_store(&config, NOW).await.unwrap();
+    reserved(&store, reservation(1, 1)).await;
+    // Its lease is over, and it does not know.
+    let mut resealed = None;
+    for _ in 0..10 {
+        execute(&url, "DELETE FROM gateways").await;
+        match reseal(&config, &home.path().join("new.key")).await {
+            Err(ResealError::Database(CopyError::InUse(_))) => {}
+            done => {
+                resealed = Some(done.unwrap());
+                break;
+            }
+        }
+    }
+    assert!(resealed.is_some());
+    let key = seal::generate().unwrap();
+    let refused = keys.keep_identity(pod(1), Address::ZERO, &key, NOW).await.unwrap_err();
+    assert!(matches!(refused, SealedKeysError::Store(StoreError::Resealed)), "{refused}");
+    assert_eq!(store.identity_of(pod(1)).await.unwrap(), None);
 }
 
 async fn execute(url: &str, sql: &str) {

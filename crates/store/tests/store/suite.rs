@@ -68,6 +68,7 @@ cases! {
         a_default_key_is_made_in_its_own_place_where_nothing_is_sealed,
         all_keys_are_sealed_anew_under_another_key_or_none,
         lost_keys_are_set_aside_and_forgotten_and_the_gateway_begins_again,
+        a_key_that_is_sealed_with_the_key_of_before_is_not_kept,
     }
     life {
         a_life_is_kept_step_by_step_and_told_to_whoever_listens,
