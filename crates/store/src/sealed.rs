@@ -1,6 +1,6 @@
 //! [`SealedKeys`]: the keys of a store, in the clear for whoever has its sealing key.
 //!
-//! The sealing key is a file, and never in the store: who has only a copy of the database
+//! The sealing key is a file, and never in the database: who has only a copy of the database
 //! has no key. All gateways of a store are given the same file. Another one is found at
 //! the start, by a text that is sealed in the store from the first start on; no new key is
 //! ever made over what is sealed with an old one.
@@ -8,7 +8,7 @@
 //! Each key is sealed for its row (table, name or POD and address): none can be put in
 //! the place of another.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use domain::{Address, PodId, UnixMillis};
 use seal::{Key, KeyError, SealError, Sealer};
@@ -27,12 +27,15 @@ const KNOWN: &[u8] = b"palatine";
 pub enum SealedKeysError {
     /// The sealing key is lost.
     #[error(
-        "{file} is not there, and the keys in {store} are sealed with it: put it back from its backup, or copy it \
-         from another gateway of this store; a new one would open none of them ([store] sealing_key_file)"
+        "{file} is not there{}, and the keys in {store} are sealed with it: put it back from its backup, or copy it \
+         from another gateway of this store; a new one would open none of them ([store] sealing_key_file)",
+        nor_in(.former.as_deref())
     )]
     Missing {
         /// Where it should be.
         file: PathBuf,
+        /// Where it is not either.
+        former: Option<PathBuf>,
         /// The database.
         store: String,
     },
@@ -220,28 +223,46 @@ pub(crate) fn key_of(config: &Config, check: &[u8]) -> Result<Key, SealedKeysErr
     let file = config.sealing_key_file.path();
     match seal::read(file) {
         Ok(key) if opens(&key, check) => Ok(key),
-        Ok(_) => Err(foreign(config)),
-        Err(error) if error.is_absent() => former_key(config, check).ok_or_else(|| missing(config)),
+        // As where all keys were to be sealed with a new one here, and that was broken off.
+        Ok(_) => former_key(config, check)?.ok_or_else(|| foreign(config)),
+        Err(error) if error.is_absent() => former_key(config, check)?.ok_or_else(|| missing(config)),
         Err(error) => Err(error.into()),
     }
 }
 
-/// The one in the former default place, if it is the right one.
-fn former_key(config: &Config, check: &[u8]) -> Option<Key> {
-    let former = config.sealing_key_file.former()?;
-    let key = seal::read(former).ok().filter(|key| opens(key, check))?;
-    let (former, file) = (former.display(), config.sealing_key_file.path().display());
-    tracing::info!(%former, %file, "the sealing key is where it lay by default before; it may be moved to its place now");
-    Some(key)
+/// The one in the former default place, if it is the right one. One that is there and cannot be read is not lost.
+fn former_key(config: &Config, check: &[u8]) -> Result<Option<Key>, SealedKeysError> {
+    let Some(former) = config.sealing_key_file.former() else { return Ok(None) };
+    let key = match seal::read(former) {
+        Ok(key) if opens(&key, check) => key,
+        Ok(_) => return Ok(None),
+        Err(error) if error.is_absent() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    tracing::info!(former = %former.display(), "the sealing key is where it lay by default before");
+    Ok(Some(key))
 }
 
 /// The key for a database in which nothing is sealed.
 pub(crate) fn make(config: &Config) -> Result<Key, SealedKeysError> {
-    Ok(seal::read_or_create("sealing.key", config.sealing_key_file.path())?)
+    let file = config.sealing_key_file.path();
+    let is_new = seal::read(file).is_err_and(|error| error.is_absent());
+    let key = seal::read_or_create("sealing.key", file)?;
+    if is_new {
+        let file = file.display();
+        tracing::warn!(%file, "the sealing key was made and is nowhere else: keep a copy of it apart from the database's");
+    }
+    Ok(key)
 }
 
 fn missing(config: &Config) -> SealedKeysError {
-    SealedKeysError::Missing { file: config.sealing_key_file.path().to_owned(), store: config.name() }
+    let key = &config.sealing_key_file;
+    let former = key.former().map(Path::to_owned);
+    SealedKeysError::Missing { file: key.path().to_owned(), former, store: config.name() }
+}
+
+fn nor_in(former: Option<&Path>) -> String {
+    former.map_or_else(String::new, |former| format!(", nor is it {}", former.display()))
 }
 
 fn foreign(config: &Config) -> SealedKeysError {
@@ -300,6 +321,6 @@ fn place_of_secret(name: &str) -> Vec<u8> {
     [b"secrets\0", name.as_bytes()].concat()
 }
 
-fn place_of_identity(pod: PodId, address: Address) -> Vec<u8> {
+pub(crate) fn place_of_identity(pod: PodId, address: Address) -> Vec<u8> {
     [b"identities\0", pod.as_str().as_bytes(), b"\0", address.as_slice()].concat()
 }
