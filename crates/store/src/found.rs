@@ -10,6 +10,8 @@ pub(crate) struct FoundDatabase {
     pub(crate) schema: i64,
     /// The newest schema known here.
     pub(crate) known: i64,
+    /// The first schema with sealed keys.
+    pub(crate) seals_keys: i64,
     /// [`SecretName::Check`](crate::SecretName::Check), if keys were sealed in it.
     pub(crate) check: Option<Vec<u8>>,
 }
@@ -17,7 +19,16 @@ pub(crate) struct FoundDatabase {
 impl FoundDatabase {
     /// For whoever brings no schema up.
     pub(crate) fn must_be_current(&self) -> Result<(), StoreError> {
-        if self.schema == self.known {
+        self.must_reach(self.known)
+    }
+
+    /// For whoever works on sealed keys alone: a gateway whose sealing key is lost brings no schema up.
+    pub(crate) fn must_seal_keys(&self) -> Result<(), StoreError> {
+        self.must_reach(self.seals_keys)
+    }
+
+    fn must_reach(&self, schema: i64) -> Result<(), StoreError> {
+        if self.schema >= schema {
             return Ok(());
         }
         Err(StoreError::Older { place: self.place.clone(), found: self.schema, known: self.known })

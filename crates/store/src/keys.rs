@@ -44,6 +44,16 @@ pub(crate) enum SealedRow {
     Identity { row: PodRowId, pod: PodId, identity: SealedIdentity },
 }
 
+/// What came of a POD's key that was to be put back.
+pub(crate) enum RestoredKey {
+    /// It is its POD's again.
+    Restored,
+    /// Its POD has one.
+    HasKey,
+    /// Its POD is not there any more.
+    Removed,
+}
+
 port! {
     /// Sealed keys. One that is kept is never replaced. None is kept where `check`, if it is
     /// given, is not what is kept as [`SecretName::Check`]: all keys were sealed with another

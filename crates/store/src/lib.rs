@@ -12,7 +12,7 @@
 //! | `admission`, `life`, `pod`, `record` | reservations; runs, their steps and history; what lasts of a POD |
 //! | `billing` | marks, usage |
 //! | `keys`, `sealed` | the keys that gateways share, sealed; [`SealedKeys`]: in the clear for who has the sealing key |
-//! | `sealing`, `reseal` | where that key lies; all keys under another one, or without those that are lost |
+//! | `sealing`, `reseal`, `aside` | where that key lies; all keys under another one, or set aside as that is lost |
 //! | `links`, `prices`, `deploys` | owners, prices, vaults to be |
 //! | `payments`, `purposes`, `relays` | what was paid for requests, what each authorization pays for, what the relayer took on |
 //! | `index`, `outbox` | what was read of the chain, and what is sent to it |
@@ -23,6 +23,7 @@
 //! | `sqlite`, `postgres` | the databases |
 
 mod admission;
+mod aside;
 mod billing;
 mod codec;
 mod columns;
@@ -71,7 +72,9 @@ pub use prices::{PriceStore, Prices};
 pub use prune::{MaintenanceStore, PruneReport};
 pub use record::{BelowTier, GatewayEpoch, KeptData, PodRowId, RunChange, RunRecord};
 pub use relays::{RelayStore, StoreRelayJournal};
-pub use reseal::{LostKeys, ResealError, Resealed, find_lost_keys, forget_lost_keys, reseal};
+pub use reseal::{
+    LostKeys, ResealError, Resealed, RestoredKeys, find_lost_keys, forget_lost_keys, reseal, restore_keys,
+};
 pub use sealed::{SealedKeys, SealedKeysError};
 pub use sealing::SealingKeyFile;
 pub use sqlite::Sqlite;

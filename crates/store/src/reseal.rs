@@ -1,5 +1,5 @@
 //! All keys of a store sealed anew under another key, or begun again without those that the
-//! sealing key was lost of.
+//! sealing key was lost of, or these put back.
 //!
 //! No gateway may use the store meanwhile, as with a copy. Either is one transaction: whoever
 //! is killed leaves all keys as they were, or all as they are to be.
@@ -7,16 +7,18 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use domain::{Address, Bytes, PodId, UnixMillis};
+use domain::{Address, PodId, UnixMillis};
 use seal::{Key, Sealer};
 use secrecy::ExposeSecret;
-use serde_json::{Value, json};
 
+use crate::aside::AsideFile;
 use crate::config::Config;
 use crate::error::StoreError;
-use crate::keys::{SealedRow, SecretName};
+use crate::found::FoundDatabase;
+use crate::keys::{RestoredKey, SealedIdentity, SealedRow, SecretName};
 use crate::postgres::PostgresKeys;
-use crate::sealed::{SealedKeysError, key_of, make, opens, seal_check};
+use crate::record::PodRowId;
+use crate::sealed::{SealedKeysError, key_of, make, opens, place_of_identity, seal_check};
 use crate::sqlite::SqliteKeys;
 use crate::table::CopyError;
 use crate::url::Place;
@@ -44,6 +46,17 @@ pub enum ResealError {
         /// Why not.
         source: io::Error,
     },
+    /// What was set aside cannot be read.
+    #[error("read what was set aside in {path}")]
+    SetAside {
+        /// Where from.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The key that it is sealed with.
+    #[error("the sealing key of what was set aside")]
+    AsideKey(#[source] seal::KeyError),
 }
 
 impl From<StoreError> for ResealError {
@@ -89,6 +102,19 @@ impl LostKeys {
     }
 }
 
+/// What came of keys that were set aside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RestoredKeys {
+    /// How many are their PODs' again.
+    pub restored: usize,
+    /// How many were not put back, as their PODs have a key.
+    pub has_key: usize,
+    /// How many are of PODs that were removed.
+    pub removed: usize,
+    /// How many the sealing key does not open.
+    pub closed: usize,
+}
+
 /// A database that no gateway uses, in a transaction.
 enum KeyTable {
     Sqlite(Box<SqliteKeys>),
@@ -96,10 +122,14 @@ enum KeyTable {
 }
 
 impl KeyTable {
-    async fn open(config: &Config) -> Result<Self, CopyError> {
+    /// Opens it, unless `refuse` says no to what it is; its schema stays as it is.
+    async fn open(
+        config: &Config,
+        refuse: impl FnOnce(&FoundDatabase) -> Result<(), StoreError>,
+    ) -> Result<Self, CopyError> {
         Ok(match config.place() {
-            Place::Sqlite(directory) => Self::Sqlite(Box::new(SqliteKeys::open(&directory)?)),
-            Place::Postgres(options) => Self::Postgres(Box::new(PostgresKeys::open(&options, &config.name()).await?)),
+            Place::Sqlite(directory) => Self::Sqlite(Box::new(SqliteKeys::open(&directory, refuse)?)),
+            Place::Postgres(options) => Self::Postgres(Box::new(PostgresKeys::open(*options, config, refuse).await?)),
         })
     }
 
@@ -118,17 +148,25 @@ impl KeyTable {
         }
     }
 
-    async fn delete(&mut self, row: &SealedRow) -> Result<(), StoreError> {
+    /// Forgets a POD's key, and the vault that was only drafted for it.
+    async fn forget(&mut self, pod: PodRowId) -> Result<(), StoreError> {
         match self {
-            Self::Sqlite(table) => table.delete(row),
-            Self::Postgres(table) => table.delete(row).await,
+            Self::Sqlite(table) => table.forget(pod),
+            Self::Postgres(table) => table.forget(pod).await,
         }
     }
 
-    async fn insert_secret(&mut self, name: SecretName, sealed: &[u8], now: UnixMillis) -> Result<(), StoreError> {
+    /// Gives a POD its key again that was set aside then.
+    async fn restore(
+        &mut self,
+        pod: PodId,
+        identity: &SealedIdentity,
+        set_aside_at: UnixMillis,
+        now: UnixMillis,
+    ) -> Result<RestoredKey, StoreError> {
         match self {
-            Self::Sqlite(table) => table.insert_secret(name, sealed, now),
-            Self::Postgres(table) => table.insert_secret(name, sealed, now).await,
+            Self::Sqlite(table) => table.restore(pod, identity, set_aside_at, now),
+            Self::Postgres(table) => table.restore(pod, identity, set_aside_at, now).await,
         }
     }
 
@@ -146,7 +184,7 @@ impl KeyTable {
 /// # Errors
 /// [`ResealError`]; every key is sealed as it was.
 pub async fn reseal(config: &Config, new: &Path) -> Result<Resealed, ResealError> {
-    let mut table = KeyTable::open(config).await?;
+    let mut table = KeyTable::open(config, FoundDatabase::must_seal_keys).await?;
     let rows = table.rows().await?;
     let check = check_in(&rows).ok_or_else(|| SealedKeysError::Unsealed(config.name()))?;
     let keys = rows.iter().filter(|row| !is_check(row)).count();
@@ -172,7 +210,7 @@ pub async fn reseal(config: &Config, new: &Path) -> Result<Resealed, ResealError
 /// # Errors
 /// [`ResealError`].
 pub async fn find_lost_keys(config: &Config) -> Result<LostKeys, ResealError> {
-    let rows = KeyTable::open(config).await?.rows().await?;
+    let rows = KeyTable::open(config, FoundDatabase::must_seal_keys).await?.rows().await?;
     let key = key_unless_lost(config, &rows)?;
     Ok(LostKeys::of(&lost_rows(key.as_ref(), rows)))
 }
@@ -184,7 +222,7 @@ pub async fn find_lost_keys(config: &Config) -> Result<LostKeys, ResealError> {
 /// # Errors
 /// [`ResealError`]; the database is as it was.
 pub async fn forget_lost_keys(config: &Config, aside: &Path, now: UnixMillis) -> Result<LostKeys, ResealError> {
-    let mut table = KeyTable::open(config).await?;
+    let mut table = KeyTable::open(config, FoundDatabase::must_seal_keys).await?;
     let rows = table.rows().await?;
     let key = key_unless_lost(config, &rows)?;
     let rows = lost_rows(key.as_ref(), rows);
@@ -192,32 +230,75 @@ pub async fn forget_lost_keys(config: &Config, aside: &Path, now: UnixMillis) ->
     if rows.is_empty() {
         return Ok(lost);
     }
-    set_aside(config, &rows, aside, now).map_err(|source| ResealError::Aside { path: aside.to_owned(), source })?;
-    for row in &rows {
-        table.delete(row).await?;
-    }
+    let written = AsideFile::new(config.name(), &rows, now).write(aside);
+    written.map_err(|source| ResealError::Aside { path: aside.to_owned(), source })?;
     let key = key.map_or_else(|| make(config), Ok)?;
-    if rows.iter().any(is_check) {
-        table.insert_secret(SecretName::Check, &seal_check(&key)?, now).await?;
-    }
-    if lost.tokens {
-        let tokens = seal::generate().map_err(ResealError::Random)?;
-        table.insert_secret(SecretName::Tokens, &seal_tokens(&key, &tokens)?, now).await?;
+    for row in rows {
+        match &row {
+            SealedRow::Identity { row, .. } => table.forget(*row).await?,
+            // In its place: since when keys are sealed here stays known.
+            SealedRow::Secret { .. } => {
+                let anew = new_secret(&key, &row)?;
+                table.put(&row.with_sealed(anew)).await?;
+            }
+        }
     }
     table.commit().await?;
     Ok(lost)
 }
 
-fn seal_tokens(key: &Key, tokens: &Key) -> Result<Vec<u8>, SealedKeysError> {
-    let row = SealedRow::Secret { name: SecretName::Tokens.as_str().to_owned(), sealed: Vec::new() };
-    Sealer::new(key).seal(tokens.expose_secret(), &row.place()).map_err(SealedKeysError::Seal)
+/// What comes into the place of a secret that is lost.
+fn new_secret(key: &Key, row: &SealedRow) -> Result<Vec<u8>, ResealError> {
+    if is_check(row) {
+        return Ok(seal_check(key)?);
+    }
+    let secret = seal::generate().map_err(ResealError::Random)?;
+    Ok(Sealer::new(key).seal(secret.expose_secret(), &row.place()).map_err(SealedKeysError::Seal)?)
 }
 
-/// The sealing key; none where it is lost, or another one lies in its place.
+/// Gives the PODs their keys again that [`forget_lost_keys`] has set aside: those that open with
+/// the sealing key in the file `opens_with`, or else with the store's, of PODs that are still
+/// there and have no key. The key of the agents' tokens stays the one that is there.
+///
+/// # Errors
+/// [`ResealError`]; the database is as it was.
+pub async fn restore_keys(
+    config: &Config,
+    aside: &Path,
+    opens_with: Option<&Path>,
+    now: UnixMillis,
+) -> Result<RestoredKeys, ResealError> {
+    let mut table = KeyTable::open(config, FoundDatabase::must_be_current).await?;
+    let rows = table.rows().await?;
+    let own = key_of(config, check_in(&rows).ok_or_else(|| SealedKeysError::Unsealed(config.name()))?)?;
+    let given = opens_with.map(seal::read).transpose().map_err(ResealError::AsideKey)?;
+    let (before, after) = (Sealer::new(given.as_ref().unwrap_or(&own)), Sealer::new(&own));
+    let file = AsideFile::read(aside).map_err(|source| ResealError::SetAside { path: aside.to_owned(), source })?;
+    let (set_aside_at, mut done) = (file.set_aside_at, RestoredKeys::default());
+    for (pod, identity) in file.identities() {
+        let place = place_of_identity(pod, identity.address);
+        let Ok(clear) = before.open(&identity.sealed, &place) else {
+            done.closed += 1;
+            continue;
+        };
+        let sealed = after.seal(&clear, &place).map_err(SealedKeysError::Seal)?;
+        match table.restore(pod, &SealedIdentity { sealed, ..identity }, set_aside_at, now).await? {
+            RestoredKey::Restored => done.restored += 1,
+            RestoredKey::HasKey => done.has_key += 1,
+            RestoredKey::Removed => done.removed += 1,
+        }
+    }
+    table.commit().await?;
+    Ok(done)
+}
+
+/// The sealing key, or another one that lies in its place; none where it is lost.
 fn key_unless_lost(config: &Config, rows: &[SealedRow]) -> Result<Option<Key>, SealedKeysError> {
     let check = check_in(rows).ok_or_else(|| SealedKeysError::Unsealed(config.name()))?;
     match key_of(config, check) {
-        Err(SealedKeysError::Missing { .. } | SealedKeysError::Foreign { .. }) => Ok(None),
+        Err(SealedKeysError::Missing { .. }) => Ok(None),
+        // It may have sealed some of them.
+        Err(SealedKeysError::Foreign { file, .. }) => Ok(Some(seal::read(&file)?)),
         found => found.map(Some),
     }
 }
@@ -234,22 +315,4 @@ fn check_in(rows: &[SealedRow]) -> Option<&[u8]> {
 
 fn is_check(row: &SealedRow) -> bool {
     matches!(row, SealedRow::Secret { name, .. } if name == SecretName::Check.as_str())
-}
-
-/// Writes rows to a new file of its owner's alone.
-fn set_aside(config: &Config, rows: &[SealedRow], path: &Path, now: UnixMillis) -> io::Result<()> {
-    let keys: Vec<Value> = rows.iter().map(shown).collect();
-    let text = json!({ "store": config.name(), "set_aside_at": now.0, "keys": keys }).to_string();
-    durable::make_dir("lost keys folder", durable::parent(path))?;
-    durable::create("lost keys", path, text.as_bytes())
-}
-
-fn shown(row: &SealedRow) -> Value {
-    let sealed = Bytes::copy_from_slice(row.sealed());
-    match row {
-        SealedRow::Secret { name, .. } => json!({ "secret": name, "sealed": sealed }),
-        SealedRow::Identity { pod, identity, .. } => {
-            json!({ "pod": pod, "address": identity.address, "sealed": sealed })
-        }
-    }
 }

@@ -221,7 +221,7 @@ fn place(options: &PgConnectOptions) -> String {
 
 /// What is answered is on the disk, whatever the server's own configuration says; and
 /// nothing waits for ever.
-fn bounded(options: PgConnectOptions, timeout_ms: u64) -> PgConnectOptions {
+pub(crate) fn bounded(options: PgConnectOptions, timeout_ms: u64) -> PgConnectOptions {
     options
         .application_name("palatine")
         .statement_cache_capacity(STATEMENTS)

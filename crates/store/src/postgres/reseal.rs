@@ -1,13 +1,17 @@
 //! All sealed keys at once, in a database that no gateway uses.
 
-use domain::{Address, UnixMillis};
+use domain::{Address, PodId, UnixMillis};
 use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{Connection, PgConnection, Row, query};
 
+use super::database::bounded;
+use super::pod::names;
 use super::{lease, schema};
 use crate::codec::integer;
+use crate::config::Config;
 use crate::error::StoreError;
-use crate::keys::{SealedIdentity, SealedRow, SecretName};
+use crate::found::FoundDatabase;
+use crate::keys::{RestoredKey, SealedIdentity, SealedRow};
 use crate::pod::id_from;
 use crate::record::PodRowId;
 use crate::table::CopyError;
@@ -18,12 +22,17 @@ const NAME: &str = "seal the keys anew";
 pub(crate) struct PostgresKeys(PgConnection);
 
 impl PostgresKeys {
-    /// Opens it, and keeps gateways out until this is dropped.
-    pub(crate) async fn open(options: &PgConnectOptions, place: &str) -> Result<Self, CopyError> {
-        let mut conn = PgConnection::connect_with(options).await.map_err(sql)?;
-        schema::look(&mut conn, place).await?.must_be_current()?;
+    /// Opens it, unless `refuse` says no to what it is, and keeps gateways out until this is dropped.
+    pub(crate) async fn open(
+        options: PgConnectOptions,
+        config: &Config,
+        refuse: impl FnOnce(&FoundDatabase) -> Result<(), StoreError>,
+    ) -> Result<Self, CopyError> {
+        let place = config.name();
+        let mut conn = PgConnection::connect_with(&bounded(options, config.timeout_ms)).await.map_err(sql)?;
+        refuse(&schema::look(&mut conn, &place).await?)?;
         if !lease::begin_alone(&mut conn).await.map_err(sql)? {
-            return Err(CopyError::InUse(place.to_owned()));
+            return Err(CopyError::InUse(place));
         }
         Ok(Self(conn))
     }
@@ -55,26 +64,37 @@ impl PostgresKeys {
         .map_err(sql)
     }
 
-    pub(crate) async fn delete(&mut self, row: &SealedRow) -> Result<(), StoreError> {
-        match row {
-            SealedRow::Secret { name, .. } => query("DELETE FROM secrets WHERE name = $1").bind(name),
-            SealedRow::Identity { row, .. } => query("DELETE FROM identities WHERE pod = $1").bind(row.0.cast_signed()),
+    pub(crate) async fn forget(&mut self, pod: PodRowId) -> Result<(), StoreError> {
+        for delete in
+            ["DELETE FROM identities WHERE pod = $1", "DELETE FROM deploys WHERE pod = $1 AND state = 'unsigned'"]
+        {
+            query(delete).bind(pod.0.cast_signed()).execute(&mut self.0).await.map_err(sql)?;
         }
-        .execute(&mut self.0)
-        .await
-        .map(drop)
-        .map_err(sql)
+        Ok(())
     }
 
-    pub(crate) async fn insert_secret(
+    pub(crate) async fn restore(
         &mut self,
-        name: SecretName,
-        sealed: &[u8],
+        pod: PodId,
+        identity: &SealedIdentity,
+        set_aside_at: UnixMillis,
         now: UnixMillis,
-    ) -> Result<(), StoreError> {
-        let insert = query("INSERT INTO secrets (name, sealed, made_at) VALUES ($1, $2, $3)");
-        let insert = insert.bind(name.as_str()).bind(sealed).bind(integer(now.0));
-        insert.execute(&mut self.0).await.map(drop).map_err(sql)
+    ) -> Result<RestoredKey, StoreError> {
+        // One of this id that was removed since then took its key with it, whoever has the id now.
+        let find = "SELECT key FROM pods WHERE removed_at IS NULL AND coalesce(erased_at, -1) < $3 \
+                    AND (name = $2 OR key = $1 AND name IS NULL) FOR SHARE";
+        let (key, name) = names(&pod);
+        let find = query(find).bind(key).bind(name).bind(integer(set_aside_at.0));
+        let Some(found) = find.fetch_optional(&mut self.0).await.map_err(sql)? else {
+            return Ok(RestoredKey::Removed);
+        };
+        let insert = query(
+            "INSERT INTO identities (pod, address, sealed, made_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+        );
+        let insert = insert.bind(found.try_get::<i64, _>(0).map_err(sql)?).bind(identity.address.0.0);
+        let insert = insert.bind(&identity.sealed).bind(integer(now.0));
+        let inserted = insert.execute(&mut self.0).await.map_err(sql)?.rows_affected();
+        Ok(if inserted == 0 { RestoredKey::HasKey } else { RestoredKey::Restored })
     }
 
     pub(crate) async fn commit(mut self) -> Result<(), StoreError> {

@@ -55,7 +55,7 @@ pub(crate) async fn look(conn: &mut PgConnection, place: &str) -> Result<FoundDa
         return Err(StoreError::Newer { place: place.to_owned(), found, known: known() });
     }
     let check = if found < SEALS_KEYS { None } else { check(conn).await? };
-    Ok(FoundDatabase { place: place.to_owned(), schema: found, known: known(), check })
+    Ok(FoundDatabase { place: place.to_owned(), schema: found, known: known(), seals_keys: SEALS_KEYS, check })
 }
 
 async fn check(conn: &mut PgConnection) -> Result<Option<Vec<u8>>, StoreError> {

@@ -2,16 +2,17 @@
 
 use std::path::Path;
 
-use domain::{Address, UnixMillis};
-use rusqlite::{Connection, Row};
+use domain::{Address, PodId, UnixMillis};
+use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::connection::connect;
 use super::files::{self, Files};
 use super::handle::Sqlite;
 use super::schema;
-use crate::codec::integer;
+use crate::codec::{id_column, integer};
 use crate::error::StoreError;
-use crate::keys::{SealedIdentity, SealedRow, SecretName};
+use crate::found::FoundDatabase;
+use crate::keys::{RestoredKey, SealedIdentity, SealedRow};
 use crate::pod::id_from;
 use crate::record::PodRowId;
 
@@ -24,11 +25,15 @@ pub(crate) struct SqliteKeys {
 }
 
 impl SqliteKeys {
-    pub(crate) fn open(directory: &Path) -> Result<Self, StoreError> {
+    /// Opens it, unless `refuse` says no to what it is.
+    pub(crate) fn open(
+        directory: &Path,
+        refuse: impl FnOnce(&FoundDatabase) -> Result<(), StoreError>,
+    ) -> Result<Self, StoreError> {
         Sqlite::find(directory)?;
         let files = files::take(directory)?;
         let conn = connect(&files)?;
-        schema::look(&conn, &files.database)?.must_be_current()?;
+        refuse(&schema::look(&conn, &files.database)?)?;
         conn.execute_batch("BEGIN IMMEDIATE").map_err(sql)?;
         Ok(Self { conn, _files: files })
     }
@@ -61,20 +66,34 @@ impl SqliteKeys {
         .map_err(sql)
     }
 
-    pub(crate) fn delete(&self, row: &SealedRow) -> Result<(), StoreError> {
-        match row {
-            SealedRow::Secret { name, .. } => self.conn.execute("DELETE FROM secrets WHERE name = ?1", (name,)),
-            SealedRow::Identity { row, .. } => {
-                self.conn.execute("DELETE FROM identities WHERE pod = ?1", (row.0.cast_signed(),))
-            }
-        }
-        .map(drop)
-        .map_err(sql)
+    pub(crate) fn forget(&self, pod: PodRowId) -> Result<(), StoreError> {
+        let deletes =
+            ["DELETE FROM identities WHERE pod = ?1", "DELETE FROM deploys WHERE pod = ?1 AND state = 'unsigned'"];
+        deletes
+            .into_iter()
+            .try_for_each(|delete| self.conn.execute(delete, (pod.0.cast_signed(),)).map(drop))
+            .map_err(sql)
     }
 
-    pub(crate) fn insert_secret(&self, name: SecretName, sealed: &[u8], now: UnixMillis) -> Result<(), StoreError> {
-        let insert = "INSERT INTO secrets (name, sealed, made_at) VALUES (?1, ?2, ?3)";
-        self.conn.execute(insert, (name.as_str(), sealed, integer(now.0))).map(drop).map_err(sql)
+    pub(crate) fn restore(
+        &self,
+        pod: PodId,
+        identity: &SealedIdentity,
+        set_aside_at: UnixMillis,
+        now: UnixMillis,
+    ) -> Result<RestoredKey, StoreError> {
+        // One of this id that was removed since then took its key with it, whoever has the id now.
+        let find = "SELECT key FROM pods WHERE removed_at IS NULL AND coalesce(erased_at, -1) < ?3 \
+                    AND (name = ?2 OR key = ?1 AND name IS NULL)";
+        let name = pod.first_run().is_none().then(|| pod.as_str());
+        let ids = (pod.first_run().map(id_column), name, integer(set_aside_at.0));
+        let found = self.conn.query_row(find, ids, |row| row.get::<_, i64>(0)).optional().map_err(sql)?;
+        let Some(key) = found else { return Ok(RestoredKey::Removed) };
+        let insert =
+            "INSERT INTO identities (pod, address, sealed, made_at) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING";
+        let row = (key, identity.address.0.0, &identity.sealed, integer(now.0));
+        let inserted = self.conn.execute(insert, row).map_err(sql)?;
+        Ok(if inserted == 0 { RestoredKey::HasKey } else { RestoredKey::Restored })
     }
 
     /// The log goes with the connection: nothing of what was there before lies in it.

@@ -70,7 +70,13 @@ pub(crate) fn look(conn: &Connection, path: &Path) -> Result<FoundDatabase, Stor
         return Err(StoreError::Newer { place: path.display().to_string(), found, known: known() });
     }
     let check = if found < SEALS_KEYS { None } else { check(conn).map_err(sql)? };
-    Ok(FoundDatabase { place: path.display().to_string(), schema: found, known: known(), check })
+    Ok(FoundDatabase {
+        place: path.display().to_string(),
+        schema: found,
+        known: known(),
+        seals_keys: SEALS_KEYS,
+        check,
+    })
 }
 
 fn check(conn: &Connection) -> rusqlite::Result<Option<Vec<u8>>> {

@@ -1,12 +1,14 @@
 //! Keys, sealed: one for all who ask at once, and none that another sealing key opens.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use domain::{Address, Event, PodId, StopReason, UnixMillis};
 use palatine_store::{
-    Config, LostKeys, ResealError, Resealed, RunPod, RunReservation, SealedIdentity, SealedKeys, SealedKeysError,
-    SealingKeyFile, SecretName, Store, StoreError, find_lost_keys, forget_lost_keys, reseal,
+    Config, DeployState, LostKeys, ResealError, Resealed, RestoredKeys, RunPod, RunReservation, SealedIdentity,
+    SealedKeys, SealedKeysError, SealingKeyFile, SecretName, Store, StoreError, VaultDeploy, find_lost_keys,
+    forget_lost_keys, reseal, restore_keys,
 };
 use rusqlite::Connection;
 use seal::Key;
@@ -300,6 +302,141 @@ pub(crate) async fn lost_keys_are_set_aside_and_forgotten_and_the_gateway_begins
     assert!(find_lost_keys(&config).await.unwrap().is_empty());
 }
 
+/// The key of [`sealed_store`] in the former default place, and nothing in the default one.
+fn in_former_place(place: &Place, home: &TempDir, before: &Config) -> Config {
+    let (file, former) = (home.path().join("sealing.key"), before.sealing_key_file.path().to_owned());
+    Config { sealing_key_file: SealingKeyFile::Default { file, former }, ..place.config() }
+}
+
+fn set_mode(file: &Path, mode: u32) {
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+pub(crate) async fn a_former_key_that_cannot_be_read_is_not_lost_and_one_beside_a_new_key_is_found(place: &Place) {
+    let (home, others) = (folder(), folder());
+    let before = with_key(place, others.path());
+    sealed_store(place, &before).await;
+    let unset = in_former_place(place, &home, &before);
+    let former = before.sealing_key_file.path();
+    set_mode(former, 0o644);
+    let aside = home.path().join("aside.json");
+    let refused = forget_lost_keys(&unset, &aside, NOW).await.unwrap_err();
+    assert!(matches!(&refused, ResealError::Keys(SealedKeysError::Key(_))) && files(&home) == 0, "{refused}");
+    let refused = opened(place, &unset).await.unwrap_err();
+    assert!(matches!(&refused, SealedKeysError::Key(_)), "{refused}");
+    set_mode(former, 0o600);
+    // As a reseal leaves it that is killed once it has made the new key, in the default place.
+    let new = unset.sealing_key_file.path();
+    seal::read_or_create("new-sealing.key", new).unwrap();
+    assert_eq!(opened(place, &unset).await.unwrap().len(), 3);
+    assert!(find_lost_keys(&unset).await.unwrap().is_empty());
+    assert_eq!(reseal(&unset, new).await.unwrap(), Resealed { keys: 3, already: false });
+    std::fs::remove_file(former).unwrap();
+    assert_eq!(opened(place, &unset).await.unwrap().len(), 3);
+    std::fs::remove_file(new).unwrap();
+    let lost = opened(place, &unset).await.unwrap_err().to_string();
+    assert!(lost.contains(&new.display().to_string()) && lost.contains(&former.display().to_string()), "{lost}");
+}
+
+pub(crate) async fn keys_that_were_set_aside_come_back_to_pods_that_are_there_and_have_none(place: &Place) {
+    let home = folder();
+    let config = with_key(place, home.path());
+    sealed_store(place, &config).await;
+    let store = open(place).await;
+    let sealing = keys(&store, &config).await;
+    for n in 3..=4_u8 {
+        reserved(&store, reservation(n.into(), n.into())).await;
+        sealing.keep_identity(pod(n.into()), Address::repeat_byte(n), &key(n), NOW).await.unwrap();
+    }
+    drop(sealing);
+    leave(place, store).await;
+    let (saved, aside) = (home.path().join("saved.key"), home.path().join("aside.json"));
+    std::fs::rename(config.sealing_key_file.path(), &saved).unwrap();
+    forget_lost_keys(&config, &aside, NOW).await.unwrap();
+    let (store, sealing) = SealedKeys::open_store(&config, NOW).await.unwrap();
+    sealing.keep_identity(pod(2), Address::repeat_byte(7), &key(7), NOW).await.unwrap();
+    remove(&store, 3).await;
+    drop(sealing);
+    leave(place, store).await;
+    let closed = restore_keys(&config, &aside, None, NOW).await.unwrap();
+    assert_eq!(closed, RestoredKeys { closed: 4, ..RestoredKeys::default() });
+    let done = restore_keys(&config, &aside, Some(&saved), NOW).await.unwrap();
+    assert_eq!(done, RestoredKeys { restored: 2, has_key: 1, removed: 1, closed: 0 });
+    let again = restore_keys(&config, &aside, Some(&saved), NOW).await.unwrap();
+    assert_eq!(again, RestoredKeys { restored: 0, has_key: 3, removed: 1, closed: 0 });
+    let (_store, sealing) = SealedKeys::open_store(&config, NOW).await.unwrap();
+    for (n, kept) in [(1, Some(1)), (2, Some(7)), (4, Some(4))] {
+        let found = sealing.identity_of(pod(n)).await.unwrap().map(|key| key.expose_secret()[0]);
+        assert_eq!(found, kept);
+    }
+}
+
+pub(crate) async fn keys_under_another_sealing_key_are_tested_with_it_one_by_one(place: &Place) {
+    let (home, others) = (folder(), folder());
+    let (config, other) = (with_key(place, home.path()), with_key(place, others.path()));
+    sealed_store(place, &config).await;
+    seal::read_or_create("sealing.key", other.sealing_key_file.path()).unwrap();
+    let theirs = with_foreign_row(place, &other).await;
+    let lost = find_lost_keys(&other).await.unwrap();
+    assert!(lost.tokens && lost.pods.len() == 2 && !lost.pods.contains(&theirs), "{lost:?}");
+}
+
+/// One more POD, whose key is sealed with the sealing key of another configuration.
+async fn with_foreign_row(place: &Place, other: &Config) -> (PodId, Address) {
+    let elsewhere = folder();
+    let store = open(place).await;
+    reserved(&store, reservation(3, 3)).await;
+    let apart = Config { sealing_key_file: other.sealing_key_file.clone(), ..config(&elsewhere) };
+    let (apart_store, apart_keys) = SealedKeys::open_store(&apart, NOW).await.unwrap();
+    reserved(&apart_store, reservation(3, 3)).await;
+    let address = Address::repeat_byte(3);
+    apart_keys.keep_identity(pod(3), address, &key(3), NOW).await.unwrap();
+    let row = apart_store.identity_of(pod(3)).await.unwrap().unwrap();
+    store.keep_identity(pod(3), row, None, NOW).await.unwrap();
+    leave(place, store).await;
+    (pod(3), address)
+}
+
+pub(crate) async fn what_was_erased_stays_so_when_lost_keys_are_forgotten(place: &Place) {
+    let home = folder();
+    let config = with_key(place, home.path());
+    sealed_store(place, &config).await;
+    let store = open(place).await;
+    remove(&store, 1).await;
+    leave(place, store).await;
+    std::fs::remove_file(config.sealing_key_file.path()).unwrap();
+    forget_lost_keys(&config, &home.path().join("aside.json"), NOW.plus(1_000)).await.unwrap();
+    let (store, _keys) = SealedKeys::open_store(&config, NOW.plus(2_000)).await.unwrap();
+    assert!(store.was_erased(pod(1)).await.unwrap() && !store.was_erased(pod(2)).await.unwrap());
+}
+
+pub(crate) async fn a_vault_that_was_drafted_for_a_lost_key_is_forgotten_with_it(place: &Place) {
+    let home = folder();
+    let config = with_key(place, home.path());
+    sealed_store(place, &config).await;
+    let store = open(place).await;
+    for (n, state) in [(1, DeployState::Unsigned), (2, DeployState::Deployed)] {
+        let (owner, agent_wallet) = (Address::repeat_byte(8), Address::repeat_byte(n));
+        let deploy = VaultDeploy {
+            pod: pod(n.into()),
+            owner,
+            agent_wallet,
+            address: owner,
+            state,
+            consent: None,
+            tx: None,
+            reason: None,
+        };
+        store.put_deploy(deploy, NOW).await.unwrap();
+    }
+    leave(place, store).await;
+    std::fs::remove_file(config.sealing_key_file.path()).unwrap();
+    forget_lost_keys(&config, &home.path().join("aside.json"), NOW).await.unwrap();
+    let store = open(place).await;
+    assert_eq!(store.deploy_of(pod(1)).await.unwrap(), None);
+    assert!(store.deploy_of(pod(2)).await.unwrap().is_some(), "what is on the chain stays known");
+}
+
 pub(crate) async fn a_key_that_is_sealed_with_the_key_of_before_is_not_kept(place: &Place) {
     let store = open(place).await;
     reserved(&store, reservation(1, 1)).await;
@@ -340,6 +477,26 @@ fn database(config: &Config) -> Connection {
 
 fn schema(config: &Config) -> i64 {
     database(config).query_row("PRAGMA user_version", (), |row| row.get(0)).unwrap()
+}
+
+#[tokio::test]
+async fn lost_keys_of_an_older_schema_are_forgotten_and_sealed_anew_without_its_gateway() {
+    let folder = folder();
+    let config = config(&folder);
+    sixth_version(&config);
+    database(&config).execute_batch(include_str!("../../src/sqlite/schema/7.sql")).unwrap();
+    let sealer = seal::Sealer::new(&key(5));
+    let check = sealer.seal(b"palatine", b"secrets\0check").unwrap();
+    let insert = "INSERT INTO secrets (name, sealed, made_at) VALUES ('check', ?1, 5)";
+    database(&config).execute(insert, (check,)).unwrap();
+    database(&config).pragma_update(None, "user_version", 7).unwrap();
+    let refused = SealedKeys::open_store(&config, NOW).await.unwrap_err();
+    assert!(matches!(refused, SealedKeysError::Missing { .. }), "{refused}");
+    forget_lost_keys(&config, &folder.path().join("aside.json"), NOW).await.unwrap();
+    let done = reseal(&config, &folder.path().join("new.key")).await.unwrap();
+    assert_eq!((done, schema(&config)), (Resealed { keys: 0, already: false }, 7));
+    let config = Config { sealing_key_file: folder.path().join("new.key").into(), ..config };
+    drop(SealedKeys::open_store(&config, NOW).await.unwrap());
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use domain::{Address, Event, PodId, State, StopReason};
 use fixtures::Postgres;
 use palatine_store::{
     Admission, Config, CopyError, ResealError, SealedIdentity, SealedKeys, SealedKeysError, Store, StoreError,
-    reseal,
+    forget_lost_keys, reseal,
 };
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, raw_sql};
@@ -90,6 +90,21 @@ async fn a_database_of_the_first_version_is_brought_up_with_all_it_holds() {
     execute(&url, "UPDATE pods SET removed_at = NULL WHERE key = 7").await;
     assert_eq!(store.identity_of(named).await.unwrap(), None);
     assert!(store.was_erased(named).await.unwrap(), "also where the other gateway knows nothing of that");
+}
+
+#[tokio::test]
+async fn lost_keys_of_the_second_version_are_forgotten_without_its_gateway() {
+    let (home, url) = (folder(), new_database().await);
+    execute(&url, include_str!("../../src/postgres/schema/1.sql")).await;
+    execute(&url, include_str!("../../src/postgres/schema/2.sql")).await;
+    execute(&url, "UPDATE palatine SET version = 2").await;
+    let insert = "INSERT INTO secrets (name, sealed, made_at) VALUES ('check', decode(repeat('01', 72), 'hex'), 5)";
+    execute(&url, insert).await;
+    let config = Config { sealing_key_file: home.path().join("sealing.key").into(), ..config(&url) };
+    let refused = SealedKeys::open_store(&config, NOW).await.unwrap_err();
+    assert!(matches!(refused, SealedKeysError::Missing { .. }), "{refused}");
+    forget_lost_keys(&config, &home.path().join("aside.json"), NOW).await.unwrap();
+    drop(SealedKeys::open_store(&config, NOW).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

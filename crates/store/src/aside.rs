@@ -1,0 +1,64 @@
+//! The file to which lost keys are written before they are forgotten, sealed as they are.
+
+use std::io;
+use std::path::Path;
+
+use domain::{Address, Bytes, PodId, UnixMillis};
+use serde::{Deserialize, Serialize};
+
+use crate::keys::{SealedIdentity, SealedRow};
+
+/// Keys that were set aside.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct AsideFile {
+    /// The database, for whoever looks into the file.
+    store: String,
+    pub(crate) set_aside_at: UnixMillis,
+    keys: Vec<AsideKey>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum AsideKey {
+    Secret { secret: String, sealed: Bytes },
+    Identity { pod: PodId, address: Address, sealed: Bytes },
+}
+
+impl AsideFile {
+    pub(crate) fn new(store: String, rows: &[SealedRow], now: UnixMillis) -> Self {
+        Self { store, set_aside_at: now, keys: rows.iter().map(AsideKey::of).collect() }
+    }
+
+    /// Reads one that [`AsideFile::write`] wrote.
+    pub(crate) fn read(path: &Path) -> io::Result<Self> {
+        Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+    }
+
+    /// Writes it to a new file of its owner's alone.
+    pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
+        durable::make_dir("lost keys folder", durable::parent(path))?;
+        durable::create("lost keys", path, &serde_json::to_vec(self)?)
+    }
+
+    /// The PODs' keys in it. Secrets of the gateways' own have others in their place.
+    pub(crate) fn identities(self) -> impl Iterator<Item = (PodId, SealedIdentity)> {
+        self.keys.into_iter().filter_map(|key| match key {
+            AsideKey::Secret { .. } => None,
+            AsideKey::Identity { pod, address, sealed } => {
+                Some((pod, SealedIdentity { address, sealed: sealed.to_vec() }))
+            }
+        })
+    }
+}
+
+impl AsideKey {
+    fn of(row: &SealedRow) -> Self {
+        let sealed = Bytes::copy_from_slice(row.sealed());
+        match row {
+            SealedRow::Secret { name, .. } => Self::Secret { secret: name.clone(), sealed },
+            SealedRow::Identity { pod, identity, .. } => {
+                Self::Identity { pod: *pod, address: identity.address, sealed }
+            }
+        }
+    }
+}
