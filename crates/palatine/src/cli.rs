@@ -158,6 +158,17 @@ pub(crate) enum StoreCommand {
         #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         new_key: PathBuf,
     },
+    /// Put back agents' keys that forget-lost-keys has set aside; the gateways must be stopped
+    RestoreKeys {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// The file that they were written to
+        #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// The sealing key that opens them [default: the store's]
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        sealing_key: Option<PathBuf>,
+    },
     /// Begin again without the keys in it that the sealing key does not open; the gateways must be stopped
     ForgetLostKeys {
         #[command(flatten)]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use domain::{Clock, SystemClock};
 use serde::Serialize;
-use store::{CopiedTable, LostKeys, Resealed, StoreUrl};
+use store::{CopiedTable, LostKeys, Resealed, RestoredKeys, StoreUrl};
 
 use crate::cli::StoreCommand;
 use crate::config::Config;
@@ -35,6 +35,15 @@ struct ShownLost<'a> {
     set_aside: Option<&'a Path>,
 }
 
+/// What was put back, as `--json` shows it.
+#[derive(Serialize)]
+struct ShownRestored {
+    restored: usize,
+    has_key: usize,
+    removed: usize,
+    closed: usize,
+}
+
 /// A POD whose key is lost.
 #[derive(Serialize)]
 struct ShownPod {
@@ -49,6 +58,10 @@ pub(crate) fn run(command: StoreCommand, json: bool) -> Result<()> {
             StoreCommand::Copy { from, to } => copy(&from, &to, json).await,
             StoreCommand::Reseal { config, new_key } => {
                 reseal(&Config::load(config.config.as_deref())?.store, &new_key, json).await
+            }
+            StoreCommand::RestoreKeys { config, file, sealing_key } => {
+                let config = Config::load(config.config.as_deref())?.store;
+                restore(&config, &file, sealing_key.as_deref(), json).await
             }
             StoreCommand::ForgetLostKeys { config, aside, yes } => {
                 forget(&Config::load(config.config.as_deref())?.store, aside, yes, json).await
@@ -77,16 +90,16 @@ async fn reseal(config: &store::Config, new_key: &Path, json: bool) -> Result<()
     let new_key = std::path::absolute(new_key).context("find the new sealing key")?;
     let done = store::reseal(config, &new_key).await.context("seal the keys anew; they are as they were")?;
     let shown = ShownResealed { keys: done.keys, sealing_key_file: &new_key };
-    Ok(show(json, &shown, |_| resealed(done, &new_key, config.sealing_key_file.path()))?)
+    Ok(show(json, &shown, |_| resealed(done, &new_key))?)
 }
 
-fn resealed(done: Resealed, new_key: &Path, before: &Path) -> String {
-    let (new_key, before, keys) = (new_key.display(), before.display(), done.keys);
+fn resealed(done: Resealed, new_key: &Path) -> String {
+    let (new_key, keys) = (new_key.display(), done.keys);
     let already = if done.already { " already" } else { "" };
     format!(
         "{keys} keys are sealed with {new_key}{already}.\nBefore the gateways start: set sealing_key_file = \
-         \"{new_key}\" under [store] of each, or move it to {before}.\nKeep the key of before as long as backups of \
-         the database that need it."
+         \"{new_key}\" under [store] of each.\nKeep the key of before as long as backups of the database that \
+         need it."
     )
 }
 
@@ -107,6 +120,18 @@ async fn forget(config: &store::Config, aside: Option<PathBuf>, yes: bool, json:
     Ok(show(json, &shown_lost(&lost, aside), people)?)
 }
 
+async fn restore(config: &store::Config, file: &Path, sealing_key: Option<&Path>, json: bool) -> Result<()> {
+    let done = store::restore_keys(config, file, sealing_key, SystemClock.now()).await;
+    let RestoredKeys { restored, has_key, removed, closed } = done.context("put keys back; they are as they were")?;
+    let shown = ShownRestored { restored, has_key, removed, closed };
+    Ok(show(json, &shown, |_| {
+        format!(
+            "{restored} keys are their agents' again.\nNot put back: {has_key} of agents that have a key, {removed} of \
+             agents that were removed, {closed} that the sealing key does not open (--sealing-key)."
+        )
+    })?)
+}
+
 fn shown_lost<'a>(lost: &LostKeys, set_aside: Option<&'a Path>) -> ShownLost<'a> {
     let pods = lost.pods.iter().map(|(pod, address)| ShownPod { pod: pod.to_string(), address: address.to_string() });
     ShownLost { tokens: lost.tokens, pods: pods.collect(), set_aside }
@@ -125,7 +150,11 @@ fn people(lost: &ShownLost<'_>) -> String {
     }
     lines.extend(lost.pods.iter().map(|ShownPod { pod, address }| format!("the key of {pod}, {address}")));
     if let Some(aside) = lost.set_aside {
-        lines.push(format!("They are forgotten. Sealed as they were, they are in {}: keep it.", aside.display()));
+        let aside = aside.display();
+        lines.push(format!(
+            "They are forgotten. Sealed as they were, they are in {aside}: keep it. If their sealing key is found, \
+             `palatine store restore-keys {aside} --sealing-key FILE` puts the agents' keys back."
+        ));
     }
     lines.join("\n")
 }

@@ -201,4 +201,10 @@ async fn lost_keys_are_forgotten_by_the_operators_yes_alone_and_lie_in_a_file_th
     let (store, keys) = SealedKeys::open_store(&sealed.config, NOW).await.unwrap();
     let identities = Identities::new(store, keys, &treasury::Config::default());
     assert!(identities.find(pod(1), NOW).await.unwrap().is_none());
+    drop(identities);
+    // The lost key is found.
+    let words = ["restore-keys", aside.to_str().unwrap(), "--sealing-key", saved.to_str().unwrap()];
+    let back = sealed.command(&words).output().unwrap();
+    assert!(back.status.success() && stdout_of(&back).starts_with("1 keys are"), "{back:?}");
+    assert!(sealed.opens_with(sealed.config.sealing_key_file.path()).await);
 }
