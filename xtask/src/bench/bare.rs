@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use domain::{Clock, SystemClock};
+use domain::{Clock, RunId, SystemClock};
 use serde_json::{Value, json};
+use wire::v1::pod::{GuestConfig, ImageRunConfig};
+use wire::{Environment, Secret};
 
 /// How long a start may take.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -41,13 +43,12 @@ pub(crate) struct Bare {
 /// Starts it, waits until the agent is ready, and prints the milliseconds that
 /// took and what `pod` measured of itself.
 pub(crate) fn run(bare: &Bare) -> Result<()> {
-    let run: Value = serde_json::from_slice(&fs::read(&bare.run)?)?;
-    let identity = identity(run);
+    let config = guest_config(serde_json::from_slice(&fs::read(&bare.run)?)?)?;
     let mut qemu = command(bare)?;
     let web = reqwest::blocking::Client::builder().no_proxy().timeout(LIMIT).build()?;
     let since = Instant::now();
     let mut child = qemu.spawn().context("start QEMU")?;
-    let outcome = ready(&web, &identity, &mut child);
+    let outcome = ready(&web, &config, &mut child);
     let took = since.elapsed();
     child.kill().ok();
     child.wait()?;
@@ -55,13 +56,14 @@ pub(crate) fn run(bare: &Bare) -> Result<()> {
     Ok(())
 }
 
-fn ready(web: &reqwest::blocking::Client, identity: &Value, child: &mut Child) -> Result<Value> {
+fn ready(web: &reqwest::blocking::Client, config: &GuestConfig, child: &mut Child) -> Result<Value> {
     let address = SocketAddr::from((wire::v1::pod::GUEST_ADDRESS, wire::v1::pod::PORT));
     knock(address, child)?;
     let pod = format!("http://{address}");
-    let answer = web.post(format!("{pod}/v1/identity")).json(identity).send().context("deliver the identity")?;
+    let answer =
+        web.post(format!("{pod}/v1/identity")).json(config).send().context("deliver the guest's configuration")?;
     if !answer.status().is_success() {
-        bail!("pod refused its identity: {}", answer.text()?);
+        bail!("pod refused its configuration: {}", answer.text()?);
     }
     let status = web.get(format!("{pod}/v1/status?wait_ms=60000&until=ready")).bearer_auth(TOKEN).send()?;
     let status: Value = status.json()?;
@@ -86,16 +88,18 @@ fn knock(address: SocketAddr, child: &mut Child) -> Result<()> {
     Ok(())
 }
 
-fn identity(run: Value) -> Value {
-    json!({
-        "agent_id": "00000000-0000-0001",
-        "token": TOKEN,
-        "clock_unix_ns": SystemClock.now().0 * 1_000_000,
+fn guest_config(run: ImageRunConfig) -> Result<GuestConfig> {
+    Ok(GuestConfig {
+        pod_id: "by-hand".parse()?,
+        run_id: RunId::from_bits(1),
+        token: Secret::from(TOKEN.to_owned()),
+        clock_unix_ns: SystemClock.now().0 * 1_000_000,
         // Base64 of 64 zero bytes.
-        "entropy": format!("{}==", "A".repeat(86)),
-        "resolvers": ["1.1.1.1"],
-        "run": run,
-        "env": {},
+        entropy: Secret::from(format!("{}==", "A".repeat(86))),
+        resolvers: vec!["1.1.1.1".to_owned()],
+        run,
+        env: Environment::default(),
+        traceparent: None,
     })
 }
 
