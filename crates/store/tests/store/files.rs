@@ -6,7 +6,7 @@ use domain::{Address, B256, State, StopReason};
 use palatine_store::{Admission, Config, PruneReport, SealedIdentity, SecretName, Store, StoreError};
 use rusqlite::{Connection, params};
 
-use crate::help::{NOW, bytes, config, folder, id, keyed, pod, reopen, reservation, reserved, wallet};
+use crate::help::{NOW, bytes, config, database_of, folder, id, keyed, pod, reopen, reservation, reserved, wallet};
 
 fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
@@ -174,11 +174,7 @@ async fn a_directory_that_cannot_be_made_is_named() {
 /// A database as version 1 left it: agent 7 live and ready, agent -2 ended, message
 /// 1 spent, a key that stands for agent 7.
 fn first_version(directory: &Path) {
-    std::fs::create_dir(directory).unwrap();
-    let conn = Connection::open(directory.join("palatine.db")).unwrap();
-    conn.execute_batch(include_str!("../../src/sqlite/schema/1.sql")).unwrap();
-    conn.pragma_update(None, "application_id", 0x504C_544E).unwrap();
-    conn.pragma_update(None, "user_version", 1).unwrap();
+    let conn = database_of(1, directory);
     let agent = "INSERT INTO agents (id, wallet, generation, state, reason, agent_type, image, tier, tier_min, cores, \
                  memory_mib, public, spawned_at, ended_at, epoch, changes, node, runtime, restarts, was_ready, closed_ms, \
                  ready_since, mark_seq) VALUES (?1, ?2, 1, ?3, ?4, 'echo', ?5, 'standard', 500000, 2, 2048, 0, ?6, ?7, \
@@ -215,17 +211,7 @@ async fn a_database_of_the_first_version_is_brought_up_with_all_it_holds() {
 
 /// A database as version 3 left it: a payment for a request, and one of a fee.
 fn third_version(directory: &Path) {
-    std::fs::create_dir(directory).unwrap();
-    let conn = Connection::open(directory.join("palatine.db")).unwrap();
-    for sql in [
-        include_str!("../../src/sqlite/schema/1.sql"),
-        include_str!("../../src/sqlite/schema/2.sql"),
-        include_str!("../../src/sqlite/schema/3.sql"),
-    ] {
-        conn.execute_batch(sql).unwrap();
-    }
-    conn.pragma_update(None, "application_id", 0x504C_544E).unwrap();
-    conn.pragma_update(None, "user_version", 3).unwrap();
+    let conn = database_of(3, directory);
     conn.execute("INSERT INTO books (chain_id, factory) VALUES (338, ?1)", params![[1_u8; 20]]).unwrap();
     let payment = "INSERT INTO payments (chain_id, asset, payer, nonce, payee, value, valid_after, valid_before, \
                    signature, request, resource, seen_at, stage) \
@@ -259,19 +245,7 @@ async fn fault_2_9_what_an_older_database_knows_as_paid_stays_so() {
 /// are kept, 6 was stopped and its data erased; of wallet 2 run 8 is being stopped by
 /// its holder.
 fn fifth_version(directory: &Path) {
-    std::fs::create_dir(directory).unwrap();
-    let conn = Connection::open(directory.join("palatine.db")).unwrap();
-    for sql in [
-        include_str!("../../src/sqlite/schema/1.sql"),
-        include_str!("../../src/sqlite/schema/2.sql"),
-        include_str!("../../src/sqlite/schema/3.sql"),
-        include_str!("../../src/sqlite/schema/4.sql"),
-        include_str!("../../src/sqlite/schema/5.sql"),
-    ] {
-        conn.execute_batch(sql).unwrap();
-    }
-    conn.pragma_update(None, "application_id", 0x504C_544E).unwrap();
-    conn.pragma_update(None, "user_version", 5).unwrap();
+    let conn = database_of(5, directory);
     let now = i64::try_from(NOW.0).unwrap();
     let agent = "INSERT INTO agents (id, wallet, generation, state, reason, agent_type, image, tier, tier_min, cores, \
                  memory_mib, public, spawned_at, ended_at, epoch, changes, node, runtime, restarts, was_ready, \

@@ -1,5 +1,6 @@
 //! What the tests share.
 
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -35,6 +36,28 @@ impl Place {
             }
         }
     }
+}
+
+/// What each version made of the one before it, up to the last that is written by hand here.
+const SCHEMA: [&str; 6] = [
+    include_str!("../../src/sqlite/schema/1.sql"),
+    include_str!("../../src/sqlite/schema/2.sql"),
+    include_str!("../../src/sqlite/schema/3.sql"),
+    include_str!("../../src/sqlite/schema/4.sql"),
+    include_str!("../../src/sqlite/schema/5.sql"),
+    include_str!("../../src/sqlite/schema/6.sql"),
+];
+
+/// An empty SQLite database in a new directory, as this version made it.
+pub(crate) fn database_of(version: usize, directory: &Path) -> rusqlite::Connection {
+    std::fs::create_dir(directory).unwrap();
+    let conn = rusqlite::Connection::open(directory.join("palatine.db")).unwrap();
+    for sql in &SCHEMA[..version] {
+        conn.execute_batch(sql).unwrap();
+    }
+    conn.pragma_update(None, "application_id", 0x504C_544E).unwrap();
+    conn.pragma_update(None, "user_version", u32::try_from(version).unwrap()).unwrap();
+    conn
 }
 
 /// The server of this process's tests. What keeps it ends it with the process.

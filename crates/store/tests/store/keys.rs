@@ -15,7 +15,7 @@ use seal::Key;
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
-use crate::help::{NOW, Place, config, folder, id, leave, open, pod, reopen, reservation, reserved};
+use crate::help::{NOW, Place, config, database_of, folder, id, leave, open, pod, reopen, reservation, reserved};
 
 fn sealed(n: u8) -> SealedIdentity {
     SealedIdentity { address: Address::repeat_byte(n), sealed: vec![n; 72] }
@@ -453,24 +453,6 @@ pub(crate) async fn a_key_that_is_sealed_with_the_key_of_before_is_not_kept(plac
     assert_eq!(store.keep_identity(pod(1), sealed(1), Some(check), NOW).await.unwrap(), sealed(1));
 }
 
-/// A SQLite database of the sixth version, without keys.
-fn sixth_version(config: &Config) {
-    std::fs::create_dir(&config.directory).unwrap();
-    let conn = database(config);
-    for sql in [
-        include_str!("../../src/sqlite/schema/1.sql"),
-        include_str!("../../src/sqlite/schema/2.sql"),
-        include_str!("../../src/sqlite/schema/3.sql"),
-        include_str!("../../src/sqlite/schema/4.sql"),
-        include_str!("../../src/sqlite/schema/5.sql"),
-        include_str!("../../src/sqlite/schema/6.sql"),
-    ] {
-        conn.execute_batch(sql).unwrap();
-    }
-    conn.pragma_update(None, "application_id", 0x504C_544E).unwrap();
-    conn.pragma_update(None, "user_version", 6).unwrap();
-}
-
 fn database(config: &Config) -> Connection {
     Connection::open(config.directory.join("palatine.db")).unwrap()
 }
@@ -483,7 +465,7 @@ fn schema(config: &Config) -> i64 {
 async fn lost_keys_of_an_older_schema_are_forgotten_and_sealed_anew_without_its_gateway() {
     let folder = folder();
     let config = config(&folder);
-    sixth_version(&config);
+    drop(database_of(6, &config.directory));
     database(&config).execute_batch(include_str!("../../src/sqlite/schema/7.sql")).unwrap();
     let sealer = seal::Sealer::new(&key(5));
     let check = sealer.seal(b"palatine", b"secrets\0check").unwrap();
@@ -503,7 +485,7 @@ async fn lost_keys_of_an_older_schema_are_forgotten_and_sealed_anew_without_its_
 async fn a_refused_sealing_key_leaves_the_database_as_it_was_and_so_does_who_only_opens_it() {
     let folder = folder();
     let config = config(&folder);
-    sixth_version(&config);
+    drop(database_of(6, &config.directory));
     std::fs::write(config.sealing_key_file.path(), "no key").unwrap();
     let refused = SealedKeys::open_store(&config, NOW).await.unwrap_err();
     assert!(matches!(refused, SealedKeysError::Key(_)), "{refused}");
