@@ -1,8 +1,13 @@
 //! How a command ends badly: one sentence, what to do next, an exit code.
 
+use std::io;
 use std::process::ExitCode;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use wire::fault::{Code, Fault, KeptAgent};
+
+/// What a shell says of a program whose reader has left, as of any other program in a pipe.
+const ENDED_BY_SIGPIPE: u8 = 141;
 
 /// Exit codes, stable for scripts. `exec` returns the command's own instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,6 +175,9 @@ fn make_room(kept: &[KeptAgent]) -> String {
 
 /// Says what went wrong and what to do, and returns the exit code.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    if reader_has_left(error) {
+        return ExitCode::from(ENDED_BY_SIGPIPE);
+    }
     let fault = error.chain().find_map(|cause| cause.downcast_ref::<Fault>());
     eprintln!("error: {error:#}");
     match fault {
@@ -181,6 +189,19 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         }
         None => Exit::Other.into(),
     }
+}
+
+/// Whether what reads our standard output (`head`, a pager that was closed) has enough: nothing is the matter then.
+fn reader_has_left(error: &anyhow::Error) -> bool {
+    let broken = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe);
+    let stdout = io::stdout();
+    let mut outputs = [PollFd::new(&stdout, PollFlags::empty())];
+    broken
+        && poll(&mut outputs, Some(&Timespec::default())).is_ok()
+        && outputs[0].revents().contains(PollFlags::ERR)
 }
 
 #[cfg(test)]

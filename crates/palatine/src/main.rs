@@ -14,6 +14,7 @@ mod signer;
 mod tokens;
 mod up;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -55,7 +56,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
             println!("The configuration can be used ({} tiers).", tiers.iter().len());
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "palatine", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "palatine", &mut script);
+            std::io::stdout().write_all(&script)?;
         }
         Command::Image { store, command } => commands::image::run(&state()?, &store, command, target.json)?,
         Command::Pod { command: PodCommand::Identity { config, command } } => {

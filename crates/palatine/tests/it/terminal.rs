@@ -25,6 +25,10 @@ async fn the_commands_of_the_readme_work_for_people_and_for_programs() {
     assert!(stdout_of(&run(&["ask", id, "what is your name?"])).contains("what is your name?"));
     assert!(stdout_of(&run(&["logs", id])).contains("agent-echo"));
     assert!(run(&["logs", id, "--console"]).status.success());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let unread = stack.cli(&holder, &["status", id, "--json"]).stdout(writer).output().unwrap();
+    assert_eq!((unread.status.code(), stderr_of(&unread)), (Some(141), String::new()));
     assert_eq!(json(&["usage", "--json"])["active_agent"]["id"], id);
 
     let again = run(&["spawn", "--type", "echo"]);
@@ -39,6 +43,14 @@ async fn the_commands_of_the_readme_work_for_people_and_for_programs() {
     assert_eq!(json(&["rm", id, "--json"])["removed"][0]["id"], id);
     assert_eq!(run(&["status", "00000000-0000-0000"]).status.code(), Some(4));
     stack.end();
+}
+
+#[test]
+fn a_reader_that_has_enough_ends_a_command_without_a_word() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let unread = Command::new(program("palatine")).args(["completions", "bash"]).stdout(writer).output().unwrap();
+    assert_eq!((unread.status.code(), stderr_of(&unread)), (Some(141), String::new()));
 }
 
 /// What an agent has counted on its disk.
