@@ -199,9 +199,7 @@ fn reader_has_left(error: &anyhow::Error) -> bool {
         .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe);
     let stdout = io::stdout();
     let mut outputs = [PollFd::new(&stdout, PollFlags::empty())];
-    broken
-        && poll(&mut outputs, Some(&Timespec::default())).is_ok()
-        && outputs[0].revents().contains(PollFlags::ERR)
+    broken && poll(&mut outputs, Some(&Timespec::default())).is_ok() && outputs[0].revents().contains(PollFlags::ERR)
 }
 
 #[cfg(test)]

@@ -53,8 +53,10 @@ impl Context {
     /// Takes an agent down, by and by.
     pub(crate) fn tear_down_later(self: &Arc<Self>, id: RunId) {
         self.later(id, |inner| async move {
-            if let Err(error) = inner.tear_down(id).await {
-                tracing::error!(agent = %id, %error, "an agent cannot be taken down");
+            match inner.tear_down(id).await {
+                // It was removed while this waited for its turn: nothing is left to take down.
+                Ok(_) | Err(StoreError::Unknown(_)) => {}
+                Err(error) => tracing::error!(agent = %id, %error, "an agent cannot be taken down"),
             }
         });
     }

@@ -183,6 +183,7 @@ async fn soak_day_of_a_stack_that_is_left_alone_and_then_used() {
         assert!(is_ready(&stack).await, "it is not ready after {round} agents: {:?}", stack.status());
     }
     println!("{round} agents lived");
+    assert_eq!(stack.errors(), Vec::<String>::new());
     stack.down();
     untouched.comes_back();
 }
