@@ -17,7 +17,7 @@ pub(crate) struct AsideFile {
     keys: Vec<AsideKey>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 enum AsideKey {
     Secret { secret: String, sealed: Bytes },
@@ -34,10 +34,17 @@ impl AsideFile {
         Ok(serde_json::from_slice(&std::fs::read(path)?)?)
     }
 
-    /// Writes it to a new file of its owner's alone.
+    /// Writes it to a new file of its owner's alone. One that holds the same keys already, of who
+    /// was not told how it ended, serves as well.
     pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
         durable::make_dir("lost keys folder", durable::parent(path))?;
-        durable::create("lost keys", path, &serde_json::to_vec(self)?)
+        match durable::create("lost keys", path, &serde_json::to_vec(self)?) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match Self::read(path) {
+                Ok(there) if there.store == self.store && there.keys == self.keys => durable::sync_parent(path),
+                Ok(_) | Err(_) => Err(error),
+            },
+            written => written,
+        }
     }
 
     /// The PODs' keys in it. Secrets of the gateways' own have others in their place.

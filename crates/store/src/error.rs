@@ -187,6 +187,11 @@ impl StoreError {
         }
     }
 
+    /// Whether a commit that ended so may have been made all the same.
+    pub(crate) const fn leaves_open(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Timeout { .. } | Self::Disk { .. })
+    }
+
     /// Whether the same call may succeed later with nothing else changed.
     #[must_use]
     pub const fn retryable(&self) -> bool {

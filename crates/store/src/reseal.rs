@@ -23,9 +23,15 @@ use crate::sqlite::SqliteKeys;
 use crate::table::CopyError;
 use crate::url::Place;
 
-/// Why the keys are as they were.
+/// Why the keys are as they were, or why nobody knows: [`ResealError::Unknown`].
 #[derive(Debug, thiserror::Error)]
 pub enum ResealError {
+    /// The end was asked for, and no answer came that says which it was.
+    #[error(
+        "whether it was done is not known: keep every sealing key, the old one and the new, and run the same command \
+         again"
+    )]
+    Unknown(#[source] StoreError),
     /// The database, or who uses it.
     #[error(transparent)]
     Database(#[from] CopyError),
@@ -170,11 +176,13 @@ impl KeyTable {
         }
     }
 
-    async fn commit(self) -> Result<(), StoreError> {
-        match self {
+    /// Once this has gone well, no error of the connection says otherwise.
+    async fn commit(self) -> Result<(), ResealError> {
+        let committed = match self {
             Self::Sqlite(table) => table.commit(),
             Self::Postgres(table) => table.commit().await,
-        }
+        };
+        committed.map_err(|error| if error.leaves_open() { ResealError::Unknown(error) } else { error.into() })
     }
 }
 
@@ -182,7 +190,7 @@ impl KeyTable {
 /// none. For a program of its own, as [`copy`](crate::copy()) is.
 ///
 /// # Errors
-/// [`ResealError`]; every key is sealed as it was.
+/// [`ResealError`]; but after [`ResealError::Unknown`], every key is sealed as it was.
 pub async fn reseal(config: &Config, new: &Path) -> Result<Resealed, ResealError> {
     let mut table = KeyTable::open(config, FoundDatabase::must_seal_keys).await?;
     let rows = table.rows().await?;
@@ -220,7 +228,7 @@ pub async fn find_lost_keys(config: &Config) -> Result<LostKeys, ResealError> {
 /// is none, and a new key of the tokens where that one was lost.
 ///
 /// # Errors
-/// [`ResealError`]; the database is as it was.
+/// [`ResealError`]; but after [`ResealError::Unknown`], the database is as it was.
 pub async fn forget_lost_keys(config: &Config, aside: &Path, now: UnixMillis) -> Result<LostKeys, ResealError> {
     let mut table = KeyTable::open(config, FoundDatabase::must_seal_keys).await?;
     let rows = table.rows().await?;
@@ -261,7 +269,7 @@ fn new_secret(key: &Key, row: &SealedRow) -> Result<Vec<u8>, ResealError> {
 /// there and have no key. The key of the agents' tokens stays the one that is there.
 ///
 /// # Errors
-/// [`ResealError`]; the database is as it was.
+/// [`ResealError`]; but after [`ResealError::Unknown`], the database is as it was.
 pub async fn restore_keys(
     config: &Config,
     aside: &Path,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use domain::{Clock, SystemClock};
 use serde::Serialize;
-use store::{CopiedTable, LostKeys, Resealed, RestoredKeys, StoreUrl};
+use store::{CopiedTable, LostKeys, ResealError, Resealed, RestoredKeys, StoreUrl};
 
 use crate::cli::StoreCommand;
 use crate::config::Config;
@@ -88,9 +88,15 @@ fn line(table: &Shown<'_>) -> String {
 async fn reseal(config: &store::Config, new_key: &Path, json: bool) -> Result<()> {
     // As the gateway is to find it, wherever it runs.
     let new_key = std::path::absolute(new_key).context("find the new sealing key")?;
-    let done = store::reseal(config, &new_key).await.context("seal the keys anew; they are as they were")?;
+    let done = store::reseal(config, &new_key).await.map_err(|error| failed("seal the keys anew", error))?;
     let shown = ShownResealed { keys: done.keys, sealing_key_file: &new_key };
     Ok(show(json, &shown, |_| resealed(done, &new_key))?)
+}
+
+/// The keys are as they were, unless that is what nobody knows.
+fn failed(what: &str, error: ResealError) -> anyhow::Error {
+    let as_before = if matches!(error, ResealError::Unknown(_)) { "" } else { "; the keys are as they were" };
+    anyhow::Error::new(error).context(format!("{what}{as_before}"))
 }
 
 fn resealed(done: Resealed, new_key: &Path) -> String {
@@ -115,14 +121,15 @@ async fn forget(config: &store::Config, aside: Option<PathBuf>, yes: bool, json:
     let now = SystemClock.now();
     let beside = || config.sealing_key_file.path().with_file_name(format!("lost-keys-{}.json", now.0));
     let aside = aside.unwrap_or_else(beside);
-    let lost = store::forget_lost_keys(config, &aside, now).await.context("forget the lost keys")?;
+    let lost = store::forget_lost_keys(config, &aside, now).await;
+    let lost = lost.map_err(|error| failed("forget the lost keys", error))?;
     let aside = (!lost.is_empty()).then_some(aside.as_path());
     Ok(show(json, &shown_lost(&lost, aside), people)?)
 }
 
 async fn restore(config: &store::Config, file: &Path, sealing_key: Option<&Path>, json: bool) -> Result<()> {
     let done = store::restore_keys(config, file, sealing_key, SystemClock.now()).await;
-    let RestoredKeys { restored, has_key, removed, closed } = done.context("put keys back; they are as they were")?;
+    let RestoredKeys { restored, has_key, removed, closed } = done.map_err(|error| failed("put keys back", error))?;
     let shown = ShownRestored { restored, has_key, removed, closed };
     Ok(show(json, &shown, |_| {
         format!(
@@ -157,4 +164,20 @@ fn people(lost: &ShownLost<'_>) -> String {
         ));
     }
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use store::StoreError;
+
+    use super::*;
+
+    #[test]
+    fn keys_are_said_to_be_as_they_were_only_where_that_is_known() {
+        let known = failed("seal", StoreError::Closed.into()).to_string();
+        let unknown = failed("seal", ResealError::Unknown(StoreError::Timeout { operation: "commit" }));
+        assert!(known.contains("the keys are as they were"), "{known}");
+        let told = format!("{unknown:#}");
+        assert!(!told.contains("as they were") && told.contains("not known"), "{told}");
+    }
 }

@@ -101,7 +101,10 @@ impl SqliteKeys {
         durable::failpoint("reseal", "committing");
         self.conn.execute_batch("COMMIT").map_err(sql)?;
         durable::failpoint("reseal", "committed");
-        self.conn.close().map_err(|(_, error)| sql(error))
+        if let Err((_, error)) = self.conn.close() {
+            tracing::warn!(%error, "it is done, and the database's log is still there: the next start takes it in");
+        }
+        Ok(())
     }
 }
 

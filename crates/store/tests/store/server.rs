@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use domain::{Address, Event, PodId, State, StopReason};
-use fixtures::Postgres;
+use fixtures::{Postgres, cut_at_commit};
 use palatine_store::{
-    Admission, Config, CopyError, ResealError, SealedIdentity, SealedKeys, SealedKeysError, Store, StoreError,
+    Admission, Config, CopyError, ResealError, Resealed, SealedIdentity, SealedKeys, SealedKeysError, Store, StoreError,
     forget_lost_keys, reseal,
 };
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
@@ -130,6 +130,48 @@ async fn a_gateway_that_was_only_paused_keeps_no_key_under_the_sealing_key_of_be
     let refused = keys.keep_identity(pod(1), Address::ZERO, &key, NOW).await.unwrap_err();
     assert!(matches!(refused, SealedKeysError::Store(StoreError::Resealed)), "{refused}");
     assert_eq!(store.identity_of(pod(1)).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_without_an_answer_is_told_as_not_known_and_the_same_command_again_says_that_it_is_done() {
+    let (home, url) = (folder(), new_database().await);
+    let config = Config { sealing_key_file: home.path().join("sealing.key").into(), ..config(&url) };
+    drop(SealedKeys::open_store(&config, NOW).await.unwrap());
+    execute(&url, "DELETE FROM gateways").await;
+    let cut = Config { url: Some(parse(&cut_at_commit(&url, home.path()))), ..config.clone() };
+    let new = home.path().join("new.key");
+    let unknown = reseal(&cut, &new).await.unwrap_err();
+    assert!(matches!(unknown, ResealError::Unknown(StoreError::Unreachable { .. })), "{unknown}");
+    assert!(unknown.to_string().contains("keep every sealing key"), "{unknown}");
+    assert_eq!(reseal(&config, &new).await.unwrap(), Resealed { keys: 0, already: true });
+    std::fs::remove_file(&new).unwrap();
+    let (lost, aside) = (&config.sealing_key_file, home.path().join("aside.json"));
+    std::fs::remove_file(lost.path()).unwrap();
+    let unknown = forget_lost_keys(&cut, &aside, NOW).await.unwrap_err();
+    assert!(matches!(unknown, ResealError::Unknown(_)) && aside.exists(), "{unknown}");
+    assert!(forget_lost_keys(&config, &aside, NOW).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_set_aside_already_and_was_not_committed_is_no_obstacle_to_the_same_command() {
+    let (home, url) = (folder(), new_database().await);
+    let config = Config { sealing_key_file: home.path().join("sealing.key").into(), ..config(&url) };
+    drop(SealedKeys::open_store(&config, NOW).await.unwrap());
+    execute(&url, "DELETE FROM gateways").await;
+    std::fs::remove_file(config.sealing_key_file.path()).unwrap();
+    let aside = home.path().join("aside.json");
+    std::fs::write(&aside, "of something else").unwrap();
+    let refused = forget_lost_keys(&config, &aside, NOW).await.unwrap_err();
+    assert!(matches!(refused, ResealError::Aside { .. }), "{refused}");
+    std::fs::remove_file(&aside).unwrap();
+    // As one that is killed before the end leaves it.
+    execute(&url, "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$; \
+                   CREATE TRIGGER no BEFORE UPDATE ON secrets FOR EACH ROW EXECUTE FUNCTION no()").await;
+    forget_lost_keys(&config, &aside, NOW).await.unwrap_err();
+    assert!(aside.exists());
+    execute(&url, "DROP TRIGGER no ON secrets").await;
+    forget_lost_keys(&config, &aside, NOW.plus(1)).await.unwrap();
+    assert!(SealedKeys::open_store(&config, NOW).await.is_ok());
 }
 
 async fn execute(url: &str, sql: &str) {
