@@ -168,6 +168,9 @@ pub(crate) enum StoreCommand {
         /// The sealing key that opens them [default: the store's]
         #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         sealing_key: Option<PathBuf>,
+        /// Put the key of the agents' tokens back too, in the place of the one made since
+        #[arg(long)]
+        tokens: bool,
     },
     /// Begin again without the keys in it that the sealing key does not open; the gateways must be stopped
     ForgetLostKeys {

@@ -6,7 +6,7 @@ use std::path::Path;
 use domain::{Address, Bytes, PodId, UnixMillis};
 use serde::{Deserialize, Serialize};
 
-use crate::keys::{SealedIdentity, SealedRow};
+use crate::keys::{SealedIdentity, SealedRow, SecretName};
 
 /// Keys that were set aside.
 #[derive(Serialize, Deserialize)]
@@ -47,7 +47,17 @@ impl AsideFile {
         }
     }
 
-    /// The PODs' keys in it. Secrets of the gateways' own have others in their place.
+    /// The key of the agents' tokens in it.
+    pub(crate) fn tokens(&self) -> Option<SealedRow> {
+        self.keys.iter().find_map(|key| match key {
+            AsideKey::Secret { secret, sealed } if secret == SecretName::Tokens.as_str() => {
+                Some(SealedRow::Secret { name: secret.clone(), sealed: sealed.to_vec() })
+            }
+            AsideKey::Secret { .. } | AsideKey::Identity { .. } => None,
+        })
+    }
+
+    /// The PODs' keys in it.
     pub(crate) fn identities(self) -> impl Iterator<Item = (PodId, SealedIdentity)> {
         self.keys.into_iter().filter_map(|key| match key {
             AsideKey::Secret { .. } => None,

@@ -18,7 +18,7 @@ use crate::found::FoundDatabase;
 use crate::keys::{RestoredKey, SealedIdentity, SealedRow, SecretName};
 use crate::postgres::PostgresKeys;
 use crate::record::PodRowId;
-use crate::sealed::{SealedKeysError, key_of, make, opens, place_of_identity, seal_check};
+use crate::sealed::{SealedKeysError, TriedKey, key_of, make, opens, place_of_identity, seal_check, tried_keys};
 use crate::sqlite::SqliteKeys;
 use crate::table::CopyError;
 use crate::url::Place;
@@ -83,17 +83,22 @@ pub struct Resealed {
 /// Keys that the sealing key does not open.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LostKeys {
+    /// Whether the text is among them that the sealing key is known by: no gateway starts without.
+    pub check: bool,
     /// Whether the key of the agents' tokens is among them.
     pub tokens: bool,
     /// The PODs, and their keys' addresses.
     pub pods: Vec<(PodId, Address)>,
+    /// What was tried as the sealing key, where none of it is.
+    pub tried: Vec<TriedKey>,
 }
 
 impl LostKeys {
-    fn of(rows: &[SealedRow]) -> Self {
-        let mut lost = Self::default();
+    fn of(rows: &[SealedRow], tried: Vec<TriedKey>) -> Self {
+        let mut lost = Self { tried, ..Self::default() };
         for row in rows {
             match row {
+                row if is_check(row) => lost.check = true,
                 SealedRow::Secret { name, .. } => lost.tokens |= name == SecretName::Tokens.as_str(),
                 SealedRow::Identity { pod, identity, .. } => lost.pods.push((*pod, identity.address)),
             }
@@ -104,7 +109,7 @@ impl LostKeys {
     /// Whether there are none.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        !self.tokens && self.pods.is_empty()
+        !self.check && !self.tokens && self.pods.is_empty()
     }
 }
 
@@ -119,6 +124,19 @@ pub struct RestoredKeys {
     pub removed: usize,
     /// How many the sealing key does not open.
     pub closed: usize,
+    /// What came of the key of the agents' tokens, if it is among them and opens.
+    pub tokens: Option<RestoredTokens>,
+}
+
+/// What came of the key of the agents' tokens that was set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestoredTokens {
+    /// It is that key again: tokens of before are good, and those given since are not.
+    Restored,
+    /// It is there already.
+    Same,
+    /// Another one is in its place, and stays.
+    Left,
 }
 
 /// A database that no gateway uses, in a transaction.
@@ -219,8 +237,8 @@ pub async fn reseal(config: &Config, new: &Path) -> Result<Resealed, ResealError
 /// [`ResealError`].
 pub async fn find_lost_keys(config: &Config) -> Result<LostKeys, ResealError> {
     let rows = KeyTable::open(config, FoundDatabase::must_seal_keys).await?.rows().await?;
-    let key = key_unless_lost(config, &rows)?;
-    Ok(LostKeys::of(&lost_rows(key.as_ref(), rows)))
+    let (key, tried) = key_unless_lost(config, &rows)?;
+    Ok(LostKeys::of(&lost_rows(key.as_ref(), rows), tried))
 }
 
 /// Begins again without the keys that the sealing key does not open: they are written to the
@@ -232,9 +250,9 @@ pub async fn find_lost_keys(config: &Config) -> Result<LostKeys, ResealError> {
 pub async fn forget_lost_keys(config: &Config, aside: &Path, now: UnixMillis) -> Result<LostKeys, ResealError> {
     let mut table = KeyTable::open(config, FoundDatabase::must_seal_keys).await?;
     let rows = table.rows().await?;
-    let key = key_unless_lost(config, &rows)?;
+    let (key, tried) = key_unless_lost(config, &rows)?;
     let rows = lost_rows(key.as_ref(), rows);
-    let lost = LostKeys::of(&rows);
+    let lost = LostKeys::of(&rows, tried);
     if rows.is_empty() {
         return Ok(lost);
     }
@@ -266,7 +284,8 @@ fn new_secret(key: &Key, row: &SealedRow) -> Result<Vec<u8>, ResealError> {
 
 /// Gives the PODs their keys again that [`forget_lost_keys`] has set aside: those that open with
 /// the sealing key in the file `opens_with`, or else with the store's, of PODs that are still
-/// there and have no key. The key of the agents' tokens stays the one that is there.
+/// there and have no key. The key of the agents' tokens stays the one that is there, unless
+/// `with_tokens`.
 ///
 /// # Errors
 /// [`ResealError`]; but after [`ResealError::Unknown`], the database is as it was.
@@ -274,6 +293,7 @@ pub async fn restore_keys(
     config: &Config,
     aside: &Path,
     opens_with: Option<&Path>,
+    with_tokens: bool,
     now: UnixMillis,
 ) -> Result<RestoredKeys, ResealError> {
     let mut table = KeyTable::open(config, FoundDatabase::must_be_current).await?;
@@ -283,6 +303,12 @@ pub async fn restore_keys(
     let (before, after) = (Sealer::new(given.as_ref().unwrap_or(&own)), Sealer::new(&own));
     let file = AsideFile::read(aside).map_err(|source| ResealError::SetAside { path: aside.to_owned(), source })?;
     let (set_aside_at, mut done) = (file.set_aside_at, RestoredKeys::default());
+    if let Some(row) = file.tokens() {
+        match before.open(row.sealed(), &row.place()) {
+            Ok(clear) => done.tokens = Some(restore_tokens(&mut table, &rows, row, &clear, &after, with_tokens).await?),
+            Err(_) => done.closed += 1,
+        }
+    }
     for (pod, identity) in file.identities() {
         let place = place_of_identity(pod, identity.address);
         let Ok(clear) = before.open(&identity.sealed, &place) else {
@@ -300,15 +326,38 @@ pub async fn restore_keys(
     Ok(done)
 }
 
-/// The sealing key, or another one that lies in its place; none where it is lost.
-fn key_unless_lost(config: &Config, rows: &[SealedRow]) -> Result<Option<Key>, SealedKeysError> {
-    let check = check_in(rows).ok_or_else(|| SealedKeysError::Unsealed(config.name()))?;
-    match key_of(config, check) {
-        Err(SealedKeysError::Missing { .. }) => Ok(None),
-        // It may have sealed some of them.
-        Err(SealedKeysError::Foreign { file, .. }) => Ok(Some(seal::read(&file)?)),
-        found => found.map(Some),
+/// Puts the key of the agents' tokens into the place of the one that is there, if that is wanted.
+async fn restore_tokens(
+    table: &mut KeyTable,
+    rows: &[SealedRow],
+    row: SealedRow,
+    clear: &[u8],
+    sealer: &Sealer,
+    wanted: bool,
+) -> Result<RestoredTokens, ResealError> {
+    let there = rows.iter().find(|there| there.place() == row.place());
+    if there.is_some_and(|there| sealer.open(there.sealed(), &there.place()).is_ok_and(|key| *key == *clear)) {
+        return Ok(RestoredTokens::Same);
     }
+    if !wanted {
+        return Ok(RestoredTokens::Left);
+    }
+    let sealed = sealer.seal(clear, &row.place()).map_err(SealedKeysError::Seal)?;
+    table.put(&row.with_sealed(sealed)).await?;
+    Ok(RestoredTokens::Restored)
+}
+
+/// The sealing key, or another one that lies in its place; none where it is lost. And, unless it
+/// is the sealing key, what was tried.
+fn key_unless_lost(config: &Config, rows: &[SealedRow]) -> Result<(Option<Key>, Vec<TriedKey>), SealedKeysError> {
+    let check = check_in(rows).ok_or_else(|| SealedKeysError::Unsealed(config.name()))?;
+    let key = match key_of(config, check) {
+        Err(SealedKeysError::Missing { .. }) => None,
+        // It may have sealed some of them.
+        Err(SealedKeysError::Foreign { file, .. }) => Some(seal::read(&file)?),
+        found => return found.map(|key| (Some(key), Vec::new())),
+    };
+    Ok((key, tried_keys(config)?))
 }
 
 /// Those of the rows that do not open.

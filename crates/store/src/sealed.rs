@@ -75,6 +75,15 @@ pub enum SealedKeysError {
     Store(#[from] StoreError),
 }
 
+/// A file that was tried as the sealing key, and is not it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TriedKey {
+    /// The file.
+    pub file: PathBuf,
+    /// Whether another key is in it; else it is not there.
+    pub is_foreign: bool,
+}
+
 /// The keys of a store. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct SealedKeys {
@@ -241,6 +250,16 @@ fn former_key(config: &Config, check: &[u8]) -> Result<Option<Key>, SealedKeysEr
     };
     tracing::info!(former = %former.display(), "the sealing key is where it lay by default before");
     Ok(Some(key))
+}
+
+/// What [`key_of`] looks at, where it finds nothing.
+pub(crate) fn tried_keys(config: &Config) -> Result<Vec<TriedKey>, KeyError> {
+    let key = &config.sealing_key_file;
+    let tried = |file: &Path| match seal::read(file) {
+        Err(error) if !error.is_absent() => Err(error),
+        read => Ok(TriedKey { file: std::path::absolute(file).unwrap_or_else(|_| file.to_owned()), is_foreign: read.is_ok() }),
+    };
+    [key.path()].into_iter().chain(key.former()).map(tried).collect()
 }
 
 /// The key for a database in which nothing is sealed.

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use domain::{Clock, SystemClock};
 use serde::Serialize;
-use store::{CopiedTable, LostKeys, ResealError, Resealed, RestoredKeys, StoreUrl};
+use store::{
+    CopiedTable, LostKeys, ResealError, Resealed, RestoredKeys, RestoredTokens, StoreUrl, TriedKey,
+};
 
 use crate::cli::StoreCommand;
 use crate::config::Config;
@@ -29,6 +31,10 @@ struct ShownResealed<'a> {
 /// What is lost, as `--json` shows it.
 #[derive(Serialize)]
 struct ShownLost<'a> {
+    /// What is not the sealing key.
+    tried: Vec<ShownTried<'a>>,
+    /// The text that the sealing key is known by.
+    check: bool,
     tokens: bool,
     pods: Vec<ShownPod>,
     /// Where it was written, once it is forgotten.
@@ -42,6 +48,14 @@ struct ShownRestored {
     has_key: usize,
     removed: usize,
     closed: usize,
+    tokens: Option<&'static str>,
+}
+
+/// A file that was tried as the sealing key: `absent`, or `foreign`.
+#[derive(Serialize)]
+struct ShownTried<'a> {
+    file: &'a Path,
+    is: &'static str,
 }
 
 /// A POD whose key is lost.
@@ -59,9 +73,9 @@ pub(crate) fn run(command: StoreCommand, json: bool) -> Result<()> {
             StoreCommand::Reseal { config, new_key } => {
                 reseal(&Config::load(config.config.as_deref())?.store, &new_key, json).await
             }
-            StoreCommand::RestoreKeys { config, file, sealing_key } => {
+            StoreCommand::RestoreKeys { config, file, sealing_key, tokens } => {
                 let config = Config::load(config.config.as_deref())?.store;
-                restore(&config, &file, sealing_key.as_deref(), json).await
+                restore(&config, &file, sealing_key.as_deref(), tokens, json).await
             }
             StoreCommand::ForgetLostKeys { config, aside, yes } => {
                 forget(&Config::load(config.config.as_deref())?.store, aside, yes, json).await
@@ -91,6 +105,11 @@ async fn reseal(config: &store::Config, new_key: &Path, json: bool) -> Result<()
     let done = store::reseal(config, &new_key).await.map_err(|error| failed("seal the keys anew", error))?;
     let shown = ShownResealed { keys: done.keys, sealing_key_file: &new_key };
     Ok(show(json, &shown, |_| resealed(done, &new_key))?)
+}
+
+fn tried(ShownTried { file, is }: &ShownTried<'_>) -> String {
+    let is = if *is == "absent" { "is not there" } else { "is another key, or the text that it is known by is damaged" };
+    format!("{} {is}.", file.display())
 }
 
 /// The keys are as they were, unless that is what nobody knows.
@@ -127,28 +146,70 @@ async fn forget(config: &store::Config, aside: Option<PathBuf>, yes: bool, json:
     Ok(show(json, &shown_lost(&lost, aside), people)?)
 }
 
-async fn restore(config: &store::Config, file: &Path, sealing_key: Option<&Path>, json: bool) -> Result<()> {
-    let done = store::restore_keys(config, file, sealing_key, SystemClock.now()).await;
-    let RestoredKeys { restored, has_key, removed, closed } = done.map_err(|error| failed("put keys back", error))?;
-    let shown = ShownRestored { restored, has_key, removed, closed };
+async fn restore(
+    config: &store::Config,
+    file: &Path,
+    sealing_key: Option<&Path>,
+    tokens: bool,
+    json: bool,
+) -> Result<()> {
+    let done = store::restore_keys(config, file, sealing_key, tokens, SystemClock.now()).await;
+    let RestoredKeys { restored, has_key, removed, closed, tokens } = done.map_err(|error| failed("put keys back", error))?;
+    let shown = ShownRestored { restored, has_key, removed, closed, tokens: tokens.map(word) };
     Ok(show(json, &shown, |_| {
         format!(
             "{restored} keys are their agents' again.\nNot put back: {has_key} of agents that have a key, {removed} of \
-             agents that were removed, {closed} that the sealing key does not open (--sealing-key)."
+             agents that were removed, {closed} that the sealing key does not open (--sealing-key).\n{}",
+            tokens.map_or("", sentence)
         )
     })?)
 }
 
+const fn word(tokens: RestoredTokens) -> &'static str {
+    match tokens {
+        RestoredTokens::Restored => "restored",
+        RestoredTokens::Same => "same",
+        RestoredTokens::Left => "left",
+    }
+}
+
+const fn sentence(tokens: RestoredTokens) -> &'static str {
+    match tokens {
+        RestoredTokens::Restored => {
+            "The key of the agents' tokens is that of before again: tokens of before are good, those given since are not."
+        }
+        RestoredTokens::Same => "The key of the agents' tokens is that of before already.",
+        RestoredTokens::Left => {
+            "The key of the agents' tokens stays the one that was made since; with --tokens the one of before takes its \
+             place: its tokens are good again, and those given since are not."
+        }
+    }
+}
+
 fn shown_lost<'a>(lost: &LostKeys, set_aside: Option<&'a Path>) -> ShownLost<'a> {
     let pods = lost.pods.iter().map(|(pod, address)| ShownPod { pod: pod.to_string(), address: address.to_string() });
-    ShownLost { tokens: lost.tokens, pods: pods.collect(), set_aside }
+    let tried = lost.tried.iter().map(|TriedKey { file, is_foreign }| {
+        let is = if *is_foreign { "foreign" } else { "absent" };
+        ShownTried { file, is }
+    });
+    ShownLost { tried: tried.collect(), check: lost.check, tokens: lost.tokens, pods: pods.collect(), set_aside }
 }
 
 fn people(lost: &ShownLost<'_>) -> String {
-    if !lost.tokens && lost.pods.is_empty() {
+    if !lost.check && !lost.tokens && lost.pods.is_empty() {
         return "The sealing key opens every key: none is lost.".to_owned();
     }
-    let mut lines = Vec::new();
+    let mut lines: Vec<_> = lost.tried.iter().map(tried).collect();
+    if !lost.tried.is_empty() {
+        lines.push(
+            "Is that the file of the gateway (--config, [store] sealing_key_file)? Does a backup have it, or another \
+             gateway of this store? Only without it these are lost:"
+                .to_owned(),
+        );
+    }
+    if lost.check {
+        lines.push("the text that the sealing key is known by: without it no gateway starts".to_owned());
+    }
     if lost.tokens {
         lines.push(
             "the key of the agents' tokens: those of agents that run are good no more, and a start gives another"
@@ -160,7 +221,8 @@ fn people(lost: &ShownLost<'_>) -> String {
         let aside = aside.display();
         lines.push(format!(
             "They are forgotten. Sealed as they were, they are in {aside}: keep it. If their sealing key is found, \
-             `palatine store restore-keys {aside} --sealing-key FILE` puts the agents' keys back."
+             `palatine store restore-keys {aside} --sealing-key FILE` puts the agents' keys back, and with --tokens \
+             that of their tokens too."
         ));
     }
     lines.join("\n")

@@ -1,6 +1,7 @@
 //! A holder's secret is in its guest, and nowhere else; a POD's key is nowhere in the clear.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -188,11 +189,20 @@ async fn lost_keys_are_forgotten_by_the_operators_yes_alone_and_lie_in_a_file_th
     let sealed = SealedStore::new().await;
     let key = sealed.config.sealing_key_file.path();
     let (saved, aside) = (sealed.path("saved.key"), sealed.path("aside.json"));
+    let tokens = SealedKeys::open_store(&sealed.config, NOW).await.unwrap().1.secret(SecretName::Tokens).await.unwrap();
+    let tokens = *tokens.unwrap().expose_secret();
     fs::rename(key, &saved).unwrap();
     let refused = sealed.command(&["forget-lost-keys"]).output().unwrap();
     assert!(!refused.status.success() && stderr_of(&refused).contains("--yes"), "{refused:?}");
     let listed = String::from_utf8_lossy(&refused.stdout);
     assert!(listed.contains(&pod(1).to_string()), "{refused:?}");
+    assert!(listed.contains(&format!("{} is not there", key.display())), "{refused:?}");
+    fs::write(key, [7; 32]).unwrap();
+    fs::set_permissions(key, fs::Permissions::from_mode(0o600)).unwrap();
+    let foreign = sealed.command(&["forget-lost-keys", "--json"]).output().unwrap();
+    let listed: serde_json::Value = serde_json::from_slice(&foreign.stdout).unwrap();
+    assert_eq!(listed["tried"], json!([{"file": key, "is": "foreign"}]));
+    fs::remove_file(key).unwrap();
     assert!(sealed.opens_with(&saved).await);
     let words = ["forget-lost-keys", "--yes", "--aside", aside.to_str().unwrap()];
     let done = sealed.command(&words).output().unwrap();
@@ -203,8 +213,35 @@ async fn lost_keys_are_forgotten_by_the_operators_yes_alone_and_lie_in_a_file_th
     assert!(identities.find(pod(1), NOW).await.unwrap().is_none());
     drop(identities);
     // The lost key is found.
-    let words = ["restore-keys", aside.to_str().unwrap(), "--sealing-key", saved.to_str().unwrap()];
+    let words = ["restore-keys", aside.to_str().unwrap(), "--sealing-key", saved.to_str().unwrap(), "--tokens"];
     let back = sealed.command(&words).output().unwrap();
     assert!(back.status.success() && stdout_of(&back).starts_with("1 keys are"), "{back:?}");
     assert!(sealed.opens_with(sealed.config.sealing_key_file.path()).await);
+    let before = SealedKeys::open_store(&sealed.config, NOW).await.unwrap().1.secret(SecretName::Tokens).await.unwrap();
+    assert_eq!(*before.unwrap().expose_secret(), tokens, "also the key of the tokens is the one of before");
+}
+
+#[tokio::test]
+async fn a_sealing_key_is_lost_also_where_nothing_but_the_text_that_it_is_known_by_was_sealed() {
+    let (folder, home) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let config = store_config(&folder);
+    drop(SealedKeys::open_store(&config, NOW).await.unwrap());
+    let (key, toml) = (config.sealing_key_file.path(), home.path().join("palatine.toml"));
+    let text = format!("[store]\ndirectory = {:?}\nsealing_key_file = {key:?}\n", config.directory);
+    fs::write(&toml, text).unwrap();
+    let forget = |words: &[&str]| {
+        let mut command = Command::new(program("palatine"));
+        command.args(["store", "forget-lost-keys"]).args(words).arg("--config").arg(&toml).output().unwrap()
+    };
+    let none = forget(&[]);
+    assert!(none.status.success() && stdout_of(&none).contains("none is lost"), "{none:?}");
+    fs::remove_file(key).unwrap();
+    let listed = forget(&[]);
+    assert!(!listed.status.success() && stderr_of(&listed).contains("--yes"), "{listed:?}");
+    let told = String::from_utf8_lossy(&listed.stdout);
+    assert!(told.contains("no gateway starts") && !told.contains("none is lost"), "{told}");
+    let done = forget(&["--yes"]);
+    assert!(done.status.success() && stdout_of(&done).contains("lost-keys-"), "{done:?}");
+    drop(SealedKeys::open_store(&config, NOW).await.unwrap());
+    assert!(stdout_of(&forget(&[])).contains("none is lost"));
 }

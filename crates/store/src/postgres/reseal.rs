@@ -60,8 +60,11 @@ impl PostgresKeys {
         }
         .execute(&mut self.0)
         .await
-        .map(drop)
         .map_err(sql)
+        .and_then(|done| match done.rows_affected() {
+            1 => Ok(()),
+            _ => Err(StoreError::Value("a key whose row is not there")),
+        })
     }
 
     pub(crate) async fn forget(&mut self, pod: PodRowId) -> Result<(), StoreError> {

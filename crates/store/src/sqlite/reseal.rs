@@ -62,8 +62,8 @@ impl SqliteKeys {
                 .conn
                 .execute("UPDATE identities SET sealed = ?2 WHERE pod = ?1", (row.0.cast_signed(), &identity.sealed)),
         }
-        .map(drop)
         .map_err(sql)
+        .and_then(is_one)
     }
 
     pub(crate) fn forget(&self, pod: PodRowId) -> Result<(), StoreError> {
@@ -114,6 +114,10 @@ fn identity(row: &Row<'_>) -> Result<SealedRow, StoreError> {
     let address = Address::from(row.get::<_, [u8; 20]>(2).map_err(sql)?);
     let sealed = row.get(3).map_err(sql)?;
     Ok(SealedRow::Identity { row: key, pod, identity: SealedIdentity { address, sealed } })
+}
+
+fn is_one(changed: usize) -> Result<(), StoreError> {
+    if changed == 1 { Ok(()) } else { Err(StoreError::Value("a key whose row is not there")) }
 }
 
 fn sql(error: rusqlite::Error) -> StoreError {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use domain::{Address, Event, PodId, StopReason, UnixMillis};
 use palatine_store::{
-    Config, DeployState, LostKeys, ResealError, Resealed, RestoredKeys, RunPod, RunReservation, SealedIdentity,
-    SealedKeys, SealedKeysError, SealingKeyFile, SecretName, Store, StoreError, VaultDeploy, find_lost_keys,
-    forget_lost_keys, reseal, restore_keys,
+    Config, DeployState, LostKeys, ResealError, Resealed, RestoredKeys, RestoredTokens, RunPod, RunReservation,
+    SealedIdentity, SealedKeys, SealedKeysError, SealingKeyFile, SecretName, Store, StoreError, TriedKey, VaultDeploy,
+    find_lost_keys, forget_lost_keys, reseal, restore_keys,
 };
 use rusqlite::Connection;
 use seal::Key;
@@ -290,8 +290,12 @@ pub(crate) async fn lost_keys_are_set_aside_and_forgotten_and_the_gateway_begins
     std::fs::remove_file(config.sealing_key_file.path()).unwrap();
     let refused = opened(place, &config).await.unwrap_err();
     assert!(matches!(refused, SealedKeysError::Missing { .. }), "{refused}");
-    let all =
-        LostKeys { tokens: true, pods: vec![(pod(1), Address::repeat_byte(1)), (pod(2), Address::repeat_byte(2))] };
+    let all = LostKeys {
+        check: true,
+        tokens: true,
+        pods: vec![(pod(1), Address::repeat_byte(1)), (pod(2), Address::repeat_byte(2))],
+        tried: vec![TriedKey { file: config.sealing_key_file.path().to_owned(), is_foreign: false }],
+    };
     assert_eq!(find_lost_keys(&config).await.unwrap(), all);
     assert!(!config.sealing_key_file.path().exists(), "looking makes nothing");
     assert_eq!(forget_lost_keys(&config, &aside, NOW).await.unwrap(), all);
@@ -358,17 +362,35 @@ pub(crate) async fn keys_that_were_set_aside_come_back_to_pods_that_are_there_an
     remove(&store, 3).await;
     drop(sealing);
     leave(place, store).await;
-    let closed = restore_keys(&config, &aside, None, NOW).await.unwrap();
-    assert_eq!(closed, RestoredKeys { closed: 4, ..RestoredKeys::default() });
-    let done = restore_keys(&config, &aside, Some(&saved), NOW).await.unwrap();
-    assert_eq!(done, RestoredKeys { restored: 2, has_key: 1, removed: 1, closed: 0 });
-    let again = restore_keys(&config, &aside, Some(&saved), NOW).await.unwrap();
-    assert_eq!(again, RestoredKeys { restored: 0, has_key: 3, removed: 1, closed: 0 });
+    let closed = restore_keys(&config, &aside, None, true, NOW).await.unwrap();
+    assert_eq!(closed, RestoredKeys { closed: 5, ..RestoredKeys::default() });
+    let done = restore_keys(&config, &aside, Some(&saved), false, NOW).await.unwrap();
+    let tokens = Some(RestoredTokens::Left);
+    assert_eq!(done, RestoredKeys { restored: 2, has_key: 1, removed: 1, closed: 0, tokens });
+    let again = restore_keys(&config, &aside, Some(&saved), false, NOW).await.unwrap();
+    assert_eq!(again, RestoredKeys { restored: 0, has_key: 3, removed: 1, closed: 0, tokens });
     let (_store, sealing) = SealedKeys::open_store(&config, NOW).await.unwrap();
     for (n, kept) in [(1, Some(1)), (2, Some(7)), (4, Some(4))] {
         let found = sealing.identity_of(pod(n)).await.unwrap().map(|key| key.expose_secret()[0]);
         assert_eq!(found, kept);
     }
+}
+
+pub(crate) async fn the_key_of_the_tokens_comes_back_where_that_is_asked_for(place: &Place) {
+    let home = folder();
+    let config = with_key(place, home.path());
+    sealed_store(place, &config).await;
+    let (saved, aside) = (home.path().join("saved.key"), home.path().join("aside.json"));
+    std::fs::rename(config.sealing_key_file.path(), &saved).unwrap();
+    forget_lost_keys(&config, &aside, NOW).await.unwrap();
+    for (with_tokens, tokens) in
+        [(false, RestoredTokens::Left), (true, RestoredTokens::Restored), (true, RestoredTokens::Same)]
+    {
+        let done = restore_keys(&config, &aside, Some(&saved), with_tokens, NOW).await.unwrap();
+        assert_eq!(done.tokens, Some(tokens));
+        assert_eq!(opened(place, &config).await.unwrap()[0] == [9; 32], with_tokens);
+    }
+    assert_eq!(opened(place, &config).await.unwrap(), [[9; 32], [1; 32], [2; 32]]);
 }
 
 pub(crate) async fn keys_under_another_sealing_key_are_tested_with_it_one_by_one(place: &Place) {
@@ -378,7 +400,9 @@ pub(crate) async fn keys_under_another_sealing_key_are_tested_with_it_one_by_one
     seal::read_or_create("sealing.key", other.sealing_key_file.path()).unwrap();
     let theirs = with_foreign_row(place, &other).await;
     let lost = find_lost_keys(&other).await.unwrap();
-    assert!(lost.tokens && lost.pods.len() == 2 && !lost.pods.contains(&theirs), "{lost:?}");
+    assert!(lost.check && lost.tokens && lost.pods.len() == 2 && !lost.pods.contains(&theirs), "{lost:?}");
+    let file = other.sealing_key_file.path().to_owned();
+    assert_eq!(lost.tried, [TriedKey { file, is_foreign: true }]);
 }
 
 /// One more POD, whose key is sealed with the sealing key of another configuration.
