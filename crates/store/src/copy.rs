@@ -9,10 +9,14 @@
 //! compared by a digest that does not depend on their order: the databases sort texts
 //! differently.
 
+use std::path::PathBuf;
+
 use crate::error::StoreError;
 use crate::postgres::PostgresEnd;
 use crate::sqlite::SqliteEnd;
-use crate::table::{CopiedTable, CopyError, RowsDigest, Table, Value};
+use crate::keys::SECRETS;
+use crate::sealing;
+use crate::table::{Copied, CopiedTable, CopyError, RowsDigest, Table, Value};
 use crate::url::{Place, StoreUrl};
 
 /// One of the two databases.
@@ -87,7 +91,7 @@ impl End {
 ///
 /// # Errors
 /// [`CopyError`]; the target is as empty as it was.
-pub async fn copy(from: &StoreUrl, to: &StoreUrl) -> Result<Vec<CopiedTable>, CopyError> {
+pub async fn copy(from: &StoreUrl, to: &StoreUrl) -> Result<Copied, CopyError> {
     let (mut source, mut target) = (End::source(from).await?, End::target(to).await?);
     let tables = source.tables()?;
     if let Some(table) = different(&tables, &target.tables()?) {
@@ -107,7 +111,16 @@ pub async fn copy(from: &StoreUrl, to: &StoreUrl) -> Result<Vec<CopiedTable>, Co
         copied.push(sent);
     }
     target.keep().await?;
-    Ok(copied)
+    let is_sealed = copied.iter().any(|table| table.table == SECRETS && table.rows > 0);
+    Ok(Copied { tables: copied, is_sealed, default_key: default_key(from) })
+}
+
+/// The sealing key in the folder of a store.
+fn default_key(of: &StoreUrl) -> Option<PathBuf> {
+    match of.place() {
+        Place::Sqlite(directory) => Some(directory.join(sealing::NAME)).filter(|key| key.exists()),
+        Place::Postgres(_) => None,
+    }
 }
 
 /// The name of a table that is not the same in both.

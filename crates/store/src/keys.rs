@@ -6,6 +6,9 @@ use domain::{Address, PodId, UnixMillis};
 use crate::port::port;
 use crate::record::PodRowId;
 
+/// The table of [`SecretName`].
+pub(crate) const SECRETS: &str = "secrets";
+
 /// A secret of the gateways' own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecretName {

@@ -79,5 +79,5 @@ pub use sealed::{SealedKeys, SealedKeysError, TriedKey};
 pub use sealing::SealingKeyFile;
 pub use sqlite::Sqlite;
 pub use store::Store;
-pub use table::{CopiedTable, CopyError};
+pub use table::{Copied, CopiedTable, CopyError};
 pub use url::{StoreUrl, StoreUrlError};

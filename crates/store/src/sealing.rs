@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-const NAME: &str = "sealing.key";
+/// Its name in the store's directory.
+pub(crate) const NAME: &str = "sealing.key";
 /// Where it lay by default before.
 const FORMER: &str = "/var/lib/palatine/gateway/sealing.key";
 

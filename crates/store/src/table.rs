@@ -1,5 +1,7 @@
 //! Rows of any table, on their way from one database to the other.
 
+use std::path::PathBuf;
+
 use sha2::{Digest, Sha256};
 
 use crate::error::StoreError;
@@ -32,6 +34,17 @@ pub struct CopiedTable {
     pub digest: String,
 }
 
+/// What was copied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Copied {
+    /// Every table.
+    pub tables: Vec<CopiedTable>,
+    /// Whether keys are sealed in it: the copy's gateways need the sealing key of before.
+    pub is_sealed: bool,
+    /// Where that key lies by default, if one is there: in the folder of the source.
+    pub default_key: Option<PathBuf>,
+}
+
 /// Why nothing was copied.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
@@ -41,6 +54,12 @@ pub enum CopyError {
     /// Somebody works with it.
     #[error("a gateway uses {0}: stop it first; one that was killed counts for 20 seconds more")]
     InUse(String),
+    /// A key, and no database.
+    #[error(
+        "{0} is there, and a copy goes into an empty folder: move it out of the way, and after the copy back to where its \
+         gateway looks for it"
+    )]
+    HoldsKey(PathBuf),
     /// It would be mixed up.
     #[error("{0} is not empty: copy to a new one")]
     NotEmpty(String),

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use domain::{Clock, SystemClock};
 use serde::Serialize;
 use store::{
-    CopiedTable, LostKeys, ResealError, Resealed, RestoredKeys, RestoredTokens, StoreUrl, TriedKey,
+    Copied, CopiedTable, LostKeys, ResealError, Resealed, RestoredKeys, RestoredTokens, StoreUrl, TriedKey,
 };
 
 use crate::cli::StoreCommand;
@@ -86,8 +86,29 @@ pub(crate) fn run(command: StoreCommand, json: bool) -> Result<()> {
 
 async fn copy(from: &StoreUrl, to: &StoreUrl, json: bool) -> Result<()> {
     let copied = store::copy(from, to).await.with_context(|| format!("copy {from} to {to}"))?;
-    let shown: Vec<_> = copied.iter().map(of).collect();
-    Ok(show(json, &shown, |tables| tables.iter().map(line).collect::<Vec<_>>().join("\n"))?)
+    let shown: Vec<_> = copied.tables.iter().map(of).collect();
+    show(json, &shown, |tables| tables.iter().map(line).collect::<Vec<_>>().join("\n"))?;
+    if let Some(needs) = needs(&copied) {
+        // Not among the tables, which programs read.
+        eprintln!("{needs}");
+    }
+    Ok(())
+}
+
+/// What the gateways of a copy need besides it.
+fn needs(copied: &Copied) -> Option<String> {
+    if !copied.is_sealed {
+        return None;
+    }
+    let of_before = "its gateways need the file that [store] sealing_key_file of those before names";
+    Some(match &copied.default_key {
+        Some(key) => format!(
+            "The keys in the copy stay sealed with the same sealing key, which is not copied: {of_before}, or by default \
+             {}. Keep that file.",
+            key.display()
+        ),
+        None => format!("The keys in the copy stay sealed with the same sealing key, which is not copied: {of_before}."),
+    })
 }
 
 fn of(copied: &CopiedTable) -> Shown<'_> {

@@ -245,3 +245,25 @@ async fn a_sealing_key_is_lost_also_where_nothing_but_the_text_that_it_is_known_
     drop(SealedKeys::open_store(&config, NOW).await.unwrap());
     assert!(stdout_of(&forget(&[])).contains("none is lost"));
 }
+
+#[tokio::test]
+async fn a_copy_of_a_store_names_the_sealing_key_that_it_needs() {
+    let sealed = SealedStore::new().await;
+    let (there, beside) = (sealed.config.directory.join("sealing.key"), sealed.path("copy"));
+    fs::rename(sealed.config.sealing_key_file.path(), &there).unwrap();
+    let copy = |from: &Path, to: &Path| {
+        let mut command = Command::new(program("palatine"));
+        let url = |folder: &Path| format!("sqlite://{}", folder.display());
+        command.args(["store", "copy", "--from", &url(from), "--to", &url(to)]).output().unwrap()
+    };
+    let copied = copy(&sealed.config.directory, &beside);
+    assert!(copied.status.success() && stderr_of(&copied).contains(there.to_str().unwrap()), "{copied:?}");
+    fs::remove_dir_all(&beside).unwrap();
+    fs::create_dir(&beside).unwrap();
+    fs::rename(&there, beside.join("sealing.key")).unwrap();
+    let refused = copy(&sealed.config.directory, &beside);
+    let key = beside.join("sealing.key");
+    assert!(!refused.status.success() && stderr_of(&refused).contains(key.to_str().unwrap()), "{refused:?}");
+    fs::rename(&key, &there).unwrap();
+    assert!(copy(&sealed.config.directory, &beside).status.success());
+}

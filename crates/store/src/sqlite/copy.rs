@@ -10,6 +10,7 @@ use super::files::{self, Files};
 use super::handle::Sqlite;
 use super::schema;
 use crate::error::StoreError;
+use crate::sealing;
 use crate::table::{CopyError, Table, Value};
 use crate::url::StoreUrl;
 
@@ -33,8 +34,11 @@ impl SqliteEnd {
 
     /// The one that is filled, beside its place until it is whole.
     pub(crate) fn target(directory: &Path, url: &StoreUrl) -> Result<Self, CopyError> {
-        if std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some()) {
-            return Err(CopyError::NotEmpty(url.to_string()));
+        let names = std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.file_name());
+        match names.collect::<Vec<_>>().as_slice() {
+            [] => {}
+            [only] if only == sealing::NAME => return Err(CopyError::HoldsKey(directory.join(only))),
+            [..] => return Err(CopyError::NotEmpty(url.to_string())),
         }
         let mut filling = directory.as_os_str().to_owned();
         filling.push(".copying");

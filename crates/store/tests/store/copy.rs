@@ -4,7 +4,7 @@ use domain::payment::{PaidRequestHash, Payment, PaymentLease, Payments};
 use domain::relay::{DailyQuota, RelayEntry, RelayJournal, RelayState};
 use domain::{Address, B256, Event, Mark, MarkKind, StopReason, U256, Usdc};
 use palatine_store::{
-    AccountLink, CopiedTable, CopyError, DeployState, KeptData, RunMark, SealedIdentity, SecretName, Store, StoreUrl,
+    AccountLink, Copied, CopyError, DeployState, KeptData, RunMark, SealedIdentity, SecretName, Store, StoreUrl,
     VaultDeploy, copy,
 };
 use relay::conformance;
@@ -81,8 +81,8 @@ fn sqlite_url(folder: &tempfile::TempDir) -> StoreUrl {
 }
 
 /// The tables that hold nothing.
-fn empty(copied: &[CopiedTable]) -> Vec<&str> {
-    copied.iter().filter(|table| table.rows == 0).map(|table| table.table.as_str()).collect()
+fn empty(copied: &Copied) -> Vec<&str> {
+    copied.tables.iter().filter(|table| table.rows == 0).map(|table| table.table.as_str()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -94,11 +94,21 @@ async fn a_store_goes_to_postgres_and_back_and_is_what_it_was() {
     // While it is in use, nothing is copied.
     assert!(matches!(copy(&from, &over).await, Err(CopyError::Store(_))));
     drop(store);
+    let default_key = first.path().join("store/sealing.key");
+    seal::read_or_create("sealing.key", &default_key).unwrap();
     let there = copy(&from, &over).await.unwrap();
+    assert!(there.is_sealed && there.default_key.as_ref() == Some(&default_key), "the folder is not to be thrown away");
     assert_eq!(empty(&there), Vec::<&str>::new(), "every table is tried");
     assert!(matches!(copy(&from, &over).await, Err(CopyError::NotEmpty(_))));
+    // The gateway of before has left its key where the copy's is looked for.
+    let its_key = last.path().join("store/sealing.key");
+    seal::read_or_create("sealing.key", &its_key).unwrap();
+    let refused = copy(&over, &back).await.unwrap_err();
+    assert!(matches!(&refused, CopyError::HoldsKey(file) if *file == its_key), "{refused}");
+    assert!(refused.to_string().contains(&its_key.display().to_string()), "{refused}");
+    std::fs::remove_file(its_key).unwrap();
     let again = copy(&over, &back).await.unwrap();
-    assert_eq!(there, again);
+    assert_eq!(again, Copied { default_key: None, ..there });
     assert!(matches!(copy(&over, &back).await, Err(CopyError::NotEmpty(_))));
     let moved = open(&Place::Url(over.clone())).await;
     assert!(matches!(copy(&over, &sqlite_url(&folder())).await, Err(CopyError::InUse(_))));
