@@ -12,7 +12,7 @@ use control::{Control, RemoteNode};
 use domain::{Clock, SystemClock};
 use gateway::{GatewayParts, Listeners};
 use identity::Identity;
-use store::{SealedKeys, Store};
+use store::{SealedKeys, Store, StoreError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,7 @@ async fn run(config: &Config) -> Result<()> {
     let now = clock.now();
     let opened = SealedKeys::open_store(&config.store, now).await;
     let (store, keys) = opened.context("open the database and the keys in it")?;
+    let resealed = tokio::spawn(end_when_resealed(keys.clone(), shutdown.clone()));
     let has_runs = !store.live().await.context("list the live runs")?.is_empty();
     let tokens = TokenIssuer::new(&gateway::token_key(&keys, &config.gateway.token_key_file, has_runs, now).await?);
     // Nothing is asked of the chain yet: while no endpoint answers, stopping must work.
@@ -86,7 +87,18 @@ async fn run(config: &Config) -> Result<()> {
         tracing::warn!(?patience, "work was still under way; the next start finishes or undoes it");
     }
     served?;
+    anyhow::ensure!(!resealed.await?, StoreError::Resealed);
     Ok(())
+}
+
+/// Asks for the end when keys were sealed anew under a gateway that was held up; whether they were.
+async fn end_when_resealed(keys: SealedKeys, shutdown: CancellationToken) -> bool {
+    let is_resealed = shutdown.run_until_cancelled(keys.resealed()).await.is_some();
+    if is_resealed {
+        tracing::error!("ending: {}", StoreError::Resealed);
+        shutdown.cancel();
+    }
+    is_resealed
 }
 
 /// The financial layer, where a chain is configured. The chain need not answer yet.

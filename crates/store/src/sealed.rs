@@ -9,6 +9,7 @@
 //! the place of another.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use domain::{Address, PodId, UnixMillis};
 use seal::{Key, KeyError, SealError, Sealer};
@@ -18,6 +19,9 @@ use crate::config::Config;
 use crate::error::StoreError;
 use crate::keys::{SealedIdentity, SealedRow, SecretName};
 use crate::store::Store;
+
+/// Between two looks for another sealing key: as long as a gateway waits with its lease.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
 
 /// What is sealed as [`SecretName::Check`].
 const KNOWN: &[u8] = b"palatine";
@@ -146,8 +150,10 @@ impl SealedKeys {
     /// # Errors
     /// [`SealedKeysError`].
     pub async fn secret(&self, name: SecretName) -> Result<Option<Key>, SealedKeysError> {
-        let sealed = self.store.secret(name).await?;
-        sealed.map(|sealed| self.unseal_secret(name, &sealed)).transpose()
+        match self.store.secret(name).await? {
+            Some(sealed) => self.unseal_secret(name, &sealed).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Keeps a secret, unless there is one of this name; the one that is kept.
@@ -157,7 +163,7 @@ impl SealedKeys {
     pub async fn keep_secret(&self, name: SecretName, key: &Key, now: UnixMillis) -> Result<Key, SealedKeysError> {
         let sealed = self.seal(key, &place_of_secret(name.as_str()))?;
         let kept = self.store.keep_secret(name, sealed, self.check(), now).await?;
-        self.unseal_secret(name, &kept)
+        self.unseal_secret(name, &kept).await
     }
 
     /// A POD's key.
@@ -165,8 +171,10 @@ impl SealedKeys {
     /// # Errors
     /// [`SealedKeysError`].
     pub async fn identity_of(&self, pod: PodId) -> Result<Option<Key>, SealedKeysError> {
-        let sealed = self.store.identity_of(pod).await?;
-        sealed.map(|sealed| self.unseal_identity(pod, &sealed)).transpose()
+        match self.store.identity_of(pod).await? {
+            Some(sealed) => self.unseal_identity(pod, &sealed).await.map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Keeps a POD's key, the one of this address, unless it has one; the one that is
@@ -183,7 +191,7 @@ impl SealedKeys {
     ) -> Result<Key, SealedKeysError> {
         let sealed = self.seal(key, &place_of_identity(pod, address))?;
         let kept = self.store.keep_identity(pod, SealedIdentity { address, sealed }, self.check(), now).await?;
-        self.unseal_identity(pod, &kept)
+        self.unseal_identity(pod, &kept).await
     }
 
     /// Keeps a key that an earlier version left in a file, as [`Self::keep_identity`] does;
@@ -200,27 +208,53 @@ impl SealedKeys {
     ) -> Result<Option<Key>, SealedKeysError> {
         let sealed = self.seal(key, &place_of_identity(pod, address))?;
         let kept = self.store.keep_old_identity(pod, SealedIdentity { address, sealed }, self.check(), now).await?;
-        kept.map(|kept| self.unseal_identity(pod, &kept)).transpose()
+        match kept {
+            Some(kept) => self.unseal_identity(pod, &kept).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns once all keys are sealed with another sealing key, or begun again without those
+    /// that were lost: what this gateway has of them in memory is of before, and it must end.
+    pub async fn resealed(&self) {
+        // Who has a database in SQLite open is alone with it.
+        let Store::Postgres(_) = &self.store else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            match self.is_resealed().await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "whether keys are sealed anew is not known now; trying again"),
+            }
+        }
+    }
+
+    async fn is_resealed(&self) -> Result<bool, StoreError> {
+        Ok(self.store.secret(SecretName::Check).await?.as_ref() != Some(&self.check))
     }
 
     fn seal(&self, key: &Key, place: &[u8]) -> Result<Vec<u8>, SealedKeysError> {
         self.sealer.seal(key.expose_secret(), place).map_err(SealedKeysError::Seal)
     }
 
-    fn unseal_secret(&self, name: SecretName, sealed: &[u8]) -> Result<Key, SealedKeysError> {
-        self.unseal(sealed, &place_of_secret(name.as_str()), || name.as_str().to_owned())
+    async fn unseal_secret(&self, name: SecretName, sealed: &[u8]) -> Result<Key, SealedKeysError> {
+        self.unseal(sealed, &place_of_secret(name.as_str()), name.as_str().to_owned()).await
     }
 
-    fn unseal_identity(&self, pod: PodId, identity: &SealedIdentity) -> Result<Key, SealedKeysError> {
-        self.unseal(&identity.sealed, &place_of_identity(pod, identity.address), || pod.to_string())
+    async fn unseal_identity(&self, pod: PodId, identity: &SealedIdentity) -> Result<Key, SealedKeysError> {
+        self.unseal(&identity.sealed, &place_of_identity(pod, identity.address), pod.to_string()).await
     }
 
-    fn unseal(&self, sealed: &[u8], place: &[u8], of: impl Fn() -> String) -> Result<Key, SealedKeysError> {
-        let clear = self.sealer.open(sealed, place);
-        let clear = clear.map_err(|source| SealedKeysError::Damaged { of: of(), source })?;
+    async fn unseal(&self, sealed: &[u8], place: &[u8], of: String) -> Result<Key, SealedKeysError> {
+        let clear = match self.sealer.open(sealed, place) {
+            // It may be whole, and sealed with another key meanwhile.
+            Err(SealError::Foreign) if self.is_resealed().await? => return Err(StoreError::Resealed.into()),
+            Err(source) => return Err(SealedKeysError::Damaged { of, source }),
+            Ok(clear) => clear,
+        };
         let mut key: Key = SecretBox::new(Box::default());
         if clear.len() != key.expose_secret().len() {
-            return Err(SealedKeysError::Length(of()));
+            return Err(SealedKeysError::Length(of));
         }
         key.expose_secret_mut().copy_from_slice(&clear);
         Ok(key)

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use domain::{Address, Event, PodId, State, StopReason};
-use fixtures::{Postgres, cut_at_commit};
+use fixtures::{PATIENCE, Postgres, cut_at_commit};
 use palatine_store::{
-    Admission, Config, CopyError, ResealError, Resealed, SealedIdentity, SealedKeys, SealedKeysError, Store, StoreError,
+    Admission, Config, CopyError, ResealError, Resealed, SealedIdentity, SealedKeys, SealedKeysError, SecretName, Store, StoreError,
     forget_lost_keys, reseal,
 };
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
@@ -112,7 +112,11 @@ async fn a_gateway_that_was_only_paused_keeps_no_key_under_the_sealing_key_of_be
     let (home, url) = (folder(), new_database().await);
     let config = Config { sealing_key_file: home.path().join("sealing.key").into(), ..config(&url) };
     let (store, keys) = SealedKeys::open_store(&config, NOW).await.unwrap();
-    reserved(&store, reservation(1, 1)).await;
+    for n in 1..=2 {
+        reserved(&store, reservation(n, n)).await;
+    }
+    keys.keep_secret(SecretName::Tokens, &seal::generate().unwrap(), NOW).await.unwrap();
+    keys.keep_identity(pod(2), Address::ZERO, &seal::generate().unwrap(), NOW).await.unwrap();
     // Its lease is over, and it does not know.
     let mut resealed = None;
     for _ in 0..10 {
@@ -130,6 +134,12 @@ async fn a_gateway_that_was_only_paused_keeps_no_key_under_the_sealing_key_of_be
     let refused = keys.keep_identity(pod(1), Address::ZERO, &key, NOW).await.unwrap_err();
     assert!(matches!(refused, SealedKeysError::Store(StoreError::Resealed)), "{refused}");
     assert_eq!(store.identity_of(pod(1)).await.unwrap(), None);
+    // What is there is not damaged: it is sealed with another key.
+    let (token, identity) = (keys.secret(SecretName::Tokens).await, keys.identity_of(pod(2)).await);
+    for refused in [token.unwrap_err(), identity.unwrap_err()] {
+        assert!(matches!(refused, SealedKeysError::Store(StoreError::Resealed)), "{refused}");
+    }
+    tokio::time::timeout(PATIENCE, keys.resealed()).await.expect("it is told to end");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
