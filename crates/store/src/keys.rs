@@ -38,6 +38,9 @@ pub struct SealedIdentity {
     pub sealed: Vec<u8>,
 }
 
+/// Why a vault that was on its way goes back to its owner when its POD's key is forgotten.
+pub(crate) const KEY_FORGOTTEN: &str = "the agent's key was lost before its vault was seen on the chain";
+
 /// Any sealed key, and where it lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum SealedRow {

@@ -172,7 +172,8 @@ impl KeyTable {
         }
     }
 
-    /// Forgets a POD's key, and the vault that was only drafted for it.
+    /// Forgets a POD's key, and the vault that was only drafted for it. Nobody pays for one that is
+    /// on its way for that key: it is its owner's to sign for again.
     async fn forget(&mut self, pod: PodRowId) -> Result<(), StoreError> {
         match self {
             Self::Sqlite(table) => table.forget(pod),

@@ -11,7 +11,7 @@ use crate::codec::integer;
 use crate::config::Config;
 use crate::error::StoreError;
 use crate::found::FoundDatabase;
-use crate::keys::{RestoredKey, SealedIdentity, SealedRow};
+use crate::keys::{KEY_FORGOTTEN, RestoredKey, SealedIdentity, SealedRow};
 use crate::pod::id_from;
 use crate::record::PodRowId;
 use crate::table::CopyError;
@@ -73,7 +73,10 @@ impl PostgresKeys {
         {
             query(delete).bind(pod.0.cast_signed()).execute(&mut self.0).await.map_err(sql)?;
         }
-        Ok(())
+        let unsign = "UPDATE deploys SET state = 'unsigned', deadline = NULL, signature = NULL, reason = $2 \
+                      WHERE pod = $1 AND state = 'deploying'";
+        let unsign = query(unsign).bind(pod.0.cast_signed()).bind(KEY_FORGOTTEN);
+        unsign.execute(&mut self.0).await.map(drop).map_err(sql)
     }
 
     pub(crate) async fn restore(

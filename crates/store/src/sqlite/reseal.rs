@@ -12,7 +12,7 @@ use super::schema;
 use crate::codec::{id_column, integer};
 use crate::error::StoreError;
 use crate::found::FoundDatabase;
-use crate::keys::{RestoredKey, SealedIdentity, SealedRow};
+use crate::keys::{KEY_FORGOTTEN, RestoredKey, SealedIdentity, SealedRow};
 use crate::pod::id_from;
 use crate::record::PodRowId;
 
@@ -67,12 +67,15 @@ impl SqliteKeys {
     }
 
     pub(crate) fn forget(&self, pod: PodRowId) -> Result<(), StoreError> {
-        let deletes =
-            ["DELETE FROM identities WHERE pod = ?1", "DELETE FROM deploys WHERE pod = ?1 AND state = 'unsigned'"];
-        deletes
-            .into_iter()
-            .try_for_each(|delete| self.conn.execute(delete, (pod.0.cast_signed(),)).map(drop))
-            .map_err(sql)
+        let key = pod.0.cast_signed();
+        for delete in
+            ["DELETE FROM identities WHERE pod = ?1", "DELETE FROM deploys WHERE pod = ?1 AND state = 'unsigned'"]
+        {
+            self.conn.execute(delete, (key,)).map_err(sql)?;
+        }
+        let unsign = "UPDATE deploys SET state = 'unsigned', deadline = NULL, signature = NULL, reason = ?2 \
+                      WHERE pod = ?1 AND state = 'deploying'";
+        self.conn.execute(unsign, (key, KEY_FORGOTTEN)).map(drop).map_err(sql)
     }
 
     pub(crate) fn restore(

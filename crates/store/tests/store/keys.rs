@@ -7,7 +7,8 @@ use std::sync::Arc;
 use domain::{Address, Event, PodId, StopReason, UnixMillis};
 use palatine_store::{
     Config, DeployState, LostKeys, ResealError, Resealed, RestoredKeys, RestoredTokens, RunPod, RunReservation,
-    SealedIdentity, SealedKeys, SealedKeysError, SealingKeyFile, SecretName, Store, StoreError, TriedKey, VaultDeploy,
+    SealedIdentity, SealedKeys, SealedKeysError, SealingKeyFile, SecretName, Store, StoreError, TriedKey,
+    VaultConsent, VaultDeploy,
     find_lost_keys, forget_lost_keys, reseal, restore_keys,
 };
 use rusqlite::Connection;
@@ -434,20 +435,25 @@ pub(crate) async fn what_was_erased_stays_so_when_lost_keys_are_forgotten(place:
     assert!(store.was_erased(pod(1)).await.unwrap() && !store.was_erased(pod(2)).await.unwrap());
 }
 
-pub(crate) async fn a_vault_that_was_drafted_for_a_lost_key_is_forgotten_with_it(place: &Place) {
+pub(crate) async fn no_vault_is_drafted_or_paid_for_any_more_whose_key_is_forgotten(place: &Place) {
     let home = folder();
     let config = with_key(place, home.path());
     sealed_store(place, &config).await;
     let store = open(place).await;
-    for (n, state) in [(1, DeployState::Unsigned), (2, DeployState::Deployed)] {
+    let sealing = keys(&store, &config).await;
+    reserved(&store, reservation(3, 3)).await;
+    sealing.keep_identity(pod(3), Address::repeat_byte(3), &key(3), NOW).await.unwrap();
+    drop(sealing);
+    for (n, state) in [(1, DeployState::Unsigned), (2, DeployState::Deployed), (3, DeployState::Deploying)] {
         let (owner, agent_wallet) = (Address::repeat_byte(8), Address::repeat_byte(n));
+        let consent = Some(VaultConsent { deadline: 9, signature: vec![9; 65] });
         let deploy = VaultDeploy {
             pod: pod(n.into()),
             owner,
             agent_wallet,
             address: owner,
             state,
-            consent: None,
+            consent,
             tx: None,
             reason: None,
         };
@@ -459,6 +465,10 @@ pub(crate) async fn a_vault_that_was_drafted_for_a_lost_key_is_forgotten_with_it
     let store = open(place).await;
     assert_eq!(store.deploy_of(pod(1)).await.unwrap(), None);
     assert!(store.deploy_of(pod(2)).await.unwrap().is_some(), "what is on the chain stays known");
+    assert_eq!(store.deploying().await.unwrap(), [], "the gateway pays for none");
+    let back = store.deploy_of(pod(3)).await.unwrap().unwrap();
+    assert_eq!((back.state, back.consent), (DeployState::Unsigned, None));
+    assert!(back.reason.is_some_and(|reason| reason.contains("key was lost")));
 }
 
 pub(crate) async fn a_key_that_is_sealed_with_the_key_of_before_is_not_kept(place: &Place) {

@@ -73,7 +73,7 @@ cases! {
         the_key_of_the_tokens_comes_back_where_that_is_asked_for,
         keys_under_another_sealing_key_are_tested_with_it_one_by_one,
         what_was_erased_stays_so_when_lost_keys_are_forgotten,
-        a_vault_that_was_drafted_for_a_lost_key_is_forgotten_with_it,
+        no_vault_is_drafted_or_paid_for_any_more_whose_key_is_forgotten,
         a_key_that_is_sealed_with_the_key_of_before_is_not_kept,
     }
     life {
