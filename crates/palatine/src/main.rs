@@ -4,6 +4,7 @@
 
 mod answers;
 mod cli;
+mod clock;
 mod commands;
 mod config;
 mod failure;

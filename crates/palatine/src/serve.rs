@@ -38,7 +38,7 @@ async fn run(config: &Config) -> Result<()> {
     // Listening first: a taken port is said before anything else is touched.
     let listeners = Listeners::bind(&config.gateway, &config.tls).await?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let now = clock.now();
+    let now = crate::clock::now()?;
     let opened = SealedKeys::open_store(&config.store, now).await;
     let (store, keys) = opened.context("open the database and the keys in it")?;
     let resealed = tokio::spawn(end_when_resealed(keys.clone(), shutdown.clone()));

@@ -13,7 +13,8 @@ use crate::keys::{SealedIdentity, SealedRow, SecretName};
 pub(crate) struct AsideFile {
     /// The database, for whoever looks into the file.
     store: String,
-    pub(crate) set_aside_at: UnixMillis,
+    /// For people too: clocks differ.
+    set_aside_at: UnixMillis,
     keys: Vec<AsideKey>,
 }
 
@@ -21,7 +22,23 @@ pub(crate) struct AsideFile {
 #[serde(untagged)]
 enum AsideKey {
     Secret { secret: String, sealed: Bytes },
-    Identity { pod: PodId, address: Address, sealed: Bytes },
+    Identity {
+        pod: PodId,
+        address: Address,
+        sealed: Bytes,
+        /// When the key of a POD of that id was last erased, if ever: where it is another instant
+        /// by now, this one is removed, whoever has its id.
+        #[serde(default)]
+        erased_at: Option<UnixMillis>,
+    },
+}
+
+/// A POD's key that was set aside.
+pub(crate) struct AsideIdentity {
+    pub(crate) pod: PodId,
+    pub(crate) identity: SealedIdentity,
+    /// As it was then.
+    pub(crate) erased_at: Option<UnixMillis>,
 }
 
 impl AsideFile {
@@ -58,11 +75,11 @@ impl AsideFile {
     }
 
     /// The PODs' keys in it.
-    pub(crate) fn identities(self) -> impl Iterator<Item = (PodId, SealedIdentity)> {
+    pub(crate) fn identities(self) -> impl Iterator<Item = AsideIdentity> {
         self.keys.into_iter().filter_map(|key| match key {
             AsideKey::Secret { .. } => None,
-            AsideKey::Identity { pod, address, sealed } => {
-                Some((pod, SealedIdentity { address, sealed: sealed.to_vec() }))
+            AsideKey::Identity { pod, address, sealed, erased_at } => {
+                Some(AsideIdentity { pod, identity: SealedIdentity { address, sealed: sealed.to_vec() }, erased_at })
             }
         })
     }
@@ -73,8 +90,8 @@ impl AsideKey {
         let sealed = Bytes::copy_from_slice(row.sealed());
         match row {
             SealedRow::Secret { name, .. } => Self::Secret { secret: name.clone(), sealed },
-            SealedRow::Identity { pod, identity, .. } => {
-                Self::Identity { pod: *pod, address: identity.address, sealed }
+            SealedRow::Identity { pod, identity, erased_at, .. } => {
+                Self::Identity { pod: *pod, address: identity.address, sealed, erased_at: *erased_at }
             }
         }
     }

@@ -47,7 +47,13 @@ pub(crate) enum SealedRow {
     /// One of the gateways'.
     Secret { name: String, sealed: Vec<u8> },
     /// A POD's.
-    Identity { row: PodRowId, pod: PodId, identity: SealedIdentity },
+    Identity {
+        row: PodRowId,
+        pod: PodId,
+        identity: SealedIdentity,
+        /// When the key of a POD of that id was last erased: another one each time.
+        erased_at: Option<UnixMillis>,
+    },
 }
 
 /// What came of a POD's key that was to be put back.

@@ -11,7 +11,7 @@ use domain::{Address, PodId, UnixMillis};
 use seal::{Key, Sealer};
 use secrecy::ExposeSecret;
 
-use crate::aside::AsideFile;
+use crate::aside::{AsideFile, AsideIdentity};
 use crate::config::Config;
 use crate::error::StoreError;
 use crate::found::FoundDatabase;
@@ -181,17 +181,11 @@ impl KeyTable {
         }
     }
 
-    /// Gives a POD its key again that was set aside then.
-    async fn restore(
-        &mut self,
-        pod: PodId,
-        identity: &SealedIdentity,
-        set_aside_at: UnixMillis,
-        now: UnixMillis,
-    ) -> Result<RestoredKey, StoreError> {
+    /// Gives a POD its key again.
+    async fn restore(&mut self, aside: &AsideIdentity, now: UnixMillis) -> Result<RestoredKey, StoreError> {
         match self {
-            Self::Sqlite(table) => table.restore(pod, identity, set_aside_at, now),
-            Self::Postgres(table) => table.restore(pod, identity, set_aside_at, now).await,
+            Self::Sqlite(table) => table.restore(aside, now),
+            Self::Postgres(table) => table.restore(aside, now).await,
         }
     }
 
@@ -303,7 +297,7 @@ pub async fn restore_keys(
     let given = opens_with.map(seal::read).transpose().map_err(ResealError::AsideKey)?;
     let (before, after) = (Sealer::new(given.as_ref().unwrap_or(&own)), Sealer::new(&own));
     let file = AsideFile::read(aside).map_err(|source| ResealError::SetAside { path: aside.to_owned(), source })?;
-    let (set_aside_at, mut done) = (file.set_aside_at, RestoredKeys::default());
+    let mut done = RestoredKeys::default();
     if let Some(row) = file.tokens() {
         match before.open(row.sealed(), &row.place()) {
             Ok(clear) => done.tokens = Some(restore_tokens(&mut table, &rows, row, &clear, &after, with_tokens).await?),
@@ -317,14 +311,15 @@ pub async fn restore_keys(
             }
         }
     }
-    for (pod, identity) in file.identities() {
-        let place = place_of_identity(pod, identity.address);
-        let Ok(clear) = before.open(&identity.sealed, &place) else {
+    for aside in file.identities() {
+        let place = place_of_identity(aside.pod, aside.identity.address);
+        let Ok(clear) = before.open(&aside.identity.sealed, &place) else {
             done.closed += 1;
             continue;
         };
         let sealed = after.seal(&clear, &place).map_err(SealedKeysError::Seal)?;
-        match table.restore(pod, &SealedIdentity { sealed, ..identity }, set_aside_at, now).await? {
+        let anew = AsideIdentity { identity: SealedIdentity { sealed, ..aside.identity }, ..aside };
+        match table.restore(&anew, now).await? {
             RestoredKey::Restored => done.restored += 1,
             RestoredKey::HasKey => done.has_key += 1,
             RestoredKey::Removed => done.removed += 1,

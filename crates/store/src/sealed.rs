@@ -354,8 +354,8 @@ impl SealedRow {
     pub(crate) fn with_sealed(self, anew: Vec<u8>) -> Self {
         match self {
             Self::Secret { name, .. } => Self::Secret { name, sealed: anew },
-            Self::Identity { row, pod, identity } => {
-                Self::Identity { row, pod, identity: SealedIdentity { sealed: anew, ..identity } }
+            Self::Identity { row, pod, identity, erased_at } => {
+                Self::Identity { row, pod, identity: SealedIdentity { sealed: anew, ..identity }, erased_at }
             }
         }
     }

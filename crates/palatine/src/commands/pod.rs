@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use domain::{Clock, PodId, SystemClock, UnixMillis};
+use domain::{PodId, UnixMillis};
 use identity::{Identity, KdfCost};
 use secrecy::SecretString;
 use store::{SealedKeys, Store};
@@ -11,6 +11,7 @@ use treasury::Identities;
 
 use crate::answers::PodKeystore;
 use crate::cli::PodIdentity;
+use crate::clock;
 use crate::config::Config;
 use crate::output::{self, show};
 use crate::signer::{POD_PASSWORD, new_password, password};
@@ -20,7 +21,7 @@ pub(crate) fn identity(config: Option<&Path>, command: PodIdentity, json: bool) 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let done = runtime.block_on(async {
         let identities = open(&config).await?;
-        let now = SystemClock.now();
+        let now = clock::now()?;
         match command {
             PodIdentity::Export { pod, out, password } => {
                 let keystore = out.unwrap_or_else(|| PathBuf::from(format!("{pod}.json")));

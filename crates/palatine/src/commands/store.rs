@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use domain::{Clock, SystemClock};
 use serde::Serialize;
 use store::{
     Copied, CopiedTable, LostKeys, ResealError, Resealed, RestoredKeys, RestoredTokens, StoreUrl, TriedKey,
 };
 
 use crate::cli::StoreCommand;
+use crate::clock;
 use crate::config::Config;
 use crate::output::show;
 
@@ -158,7 +158,7 @@ async fn forget(config: &store::Config, aside: Option<PathBuf>, yes: bool, json:
         }
         bail!("nothing was changed: with --yes these keys are set aside and forgotten");
     }
-    let now = SystemClock.now();
+    let now = clock::now()?;
     let beside = || config.sealing_key_file.path().with_file_name(format!("lost-keys-{}.json", now.0));
     let aside = aside.unwrap_or_else(beside);
     let lost = store::forget_lost_keys(config, &aside, now).await;
@@ -174,7 +174,7 @@ async fn restore(
     tokens: bool,
     json: bool,
 ) -> Result<()> {
-    let done = store::restore_keys(config, file, sealing_key, tokens, SystemClock.now()).await;
+    let done = store::restore_keys(config, file, sealing_key, tokens, clock::now()?).await;
     let RestoredKeys { restored, has_key, removed, closed, tokens } = done.map_err(|error| failed("put keys back", error))?;
     let shown = ShownRestored { restored, has_key, removed, closed, tokens: tokens.map(word) };
     Ok(show(json, &shown, |_| {

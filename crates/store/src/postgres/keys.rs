@@ -105,7 +105,12 @@ impl Command for KeepSecret {
 
 impl KeepSecret {
     async fn write(&self, tx: &mut Tx) -> sqlx::Result<Vec<u8>> {
-        let insert = query("INSERT INTO secrets (name, sealed, made_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING");
+        // Whatever was removed before keys were sealed was so at an earlier instant, by any clock.
+        let insert = query(
+            "INSERT INTO secrets (name, sealed, made_at) VALUES ($1, $2, CASE $1 WHEN 'check' \
+             THEN greatest($3, least(coalesce((SELECT max(erased_at) FROM pods), -1), 9223372036854775806) + 1) ELSE $3 \
+             END) ON CONFLICT DO NOTHING",
+        );
         let insert = insert.bind(self.name.as_str()).bind(&self.sealed).bind(integer(self.now.0));
         insert.execute(tx.conn()).await?;
         // Whoever was faster has committed: the insertion waited for that.

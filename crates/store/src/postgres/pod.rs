@@ -96,8 +96,11 @@ pub(crate) async fn rest(conn: &mut PgConnection, record: &RunRecord, at: UnixMi
 /// sets its prices does. Its key goes by a trigger: see `schema/2.sql`.
 pub(crate) async fn remove(conn: &mut PgConnection, record: &RunRecord, now: UnixMillis) -> sqlx::Result<bool> {
     let key = record.pod_key.0.cast_signed();
+    // A trigger notes it as the erasure of its key. Removals after keys began to be sealed are told from those before
+    // by it, and two from each other, whatever clocks say.
     let removed = query(
-        "UPDATE pods SET removed_at = $2, last_run = 0, stopped_at = NULL, data_node = NULL, data_until = NULL, \
+        "UPDATE pods SET removed_at = greatest($2, least(coalesce(erased_at, -1), 9223372036854775806) + 1, \
+         coalesce((SELECT made_at FROM secrets WHERE name = 'check'), 0)), last_run = 0, stopped_at = NULL, data_node = NULL, data_until = NULL, \
          data_bytes = NULL WHERE key = $1 AND last_run = $3",
     );
     let removed = removed.bind(key).bind(integer(now.0)).bind(id_column(record.id)).execute(&mut *conn).await?;

@@ -21,6 +21,8 @@ use crate::keys::SecretName;
 const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql"), include_str!("schema/3.sql")];
 /// The first one with sealed keys.
 const SEALS_KEYS: i64 = 2;
+/// The first one that notes when a POD's key was erased.
+pub(crate) const NOTES_ERASURE: i64 = 3;
 /// "PLTN": names the lock.
 const LOCK: i64 = 0x504C_544E;
 

@@ -82,7 +82,11 @@ impl Command for KeepSecret {
 
 impl KeepSecret {
     fn write(&self, conn: &Connection) -> rusqlite::Result<Option<Vec<u8>>> {
-        conn.prepare_cached("INSERT INTO secrets (name, sealed, made_at) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING")?
+        // Whatever was removed before keys were sealed was so at an earlier instant, by any clock.
+        let sql = "INSERT INTO secrets (name, sealed, made_at) VALUES (?1, ?2, CASE ?1 WHEN 'check' \
+                   THEN max(?3, min(coalesce((SELECT max(erased_at) FROM pods), -1), 9223372036854775806) + 1) ELSE ?3 \
+                   END) ON CONFLICT DO NOTHING";
+        conn.prepare_cached(sql)?
             .execute((self.name.as_str(), &self.sealed, integer(self.now.0)))?;
         secret(conn, self.name)
     }

@@ -150,9 +150,12 @@ pub(crate) fn remove(tx: &Tx<'_>, record: &RunRecord, now: UnixMillis) -> Result
     ] {
         tx.conn.prepare_cached(delete).and_then(|mut delete| delete.execute((key,))).map_err(sql)?;
     }
+    // Removals after keys began to be sealed are told from those before by it, and two from each
+    // other, whatever clocks say.
     tx.conn
         .prepare_cached(
-            "UPDATE pods SET removed_at = ?2, erased_at = ?2, last_run = 0, stopped_at = NULL, data_node = NULL, data_until = NULL, \
+            "UPDATE pods SET removed_at = ?2, erased_at = max(?2, min(coalesce(erased_at, -1), 9223372036854775806) + 1, \
+             coalesce((SELECT made_at FROM secrets WHERE name = 'check'), 0)), last_run = 0, stopped_at = NULL, data_node = NULL, data_until = NULL, \
              data_bytes = NULL WHERE key = ?1",
         )
         .and_then(|mut update| update.execute((key, integer(now.0))))

@@ -2,14 +2,15 @@
 
 use std::path::Path;
 
-use domain::{Address, PodId, UnixMillis};
+use domain::{Address, UnixMillis};
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::connection::connect;
 use super::files::{self, Files};
 use super::handle::Sqlite;
 use super::schema;
-use crate::codec::{id_column, integer};
+use crate::codec::{id_column, integer, millis};
+use crate::aside::AsideIdentity;
 use crate::error::StoreError;
 use crate::found::FoundDatabase;
 use crate::keys::{KEY_FORGOTTEN, RestoredKey, SealedIdentity, SealedRow};
@@ -17,10 +18,17 @@ use crate::pod::id_from;
 use crate::record::PodRowId;
 
 const NAME: &str = "seal the keys anew";
+const IDENTITIES: &str = "SELECT key, name, address, sealed, erased_at FROM identities JOIN pods \
+                          ON pods.key = identities.pod ORDER BY key";
+/// The same where erasures are not noted yet.
+const IDENTITIES_BEFORE: &str = "SELECT key, name, address, sealed, NULL FROM identities JOIN pods \
+                                 ON pods.key = identities.pod ORDER BY key";
 
 /// The database, locked, in a transaction.
 pub(crate) struct SqliteKeys {
     conn: Connection,
+    /// Whether its schema knows when keys were erased.
+    notes_erasure: bool,
     _files: Files,
 }
 
@@ -33,17 +41,17 @@ impl SqliteKeys {
         Sqlite::find(directory)?;
         let files = files::take(directory)?;
         let conn = connect(&files)?;
-        refuse(&schema::look(&conn, &files.database)?)?;
+        let found = schema::look(&conn, &files.database)?;
+        refuse(&found)?;
         conn.execute_batch("BEGIN IMMEDIATE").map_err(sql)?;
-        Ok(Self { conn, _files: files })
+        Ok(Self { conn, notes_erasure: found.schema >= schema::NOTES_ERASURE, _files: files })
     }
 
     pub(crate) fn rows(&self) -> Result<Vec<SealedRow>, StoreError> {
         let mut secrets = self.conn.prepare("SELECT name, sealed FROM secrets").map_err(sql)?;
         let secret = |row: &Row<'_>| Ok(SealedRow::Secret { name: row.get(0)?, sealed: row.get(1)? });
         let secrets = secrets.query_map((), secret).map_err(sql)?.collect::<Result<Vec<_>, _>>().map_err(sql)?;
-        let identities = "SELECT key, name, address, sealed FROM identities JOIN pods ON pods.key = identities.pod \
-                          ORDER BY key";
+        let identities = if self.notes_erasure { IDENTITIES } else { IDENTITIES_BEFORE };
         let mut identities = self.conn.prepare(identities).map_err(sql)?;
         let mut rows = identities.query(()).map_err(sql)?;
         let mut all = secrets;
@@ -78,18 +86,13 @@ impl SqliteKeys {
         self.conn.execute(unsign, (key, KEY_FORGOTTEN)).map(drop).map_err(sql)
     }
 
-    pub(crate) fn restore(
-        &self,
-        pod: PodId,
-        identity: &SealedIdentity,
-        set_aside_at: UnixMillis,
-        now: UnixMillis,
-    ) -> Result<RestoredKey, StoreError> {
+    pub(crate) fn restore(&self, aside: &AsideIdentity, now: UnixMillis) -> Result<RestoredKey, StoreError> {
+        let AsideIdentity { pod, identity, erased_at } = aside;
         // One of this id that was removed since then took its key with it, whoever has the id now.
-        let find = "SELECT key FROM pods WHERE removed_at IS NULL AND coalesce(erased_at, -1) < ?3 \
+        let find = "SELECT key FROM pods WHERE removed_at IS NULL AND erased_at IS ?3 \
                     AND (name = ?2 OR key = ?1 AND name IS NULL)";
         let name = pod.first_run().is_none().then(|| pod.as_str());
-        let ids = (pod.first_run().map(id_column), name, integer(set_aside_at.0));
+        let ids = (pod.first_run().map(id_column), name, erased_at.map(|at| integer(at.0)));
         let found = self.conn.query_row(find, ids, |row| row.get::<_, i64>(0)).optional().map_err(sql)?;
         let Some(key) = found else { return Ok(RestoredKey::Removed) };
         let insert =
@@ -116,7 +119,8 @@ fn identity(row: &Row<'_>) -> Result<SealedRow, StoreError> {
     let pod = id_from(key, row.get(1).map_err(sql)?)?;
     let address = Address::from(row.get::<_, [u8; 20]>(2).map_err(sql)?);
     let sealed = row.get(3).map_err(sql)?;
-    Ok(SealedRow::Identity { row: key, pod, identity: SealedIdentity { address, sealed } })
+    let erased_at = row.get::<_, Option<i64>>(4).map_err(sql)?.map(millis);
+    Ok(SealedRow::Identity { row: key, pod, identity: SealedIdentity { address, sealed }, erased_at })
 }
 
 fn is_one(changed: usize) -> Result<(), StoreError> {

@@ -51,6 +51,8 @@ const MIGRATIONS: &[&str] = &[
 
 /// The first one with sealed keys.
 const SEALS_KEYS: i64 = 7;
+/// The first one that notes when a POD's key was erased.
+pub(crate) const NOTES_ERASURE: i64 = 8;
 
 /// The newest schema known here.
 pub(crate) fn known() -> i64 {

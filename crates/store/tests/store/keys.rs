@@ -28,8 +28,18 @@ fn key(n: u8) -> Key {
 
 /// Removes the POD of run `n`.
 async fn remove(store: &Store, n: u64) {
-    store.advance(id(n), Event::Stop(StopReason::Removed), NOW).await.unwrap();
-    store.end(id(n), None, NOW).await.unwrap();
+    remove_at(store, n, NOW).await;
+}
+
+async fn remove_at(store: &Store, n: u64, now: UnixMillis) {
+    store.advance(id(n), Event::Stop(StopReason::Removed), now).await.unwrap();
+    store.end(id(n), None, now).await.unwrap();
+}
+
+/// Run `n` of a new POD of this id, of wallet `holder`.
+fn called(holder: u64, n: u64, name: &str) -> RunReservation {
+    let name = Some(PodId::chosen(name).unwrap());
+    RunReservation { pod: RunPod::New { name, ephemeral: false }, ..reservation(holder, n) }
 }
 
 pub(crate) async fn of_fifty_who_keep_a_key_at_once_all_have_the_same(place: &Place) {
@@ -375,6 +385,49 @@ pub(crate) async fn keys_that_were_set_aside_come_back_to_pods_that_are_there_an
         let found = sealing.identity_of(pod(n)).await.unwrap().map(|key| key.expose_secret()[0]);
         assert_eq!(found, kept);
     }
+}
+
+pub(crate) async fn a_key_that_was_set_aside_is_no_later_pods_of_that_id_whatever_clocks_said(place: &Place) {
+    let home = folder();
+    let (config, fast) = (with_key(place, home.path()), NOW.plus(600_000));
+    let (first, other) = (PodId::chosen("first").unwrap(), PodId::chosen("other").unwrap());
+    let store = open(place).await;
+    let sealing = keys(&store, &config).await;
+    reserved(&store, called(2, 2, "other")).await;
+    remove_at(&store, 2, fast.plus(600_000)).await;
+    reserved(&store, called(1, 1, "first")).await;
+    reserved(&store, called(2, 3, "other")).await;
+    for (pod, n) in [(first, 1), (other, 2)] {
+        sealing.keep_identity(pod, Address::repeat_byte(n), &key(n), NOW).await.unwrap();
+    }
+    drop(sealing);
+    leave(place, store).await;
+    let (saved, aside) = (home.path().join("saved.key"), home.path().join("aside.json"));
+    std::fs::rename(config.sealing_key_file.path(), &saved).unwrap();
+    forget_lost_keys(&config, &aside, fast).await.unwrap();
+    let store = open(place).await;
+    remove(&store, 1).await;
+    reserved(&store, called(1, 4, "first")).await;
+    leave(place, store).await;
+    let done = restore_keys(&config, &aside, Some(&saved), false, NOW).await.unwrap();
+    assert_eq!((done.restored, done.removed), (1, 1));
+    let store = open(place).await;
+    assert_eq!(store.identity_of(first).await.unwrap(), None, "that key went with the other POD");
+    assert!(store.identity_of(other).await.unwrap().is_some(), "this one was there all the time");
+}
+
+pub(crate) async fn a_removal_is_before_or_after_the_first_sealing_whatever_clocks_said(place: &Place) {
+    let (store, home, fast) = (open(place).await, folder(), NOW.plus(600_000));
+    let (before, after) = (PodId::chosen("before").unwrap(), PodId::chosen("after").unwrap());
+    reserved(&store, called(1, 1, "before")).await;
+    reserved(&store, called(2, 2, "after")).await;
+    remove_at(&store, 1, fast).await;
+    SealedKeys::open_or_create(&store, &with_key(place, home.path()), NOW.plus(1)).await.unwrap();
+    assert!(!store.was_erased(before).await.unwrap(), "its files were its version's to erase");
+    remove_at(&store, 2, UnixMillis(1)).await;
+    assert!(store.was_erased(after).await.unwrap());
+    reserved(&store, called(2, 3, "after")).await;
+    assert_eq!(store.keep_old_identity(after, sealed(1), None, NOW).await.unwrap(), None);
 }
 
 pub(crate) async fn the_key_of_the_tokens_comes_back_where_that_is_asked_for(place: &Place) {

@@ -70,6 +70,8 @@ cases! {
         lost_keys_are_set_aside_and_forgotten_and_the_gateway_begins_again,
         a_former_key_that_cannot_be_read_is_not_lost_and_one_beside_a_new_key_is_found,
         keys_that_were_set_aside_come_back_to_pods_that_are_there_and_have_none,
+        a_key_that_was_set_aside_is_no_later_pods_of_that_id_whatever_clocks_said,
+        a_removal_is_before_or_after_the_first_sealing_whatever_clocks_said,
         the_key_of_the_tokens_comes_back_where_that_is_asked_for,
         keys_under_another_sealing_key_are_tested_with_it_one_by_one,
         what_was_erased_stays_so_when_lost_keys_are_forgotten,
