@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use alloy_primitives::Signature;
 use chain::evm::calls::{self, DeadlineSignature};
-use chain::evm::{BlockTag, CheckedChain, EvmError, SendError, Sender};
+use chain::evm::{BlockTag, EvmError, SendError, Sender, VaultStanding};
 use domain::evm::{IntentKey, TransactionOutcome};
 use domain::{Address, Bytes, ClientAddr, Clock, PodId, UnixMillis, Wallet};
 use relay::{Beneficiary, CallPurpose, GasSpend};
@@ -23,6 +23,8 @@ use crate::view;
 const MIN_WINDOW_S: u64 = 60;
 /// An owner's signature is not taken for longer than this.
 const MAX_WINDOW_S: u64 = 7 * 24 * 60 * 60;
+/// Nothing follows from it, nor is one sent.
+const UNCONFIRMED: &str = "the agent's vault is in a block that is not deep enough yet";
 /// How often what is on its way is looked at, without a signal.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -56,11 +58,12 @@ impl Inner {
             Some(here) => here.address,
             None => services.chain.vault_of(agent.as_str(), link.owner).await.map_err(unanswered)?,
         };
-        let standing = standing(&services.chain, address).await?;
+        let standing = services.chain.standing(address).await.map_err(unanswered)?;
         let agent_wallet = match (self.identities.find(agent, now).await?, standing) {
             (Some(key), _) => key.address(),
-            (None, None) => self.new_wallet(agent, known.as_ref(), now).await?,
-            (None, Some(wallet)) => {
+            (None, VaultStanding::Absent) => self.new_wallet(agent, known.as_ref(), now).await?,
+            (None, VaultStanding::Unconfirmed) => return Err(TreasuryError::Unavailable(UNCONFIRMED.to_owned())),
+            (None, VaultStanding::Confirmed { agent_wallet: wallet }) => {
                 let missing = TreasuryError::KeyMissing { pod: agent, vault: address, wallet };
                 // What was told of the agent's own key stays known.
                 if !is_told(known.as_ref()) {
@@ -150,7 +153,10 @@ impl Inner {
     }
 
     async fn carry(&self, services: &ChainServices, deploy: VaultDeploy) -> Result<VaultDeploy, TreasuryError> {
-        let standing = standing(&services.chain, deploy.address).await?;
+        let standing = services.chain.standing(deploy.address).await.map_err(unanswered)?;
+        if standing == VaultStanding::Unconfirmed {
+            return Err(TreasuryError::Unavailable(UNCONFIRMED.to_owned()));
+        }
         let mut next = seen(deploy, standing);
         if next.state == DeployState::Deploying {
             let sender = services.sender.as_ref().ok_or(TreasuryError::NoRelayer)?;
@@ -181,23 +187,14 @@ async fn deployed(factory: Address, sender: &Sender, deploy: VaultDeploy) -> Res
     }
 }
 
-/// The agent wallet of a vault that is on the chain already, whoever put it there.
-async fn standing(chain: &CheckedChain, vault: Address) -> Result<Option<Address>, TreasuryError> {
-    if !chain.is_vault(vault).await.map_err(unanswered)? {
-        return Ok(None);
-    }
-    let vault = chain.vault(vault, BlockTag::Latest).await.map_err(unanswered)?;
-    Ok(Some(vault.agent_wallet))
-}
-
-/// How far a vault is, given the agent wallet of the one that stands.
-fn seen(deploy: VaultDeploy, standing: Option<Address>) -> VaultDeploy {
+/// How far a vault is, given how it stands, whoever put it there.
+fn seen(deploy: VaultDeploy, standing: VaultStanding) -> VaultDeploy {
     match standing {
-        None => deploy,
-        Some(wallet) if wallet == deploy.agent_wallet => {
+        VaultStanding::Absent | VaultStanding::Unconfirmed => deploy,
+        VaultStanding::Confirmed { agent_wallet } if agent_wallet == deploy.agent_wallet => {
             VaultDeploy { state: DeployState::Deployed, reason: None, ..deploy }
         }
-        Some(wallet) => {
+        VaultStanding::Confirmed { agent_wallet: wallet } => {
             let reason = format!("the vault has another agent wallet: {wallet}");
             // One that failed without a signature would count as another key's.
             if deploy.consent.is_none() { unsigned(deploy, reason) } else { failed(deploy, reason) }

@@ -60,4 +60,4 @@ pub use sender::{Estimate, Sender, TransactionCost};
 pub use sign::{SignError, SigningKey};
 pub use start::{ChainStartError, CheckedChain};
 pub use unsent::SendError;
-pub use views::{TaskView, VaultView};
+pub use views::{TaskView, VaultStanding, VaultView};

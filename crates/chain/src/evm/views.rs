@@ -7,7 +7,7 @@ use super::abi::ERC2771Forwarder as Forwarder;
 use super::abi::PODVault as Vault;
 use super::abi::PODVaultFactory as Factory;
 use super::abi::TestUSDC as Token;
-use super::{BlockTag, CheckedChain, EvmError, OnChainTaskState, terms};
+use super::{BlockTag, CheckedChain, EvmConfig, EvmError, OnChainTaskState, terms};
 
 /// A vault as it stands on the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,20 @@ pub struct VaultView {
     pub total_tasks: u64,
     /// What the vault holds of the token.
     pub balance: Usdc,
+}
+
+/// Whether a vault is on the chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VaultStanding {
+    /// It is not.
+    Absent,
+    /// In a block that is not `[evm] confirmations` deep: it may be gone again.
+    Unconfirmed,
+    /// It is.
+    Confirmed {
+        /// Who delivers for its pod.
+        agent_wallet: Address,
+    },
 }
 
 /// A task as it stands on the chain.
@@ -67,8 +81,30 @@ impl CheckedChain {
     /// # Errors
     /// [`EvmError`].
     pub async fn is_vault(&self, vault: Address) -> Result<bool, EvmError> {
-        let agreed_head = BlockTag::Block(self.evm.agreed_head().await?);
-        self.evm.read_agreed(self.factory(), &Factory::isVaultCall { vault }, agreed_head).await
+        self.is_vault_at(vault, self.evm.agreed_head().await?).await
+    }
+
+    async fn is_vault_at(&self, vault: Address, block: u64) -> Result<bool, EvmError> {
+        self.evm.read_agreed(self.factory(), &Factory::isVaultCall { vault }, BlockTag::Block(block)).await
+    }
+
+    /// How a vault of our factory stands, as enough endpoints say alike: for whoever writes down
+    /// what follows from it.
+    ///
+    /// # Errors
+    /// [`EvmError`].
+    pub async fn standing(&self, vault: Address) -> Result<VaultStanding, EvmError> {
+        let head = self.evm.agreed_head().await?;
+        if !self.is_vault_at(vault, head).await? {
+            return Ok(VaultStanding::Absent);
+        }
+        let EvmConfig { confirmations, start_block, .. } = *self.evm.config();
+        let deep = (head + 1).saturating_sub(confirmations);
+        if deep < start_block || deep != head && !self.is_vault_at(vault, deep).await? {
+            return Ok(VaultStanding::Unconfirmed);
+        }
+        let agent_wallet = self.evm.read_agreed(vault, &Vault::agentWalletCall {}, BlockTag::Block(deep)).await?;
+        Ok(VaultStanding::Confirmed { agent_wallet })
     }
 
     /// A vault at one block's end.

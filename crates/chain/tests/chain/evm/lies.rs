@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use alloy::primitives::{hex, keccak256};
 use domain::evm::TransactionOutcome;
 use domain::{Address, B256, Usdc};
 use palatine_chain::evm::fake::{MemoryLedger, MemoryOutbox};
-use palatine_chain::evm::{BlockTag, CheckedChain, EvmConfig, EvmError, IndexError, Sender, TransactionStatus, calls};
+use palatine_chain::evm::{
+    BlockTag, CheckedChain, EvmConfig, EvmError, IndexError, Sender, TransactionStatus, VaultStanding, calls,
+};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::ledger::{Pod, catch_up, equals_the_chain};
-use super::node::{Fixture, PATIENCE, config};
+use super::node::{Fixture, PATIENCE, Person, config};
 use super::proxy::{Does, Liar, error, result};
 
 /// Turns a success into a failure, and a failure into a success.
@@ -120,6 +123,33 @@ async fn a_receipt_counts_only_when_it_is_as_deep_as_asked_for() {
     fixture.anvil.mine(1).await;
     assert!(matches!(chain.evm.transaction_status(hash).await, Ok(TransactionStatus::Confirmed(_))));
     assert_eq!(chain.evm.transaction_status(B256::repeat_byte(1)).await, Ok(TransactionStatus::NotFound));
+}
+
+#[tokio::test]
+async fn the_agent_wallet_of_a_vault_that_stands_is_no_single_endpoints_word_and_as_deep_as_asked_for() {
+    let fixture = Fixture::start().await;
+    let (owner, agent) = (Person::new("owner"), Person::new("agent"));
+    let told = fixture.chain.vault_of("pod", owner.address()).await.unwrap();
+    assert_eq!(fixture.chain.standing(told).await, Ok(VaultStanding::Absent));
+    let vault = fixture.vault("pod", &owner, &agent).await;
+    let stands = VaultStanding::Confirmed { agent_wallet: agent.address() };
+    assert_eq!(fixture.chain.standing(vault).await, Ok(stands));
+    let asks = hex::encode_prefixed(&keccak256("agentWallet()")[..4]);
+    let liar = Liar::before(&fixture.anvil.url, move |method, params, honest| {
+        let asked = method == "eth_call" && params[0]["data"].as_str().is_some_and(|data| data.starts_with(&asks));
+        Does::Says(if asked { result(json!(B256::with_last_byte(9))) } else { honest })
+    })
+    .await;
+    for endpoints in [vec![liar.endpoint(), fixture.anvil.endpoint()], vec![fixture.anvil.endpoint(), liar.endpoint()]]
+    {
+        let said = fixture.through(endpoints).await.standing(vault).await;
+        assert!(matches!(said, Err(EvmError::Disagreement { .. })), "{said:?}");
+    }
+    let deep = EvmConfig { confirmations: 3, ..config(&fixture.deployed, vec![fixture.anvil.endpoint()]) };
+    let chain = CheckedChain::connect(&deep).await.unwrap();
+    assert_eq!(chain.standing(vault).await, Ok(VaultStanding::Unconfirmed));
+    fixture.anvil.mine(2).await;
+    assert_eq!(chain.standing(vault).await, Ok(stands));
 }
 
 #[tokio::test]
