@@ -1,4 +1,4 @@
-//! A program under way. What ends it comes from here alone, when a signal came or its time is over: it has a group of
+//! A program under way. What ends it comes from here alone, when a signal came or its time is over: it has a session of
 //! its own, because nextest takes a second signal, from a terminal or from `timeout`, for an order to kill its tests.
 
 use std::fs;
@@ -8,7 +8,9 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{
+    Pid, Signal, getpid, getppid, kill_process, kill_process_group, set_parent_process_death_signal, setsid,
+};
 
 use crate::signals::{Ended, Signals};
 
@@ -33,7 +35,7 @@ pub(crate) struct End {
 pub(crate) fn run(command: &mut Command, signals: &mut Signals, bounds: Bounds) -> Result<End> {
     signals.go_on()?;
     let named = command.get_program().to_owned();
-    let mut child = command.process_group(0).spawn().with_context(|| format!("run {}", named.display()))?;
+    let mut child = apart(command).spawn().with_context(|| format!("run {}", named.display()))?;
     let until = bounds.work.map(|work| Instant::now() + work);
     let end = waited(&mut child, signals, until, bounds.end);
     let end = end.with_context(|| format!("wait for {}", named.display()))?;
@@ -41,31 +43,46 @@ pub(crate) fn run(command: &mut Command, signals: &mut Signals, bounds: Bounds) 
     Ok(end)
 }
 
+/// A session of its own, without our terminal: a program that would ask there fails with its own words, where one of
+/// a mere group of its own would be stopped for ever. It is asked to end when we are killed.
+#[expect(unsafe_code, reason = "what a child does before it is another program has no other place")]
+fn apart(command: &mut Command) -> &mut Command {
+    let us = getpid();
+    let begin = move || -> io::Result<()> {
+        setsid()?;
+        set_parent_process_death_signal(Some(Signal::TERM))?;
+        // We were killed before that.
+        if getppid() == Some(us) { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
+    };
+    // SAFETY: it makes system calls alone, and allocates nothing.
+    unsafe { command.pre_exec(begin) }
+}
+
 fn waited(child: &mut Child, signals: &mut Signals, until: Option<Instant>, for_end: Duration) -> io::Result<End> {
-    if let Some(status) = rest(child, signals, until, true)? {
+    if let Some(status) = rest(child, signals, until, |signals| signals.caught().is_some())? {
         return Ok(End { status, over: false });
     }
     let (group, signal) = (Pid::from_child(child), signals.caught());
     ask(group, signal.and_then(Ended::signal).unwrap_or(Signal::TERM));
-    let ended = rest(child, signals, Some(Instant::now() + for_end), false)?;
+    let ended = rest(child, signals, Some(Instant::now() + for_end), Signals::caught_again)?;
     kill(group);
     let status = ended.map_or_else(|| child.wait(), Ok)?;
     Ok(End { status, over: signal.is_none() })
 }
 
-/// Waits for a child's end, but not longer than until this instant, or until a signal comes, if it heeds them.
+/// Waits for a child's end, but not longer than until this instant, or until signals say so.
 fn rest(
     child: &mut Child,
     signals: &mut Signals,
     until: Option<Instant>,
-    heeds: bool,
+    say_so: impl Fn(&mut Signals) -> bool,
 ) -> io::Result<Option<ExitStatus>> {
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
         let late = until.is_some_and(|until| Instant::now() >= until);
-        if late || heeds && signals.caught().is_some() {
+        if late || say_so(signals) {
             return Ok(None);
         }
         signals.rest(until);
@@ -114,9 +131,8 @@ fn parents() -> Vec<(Pid, Pid)> {
 mod tests {
     use std::io::{BufRead, BufReader, PipeReader, Read, pipe};
     use std::os::unix::process::ExitStatusExt;
+    use std::sync::mpsc::{self, RecvTimeoutError};
     use std::thread;
-
-    use rustix::process::getpid;
 
     use super::*;
 
@@ -169,6 +185,33 @@ mod tests {
         let error = run(&mut command, &mut signals, Bounds { work: None, end: SOON }).unwrap_err();
         assert_eq!(error.downcast_ref(), Some(&Ended(Signal::TERM.as_raw())));
         silent(signalled.join().unwrap(), command);
+    }
+
+    #[test]
+    fn a_second_signal_waits_for_no_end() {
+        let mut signals = Signals::watch().unwrap();
+        let (mut command, mut said) = bash("trap '' INT; echo on; while :; do sleep 1000; done");
+        let (ended, ends) = mpsc::channel();
+        let impatient = thread::spawn(move || {
+            said.read_line(&mut String::new()).unwrap();
+            // The first asks; one that comes a while after it is meant.
+            while ended.recv_timeout(SOON) == Err(RecvTimeoutError::Timeout) {
+                kill_process(getpid(), Signal::INT).unwrap();
+            }
+            said
+        });
+        let error = run(&mut command, &mut signals, Bounds { work: None, end: LATER }).unwrap_err();
+        drop(ends);
+        assert_eq!(error.downcast_ref(), Some(&Ended(Signal::INT.as_raw())));
+        silent(impatient.join().unwrap(), command);
+    }
+
+    #[test]
+    fn a_program_has_a_session_of_its_own_and_no_terminal_to_ask_at() {
+        let mut signals = Signals::watch().unwrap();
+        let (mut command, _said) = bash("read -r line < /proc/$$/stat; set -- ${line##*) }; [ $4 -eq $$ ]");
+        let end = run(&mut command, &mut signals, Bounds { work: Some(LATER), end: LATER }).unwrap();
+        assert!(end.status.success());
     }
 
     #[test]

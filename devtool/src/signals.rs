@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::task::{self, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{fmt, fs};
 
 use anyhow::{Context, Result};
@@ -11,8 +11,11 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout_at;
 
-/// What ends a command: a terminal that is gone, Ctrl-C, and whoever bounds its time.
-const ENDING: [SignalKind; 3] = [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()];
+/// What ends a command: a terminal that is gone, Ctrl-C, Ctrl-\, and whoever bounds its time.
+const ENDING: [SignalKind; 4] =
+    [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate()];
+/// A further signal is somebody's impatience when it comes so long after the first: `timeout` sends its own twice.
+const APART: Duration = Duration::from_secs(1);
 
 /// A command was ended by this signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +50,22 @@ pub(crate) struct Signals {
     heard: Heard,
     /// A child has ended
     children: Signal,
-    first: Option<Ended>,
+    came: Came,
+}
+
+/// Which signals came.
+#[derive(Debug, Default)]
+struct Came {
+    first: Option<(Ended, Instant)>,
+    again: bool,
+}
+
+impl Came {
+    fn note(&mut self, now: Option<Ended>) {
+        let Some(now) = now else { return };
+        let (_, at) = *self.first.get_or_insert((now, Instant::now()));
+        self.again |= at.elapsed() >= APART;
+    }
 }
 
 impl Signals {
@@ -66,7 +84,7 @@ impl Signals {
             }
         }
         let children = watched(SignalKind::child())?;
-        Ok(Self { runtime, heard, children, first: None })
+        Ok(Self { runtime, heard, children, came: Came::default() })
     }
 
     /// The first signal that came. The kernel hands a signal to the process before it lets it know that a child which
@@ -78,8 +96,14 @@ impl Signals {
             tokio::task::yield_now().await;
             poll_fn(|context| Poll::Ready(came(heard, context))).await
         });
-        self.first = self.first.or(now);
-        self.first
+        self.came.note(now);
+        self.came.first.map(|(ended, _)| ended)
+    }
+
+    /// Whether another one came later: nobody waits for an end any more.
+    pub(crate) fn caught_again(&mut self) -> bool {
+        self.caught();
+        self.came.again
     }
 
     /// Nothing more is begun once a signal came.
@@ -89,10 +113,10 @@ impl Signals {
 
     /// Rests until a signal comes or a child ends, but not longer than until this instant.
     pub(crate) fn rest(&mut self, until: Option<Instant>) {
-        let Self { runtime, heard, children, first } = self;
+        let Self { runtime, heard, children, came: noted } = self;
         let woken = poll_fn(|context| {
             let now = came(heard, context);
-            *first = first.or(now);
+            noted.note(now);
             let ended = children.poll_recv(context).is_ready();
             if ended || now.is_some() { Poll::Ready(()) } else { Poll::Pending }
         });

@@ -112,9 +112,9 @@ fn a_signal_to_a_run_alone_ends_a_shard_and_its_tests_and_is_counted() {
     // As nextest does, it gives what it starts a group of its own, and ends it itself.
     let nextest = format!(
         "[ \"$2\" = run ] || {{ echo '{LIST}'; exit; }}
-         trap 'kill $!; exit 100' HUP INT TERM; set -m; (echo on; exec sleep 1000) & wait"
+         trap 'kill $!; exit 100' HUP INT QUIT TERM; set -m; (echo on; exec sleep 1000) & wait"
     );
-    for (signal, code) in [(Signal::TERM, 143), (Signal::HUP, 129), (Signal::INT, 130)] {
+    for (signal, code) in [(Signal::TERM, 143), (Signal::HUP, 129), (Signal::INT, 130), (Signal::QUIT, 131)] {
         let dir = equipped(&nextest);
         let mut run = devtool(&dir, &["soak", "kills"]).spawn().unwrap();
         let mut said = is_on(&mut run);
@@ -126,6 +126,13 @@ fn a_signal_to_a_run_alone_ends_a_shard_and_its_tests_and_is_counted() {
         assert_eq!(text.lines().last(), Some(NOT_RUN), "{text}");
         assert_eq!(steps(&dir), [format!("soak\t{code}")]);
     }
+    let dir = equipped(&nextest);
+    let mut run = devtool(&dir, &["soak", "kills"]).spawn().unwrap();
+    let mut said = is_on(&mut run);
+    run.kill().unwrap();
+    // Killed, it counts nothing, and what it has started ends all the same.
+    said.read_to_string(&mut String::new()).unwrap();
+    run.wait().unwrap();
 }
 
 #[test]
