@@ -21,7 +21,10 @@ pub(crate) struct AsideFile {
 #[derive(PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 enum AsideKey {
-    Secret { secret: String, sealed: Bytes },
+    Secret {
+        secret: String,
+        sealed: Bytes,
+    },
     Identity {
         pod: PodId,
         address: Address,

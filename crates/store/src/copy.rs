@@ -12,10 +12,10 @@
 use std::path::PathBuf;
 
 use crate::error::StoreError;
-use crate::postgres::PostgresEnd;
-use crate::sqlite::SqliteEnd;
 use crate::keys::SECRETS;
+use crate::postgres::PostgresEnd;
 use crate::sealing;
+use crate::sqlite::SqliteEnd;
 use crate::table::{Copied, CopiedTable, CopyError, RowsDigest, Table, Value};
 use crate::url::{Place, StoreUrl};
 

@@ -73,7 +73,8 @@ pub use prune::{MaintenanceStore, PruneReport};
 pub use record::{BelowTier, GatewayEpoch, KeptData, PodRowId, RunChange, RunRecord};
 pub use relays::{RelayStore, StoreRelayJournal};
 pub use reseal::{
-    LostKeys, ResealError, Resealed, RestoredKeys, RestoredTokens, find_lost_keys, forget_lost_keys, reseal, restore_keys,
+    LostKeys, ResealError, Resealed, RestoredKeys, RestoredTokens, find_lost_keys, forget_lost_keys, reseal,
+    restore_keys,
 };
 pub use sealed::{SealedKeys, SealedKeysError, TriedKey};
 pub use sealing::SealingKeyFile;

@@ -291,7 +291,10 @@ pub(crate) fn tried_keys(config: &Config) -> Result<Vec<TriedKey>, KeyError> {
     let key = &config.sealing_key_file;
     let tried = |file: &Path| match seal::read(file) {
         Err(error) if !error.is_absent() => Err(error),
-        read => Ok(TriedKey { file: std::path::absolute(file).unwrap_or_else(|_| file.to_owned()), is_foreign: read.is_ok() }),
+        read => Ok(TriedKey {
+            file: std::path::absolute(file).unwrap_or_else(|_| file.to_owned()),
+            is_foreign: read.is_ok(),
+        }),
     };
     [key.path()].into_iter().chain(key.former()).map(tried).collect()
 }

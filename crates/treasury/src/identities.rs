@@ -180,11 +180,16 @@ impl Identities {
     }
 
     async fn open_old(&self, pod: PodId) -> Result<Option<Identity>, IdentityError> {
-        if !self.old.has(pod) || self.store.was_erased(pod).await? {
+        if !self.has_old(pod)? || self.store.was_erased(pod).await? {
             return Ok(None);
         }
         let opened = self.on_files(move |old| old.open(pod)).await?;
         opened.map_err(|error| IdentityError::Old { pod, source: Box::new(error) })
+    }
+
+    /// Where that is not known, no other key is made.
+    fn has_old(&self, pod: PodId) -> Result<bool, IdentityError> {
+        self.old.has(pod).map_err(|error| IdentityError::Old { pod, source: Box::new(error) })
     }
 
     /// Works on the files where that keeps nobody else waiting.
@@ -200,7 +205,7 @@ impl Identities {
     /// that cannot be taken is said, and tried again when its POD is used.
     pub(crate) async fn import_old(&self, now: UnixMillis) {
         let (mut taken, mut failed) = (0_usize, 0_usize);
-        for pod in self.old_pods() {
+        for pod in self.old_pods().unwrap_or_default() {
             match self.take_old(pod, now).await {
                 Ok(true) => taken += 1,
                 Ok(false) => {}
@@ -230,8 +235,8 @@ impl Identities {
             Err(IdentityError::Store(StoreError::NoPod(_))) => return Ok(false),
             found => found?,
         };
-        let Some(has) = kept.map(|kept| kept.address()).filter(|_| self.old.has(pod)) else { return Ok(false) };
-        if self.store.was_erased(pod).await? {
+        let Some(has) = kept.map(|kept| kept.address()) else { return Ok(false) };
+        if !self.has_old(pod)? || self.store.was_erased(pod).await? {
             return Ok(false);
         }
         let file = self.on_files(move |old| old.address(pod)).await?;
@@ -240,41 +245,50 @@ impl Identities {
     }
 
     /// Erases the key files of removed PODs, again and again as long as there are key files
-    /// of an earlier version.
+    /// of an earlier version, or may be.
     pub async fn erase_removed(&self) {
-        while !self.old_pods().is_empty() {
+        self.erase_removed_each(ERASE_EVERY).await;
+    }
+
+    async fn erase_removed_each(&self, pause: Duration) {
+        while self.old_pods().is_none_or(|pods| !pods.is_empty()) {
             self.wipe_removed().await;
-            tokio::time::sleep(ERASE_EVERY).await;
+            tokio::time::sleep(pause).await;
         }
     }
 
     async fn wipe_removed(&self) {
-        for pod in self.old_pods() {
+        for pod in self.old_pods().unwrap_or_default() {
             self.wipe_if_removed(pod).await;
         }
     }
 
     /// Erases what an earlier version left of the key of a POD, if the POD was removed.
     pub(crate) async fn wipe_if_removed(&self, pod: PodId) {
-        if !self.old.has(pod) {
-            return;
-        }
-        let wiped = match self.store.was_erased(pod).await {
-            Ok(false) => return,
-            Ok(true) => self.on_files(move |old| old.wipe(pod)).await.unwrap_or_else(|cut| Err(io::Error::other(cut))),
-            Err(error) => Err(io::Error::other(error)),
-        };
-        match wiped {
-            Ok(()) => tracing::info!(%pod, "a removed agent's key file is erased"),
+        match self.wipe_old(pod).await {
+            Ok(false) => {}
+            Ok(true) => tracing::info!(%pod, "a removed agent's key file is erased"),
             Err(error) => tracing::warn!(%pod, %error, "a removed agent's key file is not erased yet"),
         }
     }
 
-    fn old_pods(&self) -> Vec<PodId> {
-        self.old.pods().unwrap_or_else(|error| {
+    /// Whether there was one to erase.
+    async fn wipe_old(&self, pod: PodId) -> io::Result<bool> {
+        if !self.old.has(pod).map_err(io::Error::other)?
+            || !self.store.was_erased(pod).await.map_err(io::Error::other)?
+        {
+            return Ok(false);
+        }
+        self.on_files(move |old| old.wipe(pod)).await.map_err(io::Error::other)?.map(|()| true)
+    }
+
+    /// `None` if that is not known.
+    fn old_pods(&self) -> Option<Vec<PodId>> {
+        let listed = self.old.pods();
+        let failed = |error: &io::Error| {
             tracing::warn!(folder = self.old.folder(), %error, "the agents' key files cannot be listed");
-            Vec::new()
-        })
+        };
+        listed.inspect_err(failed).ok()
     }
 }
 
@@ -509,6 +523,33 @@ mod tests {
         home.take_again(9, 1, "one").await;
         let after = identities.of(pod("one"), IfMissing::Create, NOW).await.unwrap();
         assert_ne!(after.address(), before);
+    }
+
+    #[tokio::test]
+    async fn where_nobody_knows_whether_there_is_a_key_file_no_other_key_is_made_and_erasing_goes_on() {
+        let home = Home::new(&["one", "two"]).await;
+        let identities = home.identities().await;
+        let (folder, kept) = (home.dir.path().join("identities"), home.dir.path().join("kept"));
+        home.old_key("two", 6);
+        fs::rename(&folder, &kept).unwrap();
+        // A folder that root cannot look into either.
+        std::os::unix::fs::symlink(&folder, &folder).unwrap();
+        let error = identities.of(pod("one"), IfMissing::Create, NOW).await.unwrap_err();
+        let unknown = |error: &IdentityError| matches!(error, IdentityError::Old { source, .. } if matches!(**source, LegacyKeyError::Look { .. }));
+        assert!(unknown(&error), "{error}");
+        assert_eq!(home.store.identity_of(pod("one")).await.unwrap(), None);
+        home.remove(2).await;
+        let erasing = tokio::spawn({
+            let identities = identities.clone();
+            async move { identities.erase_removed_each(Duration::from_millis(5)).await }
+        });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!erasing.is_finished() && kept.join("two.json").exists());
+        let link = home.dir.path().join("link");
+        std::os::unix::fs::symlink(&kept, &link).unwrap();
+        fs::rename(link, folder).unwrap();
+        fixtures::until("its file is erased", async || (!home.file("two").exists()).then_some(())).await;
+        erasing.await.unwrap();
     }
 
     #[tokio::test]

@@ -19,6 +19,14 @@ const ENDING: &str = "json";
 /// Why a key file is not read.
 #[derive(Debug, thiserror::Error)]
 pub enum LegacyKeyError {
+    /// Whether there is one.
+    #[error("look for the agent's key file {path} ([treasury] identities)")]
+    Look {
+        /// Where.
+        path: PathBuf,
+        /// Why that is not known.
+        source: io::Error,
+    },
     /// The file of its password.
     #[error("the password of the agents' key files ([treasury] key_file)")]
     Password(#[from] KeyError),
@@ -44,8 +52,13 @@ impl LegacyKeystores {
     }
 
     /// Whether there is one of this POD.
-    pub(crate) fn has(&self, pod: PodId) -> bool {
-        self.path(pod).symlink_metadata().is_ok()
+    pub(crate) fn has(&self, pod: PodId) -> Result<bool, LegacyKeyError> {
+        let path = self.path(pod);
+        match path.symlink_metadata() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(LegacyKeyError::Look { path, source }),
+        }
     }
 
     /// The PODs of which there is one.
@@ -62,7 +75,7 @@ impl LegacyKeystores {
 
     /// Opens the one of this POD. Takes a core for most of a second.
     pub(crate) fn open(&self, pod: PodId) -> Result<Option<Identity>, LegacyKeyError> {
-        if !self.has(pod) {
+        if !self.has(pod)? {
             return Ok(None);
         }
         let key = seal::read(&self.password_file)?;

@@ -4,9 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
-use store::{
-    Copied, CopiedTable, LostKeys, ResealError, Resealed, RestoredKeys, RestoredTokens, StoreUrl, TriedKey,
-};
+use store::{Copied, CopiedTable, LostKeys, ResealError, Resealed, RestoredKeys, RestoredTokens, StoreUrl, TriedKey};
 
 use crate::cli::StoreCommand;
 use crate::clock;
@@ -107,7 +105,9 @@ fn needs(copied: &Copied) -> Option<String> {
              {}. Keep that file.",
             key.display()
         ),
-        None => format!("The keys in the copy stay sealed with the same sealing key, which is not copied: {of_before}."),
+        None => {
+            format!("The keys in the copy stay sealed with the same sealing key, which is not copied: {of_before}.")
+        }
     })
 }
 
@@ -129,7 +129,8 @@ async fn reseal(config: &store::Config, new_key: &Path, json: bool) -> Result<()
 }
 
 fn tried(ShownTried { file, is }: &ShownTried<'_>) -> String {
-    let is = if *is == "absent" { "is not there" } else { "is another key, or the text that it is known by is damaged" };
+    let is =
+        if *is == "absent" { "is not there" } else { "is another key, or the text that it is known by is damaged" };
     format!("{} {is}.", file.display())
 }
 
@@ -175,7 +176,8 @@ async fn restore(
     json: bool,
 ) -> Result<()> {
     let done = store::restore_keys(config, file, sealing_key, tokens, clock::now()?).await;
-    let RestoredKeys { restored, has_key, removed, closed, tokens } = done.map_err(|error| failed("put keys back", error))?;
+    let RestoredKeys { restored, has_key, removed, closed, tokens } =
+        done.map_err(|error| failed("put keys back", error))?;
     let shown = ShownRestored { restored, has_key, removed, closed, tokens: tokens.map(word) };
     Ok(show(json, &shown, |_| {
         format!(
@@ -207,7 +209,7 @@ const fn sentence(tokens: RestoredTokens) -> &'static str {
     }
 }
 
-fn shown_lost<'a>(lost: &LostKeys, set_aside: Option<&'a Path>) -> ShownLost<'a> {
+fn shown_lost<'a>(lost: &'a LostKeys, set_aside: Option<&'a Path>) -> ShownLost<'a> {
     let pods = lost.pods.iter().map(|(pod, address)| ShownPod { pod: pod.to_string(), address: address.to_string() });
     let tried = lost.tried.iter().map(|TriedKey { file, is_foreign }| {
         let is = if *is_foreign { "foreign" } else { "absent" };

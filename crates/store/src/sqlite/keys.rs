@@ -86,8 +86,7 @@ impl KeepSecret {
         let sql = "INSERT INTO secrets (name, sealed, made_at) VALUES (?1, ?2, CASE ?1 WHEN 'check' \
                    THEN max(?3, min(coalesce((SELECT max(erased_at) FROM pods), -1), 9223372036854775806) + 1) ELSE ?3 \
                    END) ON CONFLICT DO NOTHING";
-        conn.prepare_cached(sql)?
-            .execute((self.name.as_str(), &self.sealed, integer(self.now.0)))?;
+        conn.prepare_cached(sql)?.execute((self.name.as_str(), &self.sealed, integer(self.now.0)))?;
         secret(conn, self.name)
     }
 }

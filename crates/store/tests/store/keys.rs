@@ -7,9 +7,8 @@ use std::sync::Arc;
 use domain::{Address, Event, PodId, StopReason, UnixMillis};
 use palatine_store::{
     Config, DeployState, LostKeys, ResealError, Resealed, RestoredKeys, RestoredTokens, RunPod, RunReservation,
-    SealedIdentity, SealedKeys, SealedKeysError, SealingKeyFile, SecretName, Store, StoreError, TriedKey,
-    VaultConsent, VaultDeploy,
-    find_lost_keys, forget_lost_keys, reseal, restore_keys,
+    SealedIdentity, SealedKeys, SealedKeysError, SealingKeyFile, SecretName, Store, StoreError, TriedKey, VaultConsent,
+    VaultDeploy, find_lost_keys, forget_lost_keys, reseal, restore_keys,
 };
 use rusqlite::Connection;
 use seal::Key;

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use domain::{Address, Event, PodId, State, StopReason};
 use fixtures::{PATIENCE, Postgres, cut_at_commit};
 use palatine_store::{
-    Admission, Config, CopyError, ResealError, Resealed, SealedIdentity, SealedKeys, SealedKeysError, SecretName, Store, StoreError,
-    forget_lost_keys, reseal,
+    Admission, Config, CopyError, ResealError, Resealed, SealedIdentity, SealedKeys, SealedKeysError, SecretName,
+    Store, StoreError, forget_lost_keys, reseal,
 };
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, raw_sql};
@@ -175,8 +175,12 @@ async fn what_is_set_aside_already_and_was_not_committed_is_no_obstacle_to_the_s
     assert!(matches!(refused, ResealError::Aside { .. }), "{refused}");
     std::fs::remove_file(&aside).unwrap();
     // As one that is killed before the end leaves it.
-    execute(&url, "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$; \
-                   CREATE TRIGGER no BEFORE UPDATE ON secrets FOR EACH ROW EXECUTE FUNCTION no()").await;
+    execute(
+        &url,
+        "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$; \
+                   CREATE TRIGGER no BEFORE UPDATE ON secrets FOR EACH ROW EXECUTE FUNCTION no()",
+    )
+    .await;
     forget_lost_keys(&config, &aside, NOW).await.unwrap_err();
     assert!(aside.exists());
     execute(&url, "DROP TRIGGER no ON secrets").await;
