@@ -20,17 +20,16 @@ pub(crate) fn identity(config: Option<&Path>, command: PodIdentity, json: bool) 
     let config = Config::load(config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     let done = runtime.block_on(async {
-        let identities = open(&config).await?;
         let now = clock::now()?;
         match command {
             PodIdentity::Export { pod, out, password } => {
                 let keystore = out.unwrap_or_else(|| PathBuf::from(format!("{pod}.json")));
                 let ask = || new_password(POD_PASSWORD, password.password_file.as_deref(), &keystore);
-                export(&identities, pod, &keystore, ask, now).await
+                export(&config, pod, &keystore, ask, now).await
             }
             PodIdentity::Import { pod, keystore, password: given } => {
-                let password = password(POD_PASSWORD, given.password_file.as_deref(), &keystore)?;
-                import(&identities, pod, &keystore, &password, now).await
+                let ask = || password(POD_PASSWORD, given.password_file.as_deref(), &keystore);
+                import(&config, pod, &keystore, ask, now).await
             }
         }
     })?;
@@ -44,28 +43,30 @@ async fn open(config: &Config) -> Result<Identities> {
     Ok(Identities::new(store, keys, &config.treasury))
 }
 
+/// The database is let go of before anybody is asked for a password: a gateway may start meanwhile.
 async fn export(
-    identities: &Identities,
+    config: &Config,
     pod: PodId,
     keystore: &Path,
     ask: impl FnOnce() -> Result<SecretString>,
     now: UnixMillis,
 ) -> Result<PodKeystore> {
-    let identity = identities.find(pod, now).await?;
+    let identity = open(config).await?.find(pod, now).await?;
     let identity = identity.with_context(|| format!("{pod} has no key yet: it is made with its vault"))?;
     identity.save(keystore, &ask()?, KdfCost::STANDARD)?;
     Ok(shown(pod, &identity, keystore))
 }
 
+/// The database is taken only once the password was given.
 async fn import(
-    identities: &Identities,
+    config: &Config,
     pod: PodId,
     keystore: &Path,
-    password: &SecretString,
+    ask: impl FnOnce() -> Result<SecretString>,
     now: UnixMillis,
 ) -> Result<PodKeystore> {
-    let identity = Identity::load(keystore, password)?;
-    identities.import(pod, &identity, now).await?;
+    let identity = Identity::load(keystore, &ask()?)?;
+    open(config).await?.import(pod, &identity, now).await?;
     Ok(shown(pod, &identity, keystore))
 }
 
@@ -137,25 +138,35 @@ mod tests {
         SecretString::from(ETHERS_PASSWORD)
     }
 
+    /// Gives the password, at an instant at which a gateway could start.
+    fn alone(config: &Config) -> impl FnOnce() -> Result<SecretString> {
+        let lock = config.store.directory.join("lock");
+        move || {
+            fs::File::open(lock)?.try_lock().context("the database is not let go of")?;
+            Ok(ethers())
+        }
+    }
+
     #[tokio::test]
     async fn a_key_that_another_wallet_wrote_is_taken_and_written_for_any_other() {
         let home = Home::with_pods(&[pod("agent-123"), pod("other")]).await;
-        let identities = open(&home.config()).await.unwrap();
-        let early = export(&identities, pod("agent-123"), &home.0.path().join("x"), || Ok(ethers()), NOW).await;
+        let config = home.config();
+        let early = export(&config, pod("agent-123"), &home.0.path().join("x"), || Ok(ethers()), NOW).await;
         assert_eq!(early.unwrap_err().to_string(), "agent-123 has no key yet: it is made with its vault");
         let (one, two) = (home.file("ethers.json", ETHERS), home.file("eth-account.json", ETH_ACCOUNT));
-        let taken = import(&identities, pod("agent-123"), &one, &ethers(), NOW).await.unwrap();
+        let taken = import(&config, pod("agent-123"), &one, alone(&config), NOW).await.unwrap();
         assert_eq!(taken.address, ADDRESS);
         // The same key again, as somebody else wrote it, changes nothing.
-        import(&identities, pod("agent-123"), &two, &ethers(), NOW).await.unwrap();
+        import(&config, pod("agent-123"), &two, || Ok(ethers()), NOW).await.unwrap();
         let out = home.0.path().join("out/agent-123.json");
         let word = || Ok(SecretString::from("another word"));
-        let written = export(&identities, pod("agent-123"), &out, word, NOW).await.unwrap();
+        let asked = || alone(&config)().and_then(|_| word());
+        let written = export(&config, pod("agent-123"), &out, asked, NOW).await.unwrap();
         assert_eq!(written, PodKeystore { pod: pod("agent-123"), address: ADDRESS.to_owned(), keystore: out.clone() });
         assert_eq!(fs::metadata(&out).unwrap().permissions().mode() & 0o777, 0o600);
         let keystore = Keystore::parse(&fs::read(&out).unwrap()).unwrap();
         assert_eq!(keystore.open(&"another word".into()).unwrap().address().to_string(), ADDRESS);
-        let again = export(&identities, pod("agent-123"), &out, word, NOW).await.unwrap_err();
+        let again = export(&config, pod("agent-123"), &out, word, NOW).await.unwrap_err();
         assert!(again.to_string().contains("exists already and is never replaced"), "{again}");
     }
 
@@ -182,8 +193,10 @@ mod tests {
             reason: None,
         };
         store.put_deploy(deploy, NOW).await.unwrap();
+        drop((store, identities));
+        let config = home.config();
         let refused = async |name: &str| {
-            let refused = import(&identities, pod(name), &file, &ethers(), NOW).await.unwrap_err();
+            let refused = import(&config, pod(name), &file, || Ok(ethers()), NOW).await.unwrap_err();
             format!("{refused:#}")
         };
         let said = refused("kept").await;
@@ -191,10 +204,11 @@ mod tests {
         let said = refused("vaulted").await;
         assert!(said.contains(&wallet.to_string()) && said.contains("agent wallet"), "{said}");
         assert_eq!(refused("nobody").await, StoreError::NoPod(pod("nobody")).to_string());
-        let unknown = export(&identities, pod("nobody"), &home.0.path().join("x"), || Ok(ethers()), NOW).await;
+        let unknown = export(&config, pod("nobody"), &home.0.path().join("x"), || Ok(ethers()), NOW).await;
         assert_eq!(unknown.unwrap_err().to_string(), StoreError::NoPod(pod("nobody")).to_string());
-        let wrong = import(&identities, pod("kept"), &file, &"wrong".into(), NOW).await.unwrap_err();
+        let wrong = import(&config, pod("kept"), &file, || Ok("wrong".into()), NOW).await.unwrap_err();
         assert!(format!("{wrong:#}").contains("the password is wrong"), "{wrong:#}");
+        let identities = open(&config).await.unwrap();
         assert_eq!(identities.find(pod("kept"), NOW).await.unwrap().unwrap().address(), own.address());
     }
 
