@@ -89,6 +89,9 @@ port! {
         /// A POD's vault.
         fn deploy_of(&self, pod: PodId) -> Option<VaultDeploy>;
 
+        /// Notes that a POD's vault that is on its way could not go on: others are next.
+        fn postpone_deploy(&self, pod: PodId, now: UnixMillis) -> ();
+
         /// The vaults that are on their way, the longest untouched first.
         fn deploying(&self) -> Vec<VaultDeploy>;
     }

@@ -146,7 +146,11 @@ impl Inner {
                 Ok(VaultDeploy { address, state, .. }) => {
                     tracing::info!(%agent, vault = %address, state = state.as_str(), "a vault's deployment went on");
                 }
-                Err(error) => tracing::warn!(%agent, %error, "a vault cannot be deployed now; trying again"),
+                Err(error) => {
+                    tracing::warn!(%agent, %error, "a vault cannot be deployed now; trying again");
+                    // However many cannot: they are listed after those that may.
+                    self.store.postpone_deploy(agent, self.clock.now()).await?;
+                }
             }
         }
         Ok(())

@@ -34,9 +34,31 @@ impl DeployStore for Postgres {
         self.one("read a POD's vault", found.bind(key).bind(name), decode).await
     }
 
+    async fn postpone_deploy(&self, pod: PodId, now: UnixMillis) -> Result<(), StoreError> {
+        self.write(Postpone { pod, now }).await
+    }
+
     async fn deploying(&self) -> Result<Vec<VaultDeploy>, StoreError> {
         let list = query(select_deploys!("WHERE state = 'deploying' ORDER BY changed_at LIMIT $1"));
         self.many("list the vaults on their way", list.bind(i64::from(MAX_LISTED)), decode).await
+    }
+}
+
+struct Postpone {
+    pod: PodId,
+    now: UnixMillis,
+}
+
+impl Command for Postpone {
+    type Answer = ();
+    const NAME: &'static str = "postpone a POD's vault";
+
+    async fn apply(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        let sql = |error| StoreError::postgres(Self::NAME, error);
+        let Some(key) = hold(tx.conn(), &self.pod).await.map_err(sql)? else { return Ok(()) };
+        let update = query("UPDATE deploys SET changed_at = $2 WHERE pod = $1 AND state = 'deploying'");
+        let update = update.bind(key.0.cast_signed()).bind(integer(self.now.0));
+        update.execute(tx.conn()).await.map(drop).map_err(sql)
     }
 }
 

@@ -57,6 +57,24 @@ impl Put {
     }
 }
 
+struct Postpone {
+    pod: PodId,
+    now: UnixMillis,
+}
+
+impl Command for Postpone {
+    type Answer = ();
+    const NAME: &'static str = "postpone a POD's vault";
+
+    fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
+        let sql = |error| StoreError::sql(Self::NAME, error);
+        let Some(key) = key_of(tx.conn, &self.pod).map_err(sql)? else { return Ok(()) };
+        let update = "UPDATE deploys SET changed_at = ?2 WHERE pod = ?1 AND state = 'deploying'";
+        let mut update = tx.conn.prepare_cached(update).map_err(sql)?;
+        update.execute((key.0.cast_signed(), integer(self.now.0))).map(drop).map_err(sql)
+    }
+}
+
 impl DeployStore for Sqlite {
     async fn put_deploy(&self, deploy: VaultDeploy, now: UnixMillis) -> Result<(), StoreError> {
         self.write(Put { deploy, now }).await
@@ -65,6 +83,10 @@ impl DeployStore for Sqlite {
     async fn deploy_of(&self, pod: PodId) -> Result<Option<VaultDeploy>, StoreError> {
         const NAME: &str = "read a POD's vault";
         self.read(NAME, move |conn| find(conn, &pod).map_err(|error| StoreError::sql(NAME, error))).await
+    }
+
+    async fn postpone_deploy(&self, pod: PodId, now: UnixMillis) -> Result<(), StoreError> {
+        self.write(Postpone { pod, now }).await
     }
 
     async fn deploying(&self) -> Result<Vec<VaultDeploy>, StoreError> {

@@ -87,3 +87,18 @@ pub(crate) async fn a_consent_that_was_given_is_not_lost_to_a_slower_writer_with
     store.put_deploy(drafted.clone(), NOW).await.unwrap();
     assert_eq!(store.deploy_of(pod(1)).await.unwrap(), Some(drafted));
 }
+
+pub(crate) async fn a_vault_that_could_not_go_on_comes_after_all_others(place: &Place) {
+    let store = open(place).await;
+    let deploying = |n| VaultDeploy { pod: pod(n), ..deploy(DeployState::Deploying) };
+    for n in 1..=3 {
+        reserved(&store, reservation(n, n)).await;
+        store.put_deploy(deploying(n), NOW.plus(n)).await.unwrap();
+    }
+    store.postpone_deploy(pod(1), NOW.plus(4)).await.unwrap();
+    store.postpone_deploy(pod(77), NOW.plus(4)).await.unwrap();
+    assert_eq!(store.deploying().await.unwrap(), [deploying(2), deploying(3), deploying(1)]);
+    store.put_deploy(deploy(DeployState::Deployed), NOW).await.unwrap();
+    store.postpone_deploy(pod(1), NOW.plus(5)).await.unwrap();
+    assert_eq!(store.deploy_of(pod(1)).await.unwrap(), Some(deploy(DeployState::Deployed)));
+}

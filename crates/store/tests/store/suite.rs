@@ -55,6 +55,7 @@ cases! {
         prices_are_set_whole,
         a_vault_that_is_deployed_stays_so_whatever_a_slower_writer_believes,
         a_consent_that_was_given_is_not_lost_to_a_slower_writer_without_one,
+        a_vault_that_could_not_go_on_comes_after_all_others,
     }
     keys {
         of_fifty_who_keep_a_key_at_once_all_have_the_same,

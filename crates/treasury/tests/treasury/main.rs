@@ -8,7 +8,7 @@ use fixtures::{
 use identity::Identity;
 use palatine_treasury::{Config, Identities, IdentityError, ServicesConfig, Treasury, TreasuryError};
 use serde_json::json;
-use store::{AccountLink, DeployState, SealedKeys, Store, VaultDeploy};
+use store::{AccountLink, DeployState, SealedKeys, Store, VaultConsent, VaultDeploy};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -138,11 +138,17 @@ async fn a_vault_that_cannot_go_on_keeps_no_other_from_it() {
     let (owner, agent) = (Identity::generate().unwrap(), Address::repeat_byte(9));
     evm.create_vault(pod(2).as_str(), &owner, agent).await;
     let home = Home::on(&evm, &owner).await;
-    home.store.reserve(reservation(2, 2)).await.unwrap();
+    // More than are looked at in one go.
+    for n in 2..=300 {
+        home.store.reserve(reservation(n, n)).await.unwrap();
+    }
     let vault = evm.connect().await.vault_of(pod(2).as_str(), owner.address()).await.unwrap();
-    // Without a relayer the first one waits.
-    let nowhere = told(1, owner.address(), agent, Address::repeat_byte(6), DeployState::Deploying);
-    home.store.put_deploy(nowhere, NOW).await.unwrap();
+    // Without a relayer those that do not stand wait.
+    for n in [1].into_iter().chain(3..=300) {
+        let nowhere = told(n, owner.address(), agent, Address::repeat_byte(6), DeployState::Deploying);
+        let consent = Some(VaultConsent { deadline: NOW.0 / 1000, signature: vec![1; 65] });
+        home.store.put_deploy(VaultDeploy { consent, ..nowhere }, NOW).await.unwrap();
+    }
     let stands = told(2, owner.address(), agent, vault, DeployState::Deploying);
     home.store.put_deploy(stands, NOW.plus(1)).await.unwrap();
     let state = async || home.store.deploy_of(pod(2)).await.unwrap().map(|deploy| deploy.state);
