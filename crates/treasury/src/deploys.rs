@@ -162,6 +162,10 @@ impl Inner {
             return Err(TreasuryError::Unavailable(UNCONFIRMED.to_owned()));
         }
         let mut next = seen(deploy, standing);
+        if next.state == DeployState::Deploying && next.consent.is_none() {
+            // One that was said to stand, when its key was given: nobody waits for who could send it.
+            next = unsigned(next, "no vault stands, and its owner has not signed for one".to_owned());
+        }
         if next.state == DeployState::Deploying {
             let sender = services.sender.as_ref().ok_or(TreasuryError::NoRelayer)?;
             next = deployed(self.evm.factory, sender, next).await?;

@@ -155,3 +155,19 @@ async fn a_vault_that_cannot_go_on_keeps_no_other_from_it() {
     until("the second goes on", async || (state().await == Some(DeployState::Deployed)).then_some(())).await;
     assert_eq!(home.deploy().await.state, DeployState::Deploying);
 }
+
+#[tokio::test]
+async fn a_vault_that_was_to_stand_and_does_not_is_its_owners_to_sign_for() {
+    let evm = EvmChain::start().await;
+    let (owner, agent) = (Identity::generate().unwrap(), Identity::generate().unwrap());
+    let home = Home::on(&evm, &owner).await;
+    let vault = evm.connect().await.vault_of(pod(1).as_str(), owner.address()).await.unwrap();
+    // As a single endpoint's lie left it, or a chain that went another way.
+    let failed = told(1, owner.address(), agent.address(), vault, DeployState::Failed);
+    home.store.put_deploy(failed, NOW).await.unwrap();
+    home.identities.import(pod(1), &agent, NOW).await.unwrap();
+    // There is no relayer that could send it.
+    until("it is unsigned", async || (home.deploy().await.state == DeployState::Unsigned).then_some(())).await;
+    let asked = home.treasury.agent_vault(pod(1), wallet(1)).await.unwrap().unwrap();
+    assert_eq!((asked.agent_wallet, asked.state.as_str()), (agent.address(), "unsigned"));
+}
