@@ -41,6 +41,14 @@ pub enum ResealError {
     /// The new key's file.
     #[error("the new sealing key")]
     NewKey(#[source] seal::KeyError),
+    /// The new key is no other one.
+    #[error("{new} holds the same key as {file}, with which they are sealed: name a file that is not there")]
+    SameKey {
+        /// The new key's file.
+        new: PathBuf,
+        /// The sealing key.
+        file: PathBuf,
+    },
     /// A new key of the agents' tokens.
     #[error("make a key of the agents' tokens")]
     Random(#[source] io::Error),
@@ -211,7 +219,10 @@ pub async fn reseal(config: &Config, new: &Path) -> Result<Resealed, ResealError
     let keys = rows.iter().filter(|row| !is_check(row)).count();
     // Whoever was killed after the end is told that it is done.
     if seal::read(new).is_ok_and(|key| opens(&key, check)) {
-        return Ok(Resealed { keys, already: true });
+        return match config.sealing_key_file.found(|key| opens(key, check)) {
+            Some(file) if !is_same(file, new) => Err(ResealError::SameKey { new: new.to_owned(), file: file.to_owned() }),
+            Some(_) | None => Ok(Resealed { keys, already: true }),
+        };
     }
     let before = Sealer::new(&key_of(config, check)?);
     let after = Sealer::new(&seal::read_or_create("new-sealing.key", new).map_err(ResealError::NewKey)?);
@@ -367,6 +378,11 @@ fn key_unless_lost(config: &Config, rows: &[SealedRow]) -> Result<(Option<Key>, 
 fn lost_rows(key: Option<&Key>, rows: Vec<SealedRow>) -> Vec<SealedRow> {
     let Some(sealer) = key.map(Sealer::new) else { return rows };
     rows.into_iter().filter(|row| sealer.open(row.sealed(), &row.place()).is_err()).collect()
+}
+
+/// Whether both name one file.
+fn is_same(one: &Path, other: &Path) -> bool {
+    one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
 }
 
 fn check_in(rows: &[SealedRow]) -> Option<&[u8]> {

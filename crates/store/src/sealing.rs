@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use seal::Key;
 use serde::Deserialize;
 
 /// Its name in the store's directory.
@@ -37,6 +38,12 @@ impl SealingKeyFile {
         match self {
             Self::Configured(file) | Self::Default { file, .. } => file,
         }
+    }
+
+    /// Which of the files it may lie in holds a key like this.
+    pub(crate) fn found(&self, is_it: impl Fn(&Key) -> bool) -> Option<&Path> {
+        let mut files = [self.path()].into_iter().chain(self.former());
+        files.find(|file| seal::read(file).is_ok_and(|key| is_it(&key)))
     }
 
     /// Where it may lie instead.

@@ -24,6 +24,8 @@ struct Shown<'a> {
 struct ShownResealed<'a> {
     keys: usize,
     sealing_key_file: &'a Path,
+    /// Whether they were sealed with it before: nothing was changed.
+    already: bool,
 }
 
 /// What is lost, as `--json` shows it.
@@ -124,8 +126,8 @@ async fn reseal(config: &store::Config, new_key: &Path, json: bool) -> Result<()
     // As the gateway is to find it, wherever it runs.
     let new_key = std::path::absolute(new_key).context("find the new sealing key")?;
     let done = store::reseal(config, &new_key).await.map_err(|error| failed("seal the keys anew", error))?;
-    let shown = ShownResealed { keys: done.keys, sealing_key_file: &new_key };
-    Ok(show(json, &shown, |_| resealed(done, &new_key))?)
+    let shown = ShownResealed { keys: done.keys, sealing_key_file: &new_key, already: done.already };
+    Ok(show(json, &shown, |_| resealed(done, &new_key, config.sealing_key_file.path()))?)
 }
 
 fn tried(ShownTried { file, is }: &ShownTried<'_>) -> String {
@@ -140,12 +142,13 @@ fn failed(what: &str, error: ResealError) -> anyhow::Error {
     anyhow::Error::new(error).context(format!("{what}{as_before}"))
 }
 
-fn resealed(done: Resealed, new_key: &Path) -> String {
-    let (new_key, keys) = (new_key.display(), done.keys);
+fn resealed(done: Resealed, new_key: &Path, before: &Path) -> String {
+    let (new_key, before, keys) = (new_key.display(), before.display(), done.keys);
     let already = if done.already { " already" } else { "" };
     format!(
         "{keys} keys are sealed with {new_key}{already}.\nBefore the gateways start: set sealing_key_file = \
-         \"{new_key}\" under [store] of each.\nKeep the key of before as long as backups of the database that \
+         \"{new_key}\" under [store] of each. Where `palatine up` writes the configuration, copy {new_key} over \
+         {before} instead, once that one is kept elsewhere.\nKeep the key of before as long as backups of the database that \
          need it."
     )
 }
@@ -179,13 +182,17 @@ async fn restore(
     let RestoredKeys { restored, has_key, removed, closed, tokens } =
         done.map_err(|error| failed("put keys back", error))?;
     let shown = ShownRestored { restored, has_key, removed, closed, tokens: tokens.map(word) };
-    Ok(show(json, &shown, |_| {
+    show(json, &shown, |_| {
         format!(
             "{restored} keys are their agents' again.\nNot put back: {has_key} of agents that have a key, {removed} of \
              agents that were removed, {closed} that the sealing key does not open (--sealing-key).\n{}",
             tokens.map_or("", sentence)
         )
-    })?)
+    })?;
+    if closed > 0 && restored + has_key + removed == 0 && tokens.is_none() {
+        bail!("no key was put back: the sealing key opens none of them; give the one of before by --sealing-key");
+    }
+    Ok(())
 }
 
 const fn word(tokens: RestoredTokens) -> &'static str {

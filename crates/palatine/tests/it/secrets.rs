@@ -212,6 +212,9 @@ async fn lost_keys_are_forgotten_by_the_operators_yes_alone_and_lie_in_a_file_th
     let identities = Identities::new(store, keys, &treasury::Config::default());
     assert!(identities.find(pod(1), NOW).await.unwrap().is_none());
     drop(identities);
+    // As long as it is lost, nothing opens.
+    let closed = sealed.command(&["restore-keys", aside.to_str().unwrap()]).output().unwrap();
+    assert!(!closed.status.success() && stderr_of(&closed).contains("--sealing-key"), "{closed:?}");
     // The lost key is found.
     let words = ["restore-keys", aside.to_str().unwrap(), "--sealing-key", saved.to_str().unwrap(), "--tokens"];
     let back = sealed.command(&words).output().unwrap();

@@ -279,6 +279,12 @@ pub(crate) async fn all_keys_are_sealed_anew_under_another_key_or_none(place: &P
     assert!(matches!(refused, SealedKeysError::Foreign { .. }), "{refused}");
     // Who was killed before it was told asks again.
     assert_eq!(reseal(&before, new).await.unwrap(), Resealed { keys: 3, already: true });
+    // A copy of the key in use is no other key.
+    let copy = others.path().join("copy.key");
+    std::fs::copy(new, &copy).unwrap();
+    let refused = reseal(&after, &copy).await.unwrap_err();
+    assert!(matches!(&refused, ResealError::SameKey { new, .. } if *new == copy), "{refused}");
+    assert_eq!(reseal(&after, new).await.unwrap(), Resealed { keys: 3, already: true });
     // One that does not open stays what it is, with all others.
     let store = open(place).await;
     reserved(&store, reservation(3, 3)).await;
