@@ -23,6 +23,8 @@ const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema
 const SEALS_KEYS: i64 = 2;
 /// The first one that notes when a POD's key was erased.
 pub(crate) const NOTES_ERASURE: i64 = 3;
+/// Milliseconds that one step of a migration may take, which may touch every row: more than a caller waits.
+const MIGRATION_MS: u64 = 3_600_000;
 /// "PLTN": names the lock.
 const LOCK: i64 = 0x504C_544E;
 
@@ -42,6 +44,9 @@ pub(crate) async fn migrate<E: From<StoreError>>(
     query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *tx).await.map_err(sql)?;
     let found = look(&mut tx, place).await?;
     refuse(&found)?;
+    // Until the end of the transaction.
+    let bound = format!("SET LOCAL statement_timeout = {MIGRATION_MS}");
+    raw_sql(AssertSqlSafe(bound)).execute(&mut *tx).await.map_err(sql)?;
     for (version, migration) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > found.schema) {
         raw_sql(AssertSqlSafe(*migration)).execute(&mut *tx).await.map_err(sql)?;
         query("UPDATE palatine SET version = $1").bind(version).execute(&mut *tx).await.map_err(sql)?;

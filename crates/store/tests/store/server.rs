@@ -93,6 +93,32 @@ async fn a_database_of_the_first_version_is_brought_up_with_all_it_holds() {
 }
 
 #[tokio::test]
+async fn a_migration_may_take_longer_than_any_caller_waits() {
+    let url = new_database().await;
+    execute(&url, include_str!("../../src/postgres/schema/1.sql")).await;
+    execute(&url, include_str!("../../src/postgres/schema/2.sql")).await;
+    execute(&url, "UPDATE palatine SET version = 2").await;
+    execute(
+        &url,
+        "INSERT INTO pods (key, name, wallet, last_run, brought, ephemeral, created_at, removed_at) \
+         VALUES (7, 'gone', decode(repeat('01', 32), 'hex'), 0, FALSE, FALSE, 5, 6), \
+         (8, 'mine', decode(repeat('01', 32), 'hex'), 8, FALSE, FALSE, 5, NULL)",
+    )
+    .await;
+    // As many rows, which are written for a while.
+    execute(
+        &url,
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN PERFORM pg_sleep(4); RETURN NEW; END $$; \
+         CREATE TRIGGER slow BEFORE UPDATE ON pods FOR EACH ROW EXECUTE FUNCTION slow()",
+    )
+    .await;
+    let store = Store::open(&Config { timeout_ms: 3_000, ..config(&url) }).await.unwrap();
+    assert!(store.was_erased(PodId::chosen("gone").unwrap()).await.unwrap());
+    assert!(!store.was_erased(PodId::chosen("mine").unwrap()).await.unwrap());
+}
+
+#[tokio::test]
 async fn lost_keys_of_the_second_version_are_forgotten_without_its_gateway() {
     let (home, url) = (folder(), new_database().await);
     execute(&url, include_str!("../../src/postgres/schema/1.sql")).await;
