@@ -43,6 +43,20 @@ pub(crate) fn run(command: &mut Command, signals: &mut Signals, bounds: Bounds) 
     Ok(end)
 }
 
+/// Runs a program that puts away what was begun, within this time, whatever signals come.
+pub(crate) fn to_its_end(command: &mut Command, signals: &mut Signals, bound: Duration) -> Result<End> {
+    let named = command.get_program().to_owned();
+    let mut child = apart(command).spawn().with_context(|| format!("run {}", named.display()))?;
+    let ended = rest(&mut child, signals, Some(Instant::now() + bound), |_| false);
+    let ended = ended.with_context(|| format!("wait for {}", named.display()))?;
+    let over = ended.is_none();
+    if over {
+        kill(Pid::from_child(&child));
+    }
+    let status = ended.map_or_else(|| child.wait(), Ok).with_context(|| format!("wait for {}", named.display()))?;
+    Ok(End { status, over })
+}
+
 /// A session of its own, without our terminal: a program that would ask there fails with its own words, where one of
 /// a mere group of its own would be stopped for ever. It is asked to end when we are killed.
 #[expect(unsafe_code, reason = "what a child does before it is another program has no other place")]
@@ -185,6 +199,17 @@ mod tests {
         let error = run(&mut command, &mut signals, Bounds { work: None, end: SOON }).unwrap_err();
         assert_eq!(error.downcast_ref(), Some(&Ended(Signal::TERM.as_raw())));
         silent(signalled.join().unwrap(), command);
+    }
+
+    #[test]
+    fn what_puts_away_is_ended_by_no_signal_but_by_its_bound() {
+        let mut signals = Signals::watch().unwrap();
+        let (mut command, _said) = bash("kill -INT $PPID; kill -TERM $PPID; sleep 0.1; exit 7");
+        let end = to_its_end(&mut command, &mut signals, LATER).unwrap();
+        assert_eq!((end.status.code(), end.over), (Some(7), false));
+        let (mut command, said) = bash("sleep 1000 & wait");
+        assert!(to_its_end(&mut command, &mut signals, SOON).unwrap().over);
+        silent(said, command);
     }
 
     #[test]

@@ -106,6 +106,15 @@ impl Dev {
         child::run(command, signals, Bounds { work: Some(work), end: time_to_end() })
     }
 
+    /// How a program ends that puts away what was begun, whatever signals come: it has so long for that.
+    pub(crate) fn to_its_end(&mut self, bound: Duration, command: &mut Command) -> Result<End> {
+        if self.signals.is_none() {
+            self.watch()?;
+        }
+        let signals = self.signals.as_mut().context("signals are watched")?;
+        child::to_its_end(command, signals, bound)
+    }
+
     /// How it ends, as a shell says it.
     pub(crate) fn code(&mut self, command: &mut Command) -> Result<i32> {
         self.status(command).map(code)

@@ -2,11 +2,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
 use crate::dev::{self, Dev, aside};
+
+/// What the end of a stack may take: `palatine down` waits for its parts, and kills what is left of them, in less.
+const DOWN: Duration = Duration::from_secs(60);
 
 /// One that may run.
 #[derive(Debug)]
@@ -54,9 +58,9 @@ impl Stack {
     }
 
     /// One that cannot be ended keeps its folder: `down` needs it.
-    fn end(self, dev: &Dev) -> Result<()> {
-        let ended = self.palatine(dev, &["down"]).stdout(aside()).status().is_ok_and(|status| status.success());
-        if ended {
+    fn end(self, dev: &mut Dev) -> Result<()> {
+        let mut down = self.palatine(dev, &["down"]);
+        if dev.to_its_end(DOWN, down.stdout(aside())).is_ok_and(|end| end.status.success()) {
             return self.home.close().context("remove the stack's folder");
         }
         let state = self.state();
