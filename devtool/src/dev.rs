@@ -167,6 +167,11 @@ impl Dev {
         Ok(())
     }
 
+    /// How a command ends: what fails because a signal reached it too, or was put away for one, ends by the signal.
+    pub(crate) fn ended(&mut self, done: Result<i32>) -> Result<i32> {
+        done.or_else(|error| self.go_on().and(Err(error)))
+    }
+
     /// Nothing more is begun once a signal came.
     pub(crate) fn go_on(&mut self) -> Result<()> {
         self.signals.as_mut().map_or(Ok(()), Signals::go_on).map_err(Into::into)
@@ -235,6 +240,25 @@ pub(crate) fn write(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
 
 fn run(command: &Command) -> String {
     format!("run {}", command.get_program().display())
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::*;
+
+    #[test]
+    fn what_a_signal_broke_ends_by_the_signal_and_not_by_what_it_broke() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut dev = fake::dev(dir.path());
+        dev.watch().unwrap();
+        let broke = || Err(anyhow::anyhow!("tar: ended"));
+        assert_eq!(failed(&dev.ended(broke()).unwrap_err()), 1);
+        kill_process(getpid(), Signal::INT).unwrap();
+        assert_eq!(failed(&dev.ended(broke()).unwrap_err()), 130);
+        assert_eq!(dev.ended(Ok(7)).unwrap(), 7, "it came to its end");
+    }
 }
 
 #[cfg(test)]

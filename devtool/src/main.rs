@@ -116,8 +116,12 @@ fn refuse(error: &clap::Error) -> ! {
 fn do_it(cli: Cli) -> Result<i32> {
     let cache = cli.cache.context("--cache says where things lie: ./dev does")?;
     let mut dev = Dev::new(cache, Duration::from_secs(cli.after))?;
-    let dev = &mut dev;
-    match cli.task {
+    let done = task(&mut dev, cli.task);
+    dev.ended(done)
+}
+
+fn task(dev: &mut Dev, task: Task) -> Result<i32> {
+    match task {
         Task::Up { words } => match up::run(dev, &words)? {},
         Task::Test { words } => return Ok(checks::test(dev, &words)),
         Task::Soak(soak) => match &soak.shard {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::child::End;
 use crate::build::{Profile, guests, programs};
+use crate::child::End;
 use crate::dev::{self, Dev, aside, say};
 use crate::figures::Figures;
 use crate::stack::{self, Stack};

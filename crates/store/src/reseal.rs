@@ -220,7 +220,9 @@ pub async fn reseal(config: &Config, new: &Path) -> Result<Resealed, ResealError
     // Whoever was killed after the end is told that it is done.
     if seal::read(new).is_ok_and(|key| opens(&key, check)) {
         return match config.sealing_key_file.found(|key| opens(key, check)) {
-            Some(file) if !is_same(file, new) => Err(ResealError::SameKey { new: new.to_owned(), file: file.to_owned() }),
+            Some(file) if !is_same(file, new) => {
+                Err(ResealError::SameKey { new: new.to_owned(), file: file.to_owned() })
+            }
             Some(_) | None => Ok(Resealed { keys, already: true }),
         };
     }
