@@ -267,6 +267,7 @@ fn treasury_fault(error: &TreasuryError) -> Fault {
         TreasuryError::NoRelayer => Fault::new(Code::NoChain, error.to_string()),
         TreasuryError::NotLinked => Fault::new(Code::NotLinked, "the agent's holder is linked to no owner"),
         TreasuryError::UnknownVault | TreasuryError::UnknownTask => Fault::new(Code::NotFound, error.to_string()),
+        TreasuryError::Deploying => Fault::new(Code::VaultDeploying, error.to_string()).retry_after(SOON_S),
         TreasuryError::Signature => Fault::new(Code::InvalidEvmSignature, error.to_string()).field("signature"),
         TreasuryError::Deadline { .. } => Fault::new(Code::InvalidRequest, error.to_string()).field("deadline"),
         TreasuryError::Malformed(_) => Fault::new(Code::InvalidRequest, error.to_string()).field("signature"),

@@ -88,6 +88,7 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
         | Code::SpawnTimeout
         | Code::SpawnFailed
         | Code::NoChain
+        | Code::VaultDeploying
         | Code::ChainUnavailable => Exit::Unavailable,
         Code::Internal => Exit::Other,
     }
@@ -120,6 +121,7 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
         | Code::PaymentInFlight
         | Code::PaymentsUnavailable
         | Code::ChainUnavailable
+        | Code::VaultDeploying
         | Code::RateLimited
         | Code::NoCapacity
         | Code::NodeUnavailable

@@ -89,6 +89,9 @@ port! {
         /// A POD's vault.
         fn deploy_of(&self, pod: PodId) -> Option<VaultDeploy>;
 
+        /// Whether a vault is on its way to this address.
+        fn is_deploying(&self, vault: Address) -> bool;
+
         /// Notes that a POD's vault that is on its way could not go on: others are next.
         fn postpone_deploy(&self, pod: PodId, now: UnixMillis) -> ();
 

@@ -35,6 +35,11 @@ impl Inner {
         Ok(deploy.map(|deploy| view::deploy(self.evm.chain_id, deploy)))
     }
 
+    /// Whether a vault that our index does not have is being deployed.
+    pub(crate) async fn is_on_its_way(&self, vault: Address) -> Result<bool, TreasuryError> {
+        Ok(self.fresh.contains_key(&vault) || self.store.is_deploying(vault).await?)
+    }
+
     /// An agent's vault; `None` while its holder is linked to no owner. The first
     /// time, this asks the chain for the address and makes the agent's key. A vault
     /// that somebody else has deployed is found; where it stands for a key that is not
@@ -75,7 +80,7 @@ impl Inner {
         };
         let before = here.filter(|here| here.agent_wallet == agent_wallet).cloned();
         let deploy = seen(before.unwrap_or_else(|| drafted(agent, link.owner, agent_wallet, address)), standing);
-        self.store.put_deploy(deploy.clone(), now).await?;
+        self.note(deploy.clone(), now).await?;
         Ok(Some(deploy))
     }
 
@@ -170,8 +175,16 @@ impl Inner {
             let sender = services.sender.as_ref().ok_or(TreasuryError::NoRelayer)?;
             next = deployed(self.evm.factory, sender, next).await?;
         }
-        self.store.put_deploy(next.clone(), self.clock.now()).await?;
+        self.note(next.clone(), self.clock.now()).await?;
         Ok(next)
+    }
+
+    async fn note(&self, deploy: VaultDeploy, now: UnixMillis) -> Result<(), TreasuryError> {
+        if deploy.state == DeployState::Deployed {
+            // Before it counts as deployed: at every instant it is known as one or the other.
+            self.fresh.insert(deploy.address, ()).await;
+        }
+        Ok(self.store.put_deploy(deploy, now).await?)
     }
 }
 

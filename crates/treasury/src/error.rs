@@ -18,6 +18,9 @@ pub enum TreasuryError {
     /// No such vault of this factory.
     #[error("no vault of this gateway's factory is at this address, as far as the chain was read")]
     UnknownVault,
+    /// It is on its way, or not read from the chain yet.
+    #[error("the vault is being deployed: what it holds is told once that was read from the chain")]
+    Deploying,
     /// No such task of this vault.
     #[error("the vault has no such task, as far as the chain was read")]
     UnknownTask,

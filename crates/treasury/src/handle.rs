@@ -31,6 +31,9 @@ const BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), longest: D
 const MAINTAIN_EVERY: Duration = Duration::from_secs(5);
 /// Agents that are told apart while they act.
 const MAX_ACTING: u64 = 10_000;
+/// Vaults that are known as just deployed, and for how long: until the index must have them.
+const MAX_FRESH: u64 = 10_000;
+const FRESH: Duration = Duration::from_secs(120);
 /// Payments looked at in one go.
 const MAX_RECONCILED: usize = 256;
 
@@ -63,6 +66,8 @@ pub(crate) struct Inner {
     pub(crate) agent_locks: Cache<PodId, Arc<Mutex<()>>>,
     /// There is something to deploy.
     pub(crate) signal: Notify,
+    /// Vaults that were deployed just now: our index may not have come to them.
+    pub(crate) fresh: Cache<Address, ()>,
     link: watch::Sender<Connection>,
     relayer: Option<Identity>,
     ends: CancellationToken,
@@ -94,6 +99,7 @@ impl Treasury {
             clock: SystemClock,
             agent_locks: Cache::new(MAX_ACTING),
             signal: Notify::new(),
+            fresh: Cache::builder().max_capacity(MAX_FRESH).time_to_live(FRESH).build(),
             link: watch::Sender::new(Connection::Waiting(ChainUnavailable::not_asked())),
             relayer,
             ends,
@@ -211,16 +217,19 @@ impl Treasury {
     /// A vault's ledger.
     ///
     /// # Errors
-    /// [`TreasuryError::UnknownVault`], faults of the store.
+    /// [`TreasuryError::UnknownVault`], [`TreasuryError::Deploying`], faults of the store.
     pub async fn vault(&self, address: Address) -> Result<VaultResponse, TreasuryError> {
-        let indexed = self.0.store.vault(self.0.index, address).await?;
-        indexed.map(|indexed| view::vault(address, indexed)).ok_or(TreasuryError::UnknownVault)
+        match self.0.store.vault(self.0.index, address).await? {
+            Some(indexed) => Ok(view::vault(address, indexed)),
+            None if self.0.is_on_its_way(address).await? => Err(TreasuryError::Deploying),
+            None => Err(TreasuryError::UnknownVault),
+        }
     }
 
     /// A vault's tasks, newest first.
     ///
     /// # Errors
-    /// [`TreasuryError::UnknownVault`], faults of the store.
+    /// [`TreasuryError::UnknownVault`], [`TreasuryError::Deploying`], faults of the store.
     pub async fn tasks(&self, vault: Address) -> Result<TasksResponse, TreasuryError> {
         self.vault(vault).await?;
         let tasks = self.0.store.tasks(self.0.index, vault).await?;

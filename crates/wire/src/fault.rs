@@ -223,6 +223,8 @@ codes! {
     NoChain = "no_chain", 501;
     /// The chain does not answer just now, or its endpoints disagree.
     ChainUnavailable = "chain_unavailable", 503;
+    /// The vault is on its way onto the chain, or not read from it yet.
+    VaultDeploying = "vault_deploying", 503;
     /// The payment may be on its way: the same request with the same payment is
     /// answered once it is known to be made.
     SettlementPending = "settlement_pending", 503;

@@ -1,7 +1,7 @@
 //! Vaults and their tasks. What needs the owner's or the creator's word is signed
 //! here and carried by the gateway, which pays the gas.
 
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ use domain::{Address, B256, Bytes, Clock, PodId, SystemClock, U256, Usdc};
 use identity::{Identity, SignerSync};
 use relay::client::{ForwarderKind, MaxFee, RelayCall, RelayCallSigner, RelayClient, RelayClientConfig, RelayResult};
 use wire::fault::Code;
-use wire::v1::vault::{ChainResponse, DeployRequest, SubmitTaskRequest, Task, VaultResponse, VaultState};
+use wire::v1::vault::{AgentVault, ChainResponse, DeployRequest, SubmitTaskRequest, Task, VaultResponse, VaultState};
 
 use super::{gateway, signer as holder};
 use crate::answers::CallOutcome;
@@ -38,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// How long what is on the chain may be unknown to the gateway's ledger.
 const INDEX_LIMIT: Duration = Duration::from_secs(15);
+/// What the gateway says of a vault that is on the chain, until it has read that.
+const INDEXING: [Code; 2] = [Code::NotFound, Code::VaultDeploying];
 /// How long a vault may be on its way before we say so.
 const DEPLOY_LIMIT: Duration = Duration::from_secs(120);
 /// The largest result that is hashed.
@@ -75,8 +77,8 @@ impl VaultSession<'_> {
             VaultCommand::Deploy { agent } => self.deploy(agent).await,
             VaultCommand::Show { vault } => Ok(show(json, &self.vault(vault).await?, output::vault)?),
             VaultCommand::Tasks { vault } => {
-                let tasks = self.client.tasks(self.address(vault).await?).await?;
-                Ok(show(json, &tasks, output::tasks)?)
+                let vault = self.vault(vault).await?.address;
+                Ok(show(json, &self.client.tasks(vault).await?, output::tasks)?)
             }
             VaultCommand::Create(task) => self.create(&task).await,
             VaultCommand::Submit { task, result } => self.submit(&task, result.as_deref()).await,
@@ -127,19 +129,41 @@ impl VaultSession<'_> {
         Ok(self.client.clone().signed_by(holder(self.target, self.state)?))
     }
 
-    async fn address(&self, vault: VaultName) -> Result<Address> {
+    /// A vault that stands. One that is being deployed is waited for.
+    async fn vault(&self, vault: VaultName) -> Result<VaultResponse> {
         match vault {
-            VaultName::Address(address) => Ok(address),
-            VaultName::Agent(agent) => Ok(self.holder()?.agent_vault(agent).await?.address),
+            VaultName::Address(address) => self.deployed(&[Code::VaultDeploying], address).await,
+            VaultName::Agent(agent) => {
+                let vault = must_be_there(agent, self.end_of_deployment(agent).await?)?;
+                self.deployed(&INDEXING, vault.address).await
+            }
         }
     }
 
-    async fn vault(&self, vault: VaultName) -> Result<VaultResponse> {
-        Ok(self.client.vault(self.address(vault).await?).await?)
+    /// A vault as the gateway knows it, waited for as long as it says that it is not there yet.
+    async fn deployed(&self, not_yet: &[Code], vault: Address) -> Result<VaultResponse> {
+        // Where it was on its way at first, the rest is a matter of reading the chain.
+        let limit = if not_yet.contains(&Code::NotFound) { INDEX_LIMIT } else { DEPLOY_LIMIT };
+        Ok(self.unless(not_yet, limit, || self.client.vault(vault)).await?)
+    }
+
+    /// An agent's vault once it is not on its way any more, or still after a while.
+    async fn end_of_deployment(&self, agent: PodId) -> Result<AgentVault> {
+        let holder = self.holder()?;
+        let mut vault = holder.agent_vault(agent).await?;
+        if vault.state == VaultState::Deploying {
+            say_waiting(vault.address);
+        }
+        let limit = Instant::now() + DEPLOY_LIMIT;
+        while vault.state == VaultState::Deploying && Instant::now() < limit {
+            tokio::time::sleep(LOOK_EVERY).await;
+            vault = holder.agent_vault(agent).await?;
+        }
+        Ok(vault)
     }
 
     async fn task(&self, name: &VaultTaskArg) -> Result<(Address, Task)> {
-        let vault = self.address(name.vault).await?;
+        let vault = self.vault(name.vault).await?.address;
         let find = async || -> Result<Option<Task>> {
             Ok(self.client.tasks(vault).await?.tasks.into_iter().find(|task| task.id == name.task.0))
         };
@@ -152,17 +176,16 @@ impl VaultSession<'_> {
         Ok((vault, found.with_context(|| format!("the vault {vault} has no task {}", name.task))?))
     }
 
-    /// Asks until the gateway has read the chain so far; what is new there is not in
-    /// its ledger at once.
-    async fn once_indexed<T, F>(&self, ask: impl Fn() -> F) -> Result<T, ClientError>
+    /// Asks until the gateway answers otherwise than by these codes, for so long.
+    async fn unless<T, F>(&self, not_yet: &[Code], patience: Duration, ask: impl Fn() -> F) -> Result<T, ClientError>
     where
         F: Future<Output = Result<T, ClientError>>,
     {
-        let limit = Instant::now() + INDEX_LIMIT;
+        let limit = Instant::now() + patience;
         loop {
             match ask().await {
                 Err(ClientError::Refused(refused))
-                    if refused.fault().code == Code::NotFound && Instant::now() < limit =>
+                    if not_yet.contains(&refused.fault().code) && Instant::now() < limit =>
                 {
                     tokio::time::sleep(LOOK_EVERY).await;
                 }
@@ -179,15 +202,10 @@ impl VaultSession<'_> {
     }
 
     async fn deploy(&self, agent: PodId) -> Result<()> {
-        let mut vault = self.sign_for(agent).await?;
-        let holder = self.holder()?;
-        let limit = Instant::now() + DEPLOY_LIMIT;
-        while vault.state == VaultState::Deploying && Instant::now() < limit {
-            tokio::time::sleep(LOOK_EVERY).await;
-            vault = holder.agent_vault(agent).await?;
-        }
+        self.sign_for(agent).await?;
+        let vault = self.end_of_deployment(agent).await?;
         if vault.state == VaultState::Deployed {
-            self.once_indexed(|| self.client.vault(vault.address)).await?;
+            self.deployed(&INDEXING, vault.address).await?;
         }
         show(self.target.json, &vault, output::agent_vault)?;
         if vault.state == VaultState::Failed {
@@ -197,7 +215,7 @@ impl VaultSession<'_> {
     }
 
     /// Signs for an agent's vault as its owner, unless it is there or on its way.
-    async fn sign_for(&self, agent: PodId) -> Result<wire::v1::vault::AgentVault> {
+    async fn sign_for(&self, agent: PodId) -> Result<AgentVault> {
         let holder = self.holder()?;
         let vault = holder.agent_vault(agent).await?;
         if matches!(vault.state, VaultState::Deployed | VaultState::Deploying) {
@@ -371,6 +389,33 @@ impl VaultSession<'_> {
     }
 }
 
+/// Only whoever sits at a terminal is told.
+fn say_waiting(vault: Address) {
+    if std::io::stderr().is_terminal() {
+        eprintln!("waiting for the vault {vault} to be deployed");
+    }
+}
+
+/// What stands between an agent and its vault, and what to do next.
+fn must_be_there(agent: PodId, vault: AgentVault) -> Result<AgentVault> {
+    let next = format!("have it deployed: palatine vault deploy {agent}");
+    match vault.state {
+        VaultState::Deployed => Ok(vault),
+        VaultState::Deploying => bail!(
+            "the vault {} of {agent} is still being deployed after {} s; see how far it is: palatine status {agent}",
+            vault.address,
+            DEPLOY_LIMIT.as_secs()
+        ),
+        VaultState::Unsigned => bail!("{agent} has no vault yet, as its owner has not signed for it; {next}"),
+        VaultState::Failed => {
+            bail!(
+                "the vault of {agent} was not deployed: {}; {next}",
+                vault.reason.as_deref().unwrap_or("no reason given")
+            )
+        }
+    }
+}
+
 const fn party(identity: &Identity) -> RelayCallSigner<'_> {
     RelayCallSigner { address: identity.address(), key: identity }
 }
@@ -435,4 +480,41 @@ fn random() -> Result<B256> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).context("gather randomness")?;
     Ok(B256::from(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vault_that_does_not_stand_is_told_with_what_to_do_next() {
+        let agent: PodId = "agent-123".parse().unwrap();
+        let vault = |state, reason: Option<&str>| {
+            let (owner, address) = (Address::repeat_byte(1), Address::repeat_byte(2));
+            let reason = reason.map(str::to_owned);
+            let vault = AgentVault { chain_id: 1, address, owner, agent_wallet: owner, state, tx: None, reason };
+            must_be_there(agent, vault)
+        };
+        assert!(vault(VaultState::Deployed, None).is_ok());
+        for (state, reason, told) in [
+            (
+                VaultState::Unsigned,
+                None,
+                "its owner has not signed for it; have it deployed: palatine vault deploy agent-123",
+            ),
+            (
+                VaultState::Failed,
+                Some("the chain reverted it"),
+                "was not deployed: the chain reverted it; have it deployed",
+            ),
+            (
+                VaultState::Deploying,
+                None,
+                "still being deployed after 120 s; see how far it is: palatine status agent-123",
+            ),
+        ] {
+            let said = vault(state, reason).unwrap_err().to_string();
+            assert!(said.contains(told), "{said}");
+        }
+    }
 }

@@ -34,6 +34,11 @@ impl DeployStore for Postgres {
         self.one("read a POD's vault", found.bind(key).bind(name), decode).await
     }
 
+    async fn is_deploying(&self, vault: Address) -> Result<bool, StoreError> {
+        let find = query("SELECT 1 FROM deploys WHERE state = 'deploying' AND address = $1 LIMIT 1");
+        Ok(self.one("look for a vault on its way", find.bind(vault.0.0), |_| Ok(())).await?.is_some())
+    }
+
     async fn postpone_deploy(&self, pod: PodId, now: UnixMillis) -> Result<(), StoreError> {
         self.write(Postpone { pod, now }).await
     }

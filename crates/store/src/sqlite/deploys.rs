@@ -85,6 +85,16 @@ impl DeployStore for Sqlite {
         self.read(NAME, move |conn| find(conn, &pod).map_err(|error| StoreError::sql(NAME, error))).await
     }
 
+    async fn is_deploying(&self, vault: Address) -> Result<bool, StoreError> {
+        const NAME: &str = "look for a vault on its way";
+        let sql = "SELECT 1 FROM deploys WHERE state = 'deploying' AND address = ?1 LIMIT 1";
+        self.read(NAME, move |conn| {
+            let found = conn.prepare_cached(sql).and_then(|mut find| find.exists((vault.0.0,)));
+            found.map_err(|error| StoreError::sql(NAME, error))
+        })
+        .await
+    }
+
     async fn postpone_deploy(&self, pod: PodId, now: UnixMillis) -> Result<(), StoreError> {
         self.write(Postpone { pod, now }).await
     }

@@ -66,10 +66,11 @@ pub(crate) async fn a_vault_that_is_deployed_stays_so_whatever_a_slower_writer_b
     reserved(&store, reservation(1, 1)).await;
     store.put_deploy(deploy(DeployState::Deploying), NOW).await.unwrap();
     assert_eq!(store.deploying().await.unwrap(), [deploy(DeployState::Deploying)]);
+    assert!(store.is_deploying(owner(3)).await.unwrap() && !store.is_deploying(owner(2)).await.unwrap());
     store.put_deploy(deploy(DeployState::Deployed), NOW).await.unwrap();
     store.put_deploy(deploy(DeployState::Failed), NOW).await.unwrap();
     assert_eq!(store.deploy_of(pod(1)).await.unwrap(), Some(deploy(DeployState::Deployed)));
-    assert!(store.deploying().await.unwrap().is_empty());
+    assert!(store.deploying().await.unwrap().is_empty() && !store.is_deploying(owner(3)).await.unwrap());
 }
 
 pub(crate) async fn a_consent_that_was_given_is_not_lost_to_a_slower_writer_without_one(place: &Place) {

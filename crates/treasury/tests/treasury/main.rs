@@ -152,6 +152,11 @@ async fn a_vault_that_cannot_go_on_keeps_no_other_from_it() {
     let stands = told(2, owner.address(), agent, vault, DeployState::Deploying);
     home.store.put_deploy(stands, NOW.plus(1)).await.unwrap();
     let state = async || home.store.deploy_of(pod(2)).await.unwrap().map(|deploy| deploy.state);
+    let (unknown, deploying) = (home.treasury.vault(agent).await, home.treasury.vault(Address::repeat_byte(6)).await);
+    assert!(matches!(unknown, Err(TreasuryError::UnknownVault)), "{unknown:?}");
+    assert!(matches!(deploying, Err(TreasuryError::Deploying)), "{deploying:?}");
+    let tasks = home.treasury.tasks(Address::repeat_byte(6)).await;
+    assert!(matches!(tasks, Err(TreasuryError::Deploying)), "{tasks:?}");
     until("the second goes on", async || (state().await == Some(DeployState::Deployed)).then_some(())).await;
     assert_eq!(home.deploy().await.state, DeployState::Deploying);
 }
