@@ -61,11 +61,16 @@ pub struct VaultDeploy {
 }
 
 impl VaultDeploy {
+    /// How the reason begins where the vault that stands is not for the agent wallet that was told.
+    pub const OTHER_WALLET: &str = "the vault has another agent wallet: ";
+
     /// Whether it was found on the chain for an agent wallet that is not the POD's key, and no key
-    /// of the POD's own was told: nobody has signed for it here.
+    /// of the POD's own was told: nobody has signed for it here. Earlier versions let one fail so
+    /// that had told the POD's own key.
     #[must_use]
     pub fn is_for_another_key(&self) -> bool {
-        self.state == DeployState::Failed && self.consent.is_none()
+        let told_own = self.reason.as_ref().is_some_and(|reason| reason.starts_with(Self::OTHER_WALLET));
+        self.state == DeployState::Failed && self.consent.is_none() && !told_own
     }
 }
 

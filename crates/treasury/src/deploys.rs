@@ -216,7 +216,7 @@ fn seen(deploy: VaultDeploy, standing: VaultStanding) -> VaultDeploy {
             VaultDeploy { state: DeployState::Deployed, reason: None, ..deploy }
         }
         VaultStanding::Confirmed { agent_wallet: wallet } => {
-            let reason = format!("the vault has another agent wallet: {wallet}");
+            let reason = format!("{}{wallet}", VaultDeploy::OTHER_WALLET);
             // One that failed without a signature would count as another key's.
             if deploy.consent.is_none() { unsigned(deploy, reason) } else { failed(deploy, reason) }
         }

@@ -121,10 +121,15 @@ async fn a_vault_that_stands_for_another_key_does_not_hide_that_the_agents_own_w
     let home = Home::on(&evm, &owner).await;
     let vault = evm.connect().await.vault_of(pod(1).as_str(), owner.address()).await.unwrap();
     let own = told(1, owner.address(), Address::repeat_byte(5), vault, DeployState::Unsigned);
-    home.store.put_deploy(own.clone(), NOW).await.unwrap();
-    let refused = home.treasury.agent_vault(pod(1), wallet(1)).await.unwrap_err();
-    assert!(matches!(refused, TreasuryError::KeyMissing { .. }), "{refused}");
-    assert_eq!(home.deploy().await, own);
+    // As earlier versions wrote it down.
+    let reason = Some(format!("the vault has another agent wallet: {}", Address::repeat_byte(9)));
+    let before = VaultDeploy { reason, state: DeployState::Failed, ..own.clone() };
+    for own in [own, before] {
+        home.store.put_deploy(own.clone(), NOW).await.unwrap();
+        let refused = home.treasury.agent_vault(pod(1), wallet(1)).await.unwrap_err();
+        assert!(matches!(refused, TreasuryError::KeyMissing { .. }), "{refused}");
+        assert_eq!(home.deploy().await, own);
+    }
     link(&home.store, second.address(), NOW.plus(1)).await;
     let refused = home.treasury.agent_vault(pod(1), wallet(1)).await.unwrap_err();
     let lost = matches!(&refused, TreasuryError::Identity(error) if matches!(**error, IdentityError::Lost(_)));
