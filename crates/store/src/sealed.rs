@@ -54,6 +54,17 @@ pub enum SealedKeysError {
         /// The database.
         store: String,
     },
+    /// It may be where it lay by default before, which cannot be looked at.
+    #[error(
+        "{is_not}. Whether it is where it lay by default before cannot be told by who runs this: do so as the gateway's \
+         user, or set [store] sealing_key_file, which is looked for nowhere else"
+    )]
+    Former {
+        /// [`SealedKeysError::Missing`] or [`SealedKeysError::Foreign`].
+        is_not: Box<SealedKeysError>,
+        /// Why not.
+        source: KeyError,
+    },
     /// Nothing was ever sealed in it.
     #[error("no key was ever sealed in {0}: start its gateway once, which does that")]
     Unsealed(String),
@@ -267,23 +278,31 @@ pub(crate) fn key_of(config: &Config, check: &[u8]) -> Result<Key, SealedKeysErr
     match seal::read(file) {
         Ok(key) if opens(&key, check) => Ok(key),
         // As where all keys were to be sealed with a new one here, and that was broken off.
-        Ok(_) => former_key(config, check)?.ok_or_else(|| foreign(config)),
-        Err(error) if error.is_absent() => former_key(config, check)?.ok_or_else(|| missing(config)),
+        Ok(_) => former_key(config, check, foreign(config)),
+        Err(error) if error.is_absent() => former_key(config, check, missing(config)),
         Err(error) => Err(error.into()),
     }
 }
 
 /// The one in the former default place, if it is the right one. One that is there and cannot be read is not lost.
-fn former_key(config: &Config, check: &[u8]) -> Result<Option<Key>, SealedKeysError> {
-    let Some(former) = config.sealing_key_file.former() else { return Ok(None) };
+fn former_key(config: &Config, check: &[u8], otherwise: SealedKeysError) -> Result<Key, SealedKeysError> {
+    let Some(former) = config.sealing_key_file.former() else { return Err(otherwise) };
     let key = match seal::read(former) {
         Ok(key) if opens(&key, check) => key,
-        Ok(_) => return Ok(None),
-        Err(error) if error.is_absent() => return Ok(None),
-        Err(error) => return Err(error.into()),
+        Ok(_) => return Err(otherwise),
+        Err(error) if error.is_absent() => return Err(otherwise),
+        Err(source) => return Err(SealedKeysError::Former { is_not: Box::new(without_former(otherwise)), source }),
     };
     tracing::info!(former = %former.display(), "the sealing key is where it lay by default before");
-    Ok(Some(key))
+    Ok(key)
+}
+
+/// Of what is in the former place nothing is known.
+fn without_former(error: SealedKeysError) -> SealedKeysError {
+    match error {
+        SealedKeysError::Missing { file, store, .. } => SealedKeysError::Missing { file, former: None, store },
+        error => error,
+    }
 }
 
 /// What [`key_of`] looks at, where it finds nothing.
