@@ -252,7 +252,8 @@ fn people(lost: &ShownLost<'_>) -> String {
         lines.push(format!(
             "They are forgotten. Sealed as they were, they are in {aside}: keep it. If their sealing key is found, \
              `palatine store restore-keys {aside} --sealing-key FILE` puts the agents' keys back, and with --tokens \
-             that of their tokens too."
+             that of their tokens too. Remove it once nobody looks for that key any more: it keeps the keys of agents that \
+             are removed later, as a backup does."
         ));
     }
     lines.join("\n")
