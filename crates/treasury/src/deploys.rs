@@ -24,7 +24,7 @@ const MIN_WINDOW_S: u64 = 60;
 /// An owner's signature is not taken for longer than this.
 const MAX_WINDOW_S: u64 = 7 * 24 * 60 * 60;
 /// Nothing follows from it, nor is one sent.
-const UNCONFIRMED: &str = "the agent's vault is in a block that is not deep enough yet";
+pub(crate) const UNCONFIRMED: &str = "the agent's vault is in a block that is not deep enough yet";
 /// How often what is on its way is looked at, without a signal.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -264,7 +264,7 @@ fn read_consent(request: &DeployRequest, now: UnixMillis) -> Result<VaultConsent
     Ok(VaultConsent { deadline: request.deadline, signature: signature.as_bytes().to_vec() })
 }
 
-fn unanswered(error: EvmError) -> TreasuryError {
+pub(crate) fn unanswered(error: EvmError) -> TreasuryError {
     TreasuryError::Unavailable(error.to_string())
 }
 

@@ -8,6 +8,7 @@
 //! | `deploys` | the agents' vaults on their way onto the chain |
 //! | `tasks` | what an agent does with a task |
 //! | `identities`, `keystores` | the PODs' keys; what is left of earlier versions' files of them |
+//! | `standing` | what the chain says of a vault, where no gateway runs |
 //! | `transfers` | payments onto the chain, and what became of them |
 //! | `sponsor` | for whom vaults are deployed |
 //! | `unavailable` | pure: why the chain is not used, for everybody |
@@ -22,6 +23,7 @@ mod identities;
 mod keystores;
 mod services;
 mod sponsor;
+mod standing;
 mod tasks;
 mod transfers;
 mod unavailable;
@@ -32,4 +34,5 @@ pub use error::TreasuryError;
 pub use handle::Treasury;
 pub use identities::{Identities, IdentityError};
 pub use keystores::LegacyKeyError;
+pub use standing::standing_wallet;
 pub use unavailable::ChainUnavailable;

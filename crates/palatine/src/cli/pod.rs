@@ -39,6 +39,9 @@ pub(crate) enum PodIdentity {
         keystore: PathBuf,
         #[command(flatten)]
         password: PodPassword,
+        /// Take it also where the chain cannot be asked whether its vault knows another
+        #[arg(long)]
+        without_chain: bool,
     },
 }
 

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use domain::{PodId, UnixMillis};
+use anyhow::{Context, Result, bail};
+use chain::EvmConfig;
+use domain::{Address, PodId, UnixMillis};
 use identity::{Identity, KdfCost};
 use secrecy::SecretString;
 use store::{SealedKeys, Store};
-use treasury::Identities;
+use treasury::{Identities, IdentityError, TreasuryError, standing_wallet};
 
 use crate::answers::PodKeystore;
 use crate::cli::PodIdentity;
@@ -27,9 +28,9 @@ pub(crate) fn identity(config: Option<&Path>, command: PodIdentity, json: bool) 
                 let ask = || new_password(POD_PASSWORD, password.password_file.as_deref(), &keystore);
                 export(&config, pod, &keystore, ask, now).await
             }
-            PodIdentity::Import { pod, keystore, password: given } => {
+            PodIdentity::Import { pod, keystore, password: given, without_chain } => {
                 let ask = || password(POD_PASSWORD, given.password_file.as_deref(), &keystore);
-                import(&config, pod, &keystore, ask, now).await
+                import(&config, pod, &keystore, ask, without_chain, now).await
             }
         }
     })?;
@@ -37,10 +38,11 @@ pub(crate) fn identity(config: Option<&Path>, command: PodIdentity, json: bool) 
 }
 
 /// The keys in the database that is there; none is made.
-async fn open(config: &Config) -> Result<Identities> {
+async fn open(config: &Config) -> Result<(Store, Identities)> {
     let store = Store::open_existing(&config.store).await.context("open the database")?;
     let keys = SealedKeys::open(&store, &config.store).await.context("open the keys in the database")?;
-    Ok(Identities::new(store, keys, &config.treasury))
+    let identities = Identities::new(store.clone(), keys, &config.treasury);
+    Ok((store, identities))
 }
 
 /// The database is let go of before anybody is asked for a password: a gateway may start meanwhile.
@@ -51,7 +53,7 @@ async fn export(
     ask: impl FnOnce() -> Result<SecretString>,
     now: UnixMillis,
 ) -> Result<PodKeystore> {
-    let identity = open(config).await?.find(pod, now).await?;
+    let identity = open(config).await?.1.find(pod, now).await?;
     let identity = identity.with_context(|| format!("{pod} has no key yet: it is made with its vault"))?;
     identity.save(keystore, &ask()?, KdfCost::STANDARD)?;
     Ok(shown(pod, &identity, keystore))
@@ -63,11 +65,29 @@ async fn import(
     pod: PodId,
     keystore: &Path,
     ask: impl FnOnce() -> Result<SecretString>,
+    without_chain: bool,
     now: UnixMillis,
 ) -> Result<PodKeystore> {
     let identity = Identity::load(keystore, &ask()?)?;
-    open(config).await?.import(pod, &identity, now).await?;
+    let (store, identities) = open(config).await?;
+    if let Some(evm) = config.evm.as_ref().filter(|_| !without_chain) {
+        may_act(evm, &store, pod, identity.address()).await?;
+    }
+    identities.import(pod, &identity, now).await?;
     Ok(shown(pod, &identity, keystore))
+}
+
+/// Refuses the key that a vault on the chain does not know.
+async fn may_act(evm: &EvmConfig, store: &Store, pod: PodId, given: Address) -> Result<()> {
+    match standing_wallet(evm, store, pod).await {
+        Ok(Some(wallet)) if wallet != given => Err(IdentityError::OtherWallet { pod, wallet, given }.into()),
+        Ok(_) => Ok(()),
+        Err(TreasuryError::Unavailable(why)) => bail!(
+            "whether the vault of {pod} knows another key cannot be told now, and a key is never replaced: {why}; try \
+             again when the chain answers, or take the key unseen with --without-chain"
+        ),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn shown(pod: PodId, identity: &Identity, keystore: &Path) -> PodKeystore {
@@ -79,10 +99,10 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
-    use domain::Address;
-    use fixtures::{NOW, reservation, store_config};
+    use chain::Endpoint;
+    use fixtures::{NOW, reservation, store_config, wallet};
     use identity::Keystore;
-    use store::{DeployState, RunPod, RunReservation, StoreError, VaultDeploy};
+    use store::{AccountLink, DeployState, RunPod, RunReservation, StoreError, VaultDeploy};
     use tempfile::TempDir;
 
     use super::*;
@@ -154,10 +174,10 @@ mod tests {
         let early = export(&config, pod("agent-123"), &home.0.path().join("x"), || Ok(ethers()), NOW).await;
         assert_eq!(early.unwrap_err().to_string(), "agent-123 has no key yet: it is made with its vault");
         let (one, two) = (home.file("ethers.json", ETHERS), home.file("eth-account.json", ETH_ACCOUNT));
-        let taken = import(&config, pod("agent-123"), &one, alone(&config), NOW).await.unwrap();
+        let taken = import(&config, pod("agent-123"), &one, alone(&config), false, NOW).await.unwrap();
         assert_eq!(taken.address, ADDRESS);
         // The same key again, as somebody else wrote it, changes nothing.
-        import(&config, pod("agent-123"), &two, || Ok(ethers()), NOW).await.unwrap();
+        import(&config, pod("agent-123"), &two, || Ok(ethers()), false, NOW).await.unwrap();
         let out = home.0.path().join("out/agent-123.json");
         let word = || Ok(SecretString::from("another word"));
         let asked = || alone(&config)().and_then(|_| word());
@@ -196,7 +216,7 @@ mod tests {
         drop((store, identities));
         let config = home.config();
         let refused = async |name: &str| {
-            let refused = import(&config, pod(name), &file, || Ok(ethers()), NOW).await.unwrap_err();
+            let refused = import(&config, pod(name), &file, || Ok(ethers()), false, NOW).await.unwrap_err();
             format!("{refused:#}")
         };
         let said = refused("kept").await;
@@ -206,10 +226,35 @@ mod tests {
         assert_eq!(refused("nobody").await, StoreError::NoPod(pod("nobody")).to_string());
         let unknown = export(&config, pod("nobody"), &home.0.path().join("x"), || Ok(ethers()), NOW).await;
         assert_eq!(unknown.unwrap_err().to_string(), StoreError::NoPod(pod("nobody")).to_string());
-        let wrong = import(&config, pod("kept"), &file, || Ok("wrong".into()), NOW).await.unwrap_err();
+        let wrong = import(&config, pod("kept"), &file, || Ok("wrong".into()), false, NOW).await.unwrap_err();
         assert!(format!("{wrong:#}").contains("the password is wrong"), "{wrong:#}");
-        let identities = open(&config).await.unwrap();
+        let (_store, identities) = open(&config).await.unwrap();
         assert_eq!(identities.find(pod("kept"), NOW).await.unwrap().unwrap().address(), own.address());
+    }
+
+    #[tokio::test]
+    async fn where_the_chain_is_silent_a_key_is_taken_only_by_the_operators_word() {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let home = Home::with_pods(&[pod("agent-123")]).await;
+        let config = home.config();
+        let file = home.file("ethers.json", ETHERS);
+        let store = Store::open_existing(&config.store).await.unwrap();
+        let (text, holder_signature, owner_signature) = Default::default();
+        let (holder, owner) = (wallet(1), Address::repeat_byte(1));
+        let link = AccountLink { holder, owner, text, holder_signature, owner_signature, signed_at: NOW };
+        assert!(store.keep_link(link).await.unwrap());
+        drop(store);
+        let silent = Endpoint("http://127.0.0.1:9".to_owned());
+        let evm =
+            EvmConfig { deadline_ms: 500, timeout_ms: 200, ..EvmConfig::new(vec![silent], 25, owner, owner, owner) };
+        let config = Config { evm: Some(evm), ..config };
+        let given =
+            async |without_chain| import(&config, pod("agent-123"), &file, || Ok(ethers()), without_chain, NOW).await;
+        let said = given(false).await.unwrap_err().to_string();
+        assert!(said.contains("--without-chain"), "{said}");
+        let early = export(&config, pod("agent-123"), &home.0.path().join("x"), || Ok(ethers()), NOW).await;
+        assert!(early.is_err(), "nothing is changed");
+        assert_eq!(given(true).await.unwrap().address, ADDRESS);
     }
 
     #[tokio::test]

@@ -343,14 +343,15 @@ pub(crate) async fn a_former_key_that_cannot_be_read_is_not_lost_and_one_beside_
     let refused = forget_lost_keys(&unset, &aside, NOW).await.unwrap_err();
     assert!(matches!(&refused, ResealError::Keys(SealedKeysError::Former { .. })) && files(&home) == 0, "{refused}");
     let refused = opened(place, &unset).await.unwrap_err();
-    let is_missing = |error: &SealedKeysError| {
-        matches!(error, SealedKeysError::Former { is_not, .. } if matches!(**is_not, SealedKeysError::Missing { .. }))
-    };
+    let is_missing = |error: &SealedKeysError| matches!(error, SealedKeysError::Former { is_not, .. } if matches!(**is_not, SealedKeysError::Missing { .. }));
     assert!(is_missing(&refused), "{refused}");
     // Both are named, and how to do without the second.
     let (said, why) = (refused.to_string(), std::error::Error::source(&refused).unwrap().to_string());
     assert!(said.contains(&home.path().join("sealing.key").display().to_string()), "{said}");
-    assert!(said.contains("set [store] sealing_key_file") && why.contains(&former.display().to_string()), "{said}: {why}");
+    assert!(
+        said.contains("set [store] sealing_key_file") && why.contains(&former.display().to_string()),
+        "{said}: {why}"
+    );
     set_mode(former, 0o600);
     // As a reseal leaves it that is killed once it has made the new key, in the default place.
     let new = unset.sealing_key_file.path();

@@ -6,7 +6,7 @@ use fixtures::{
     CHAIN_ID, EvmChain, NOW, TOKEN_NAME, TOKEN_VERSION, TempStore, pod, reservation, store_config, until, wallet,
 };
 use identity::Identity;
-use palatine_treasury::{Config, Identities, IdentityError, ServicesConfig, Treasury, TreasuryError};
+use palatine_treasury::{Config, Identities, IdentityError, ServicesConfig, Treasury, TreasuryError, standing_wallet};
 use serde_json::json;
 use store::{AccountLink, DeployState, SealedKeys, Store, VaultConsent, VaultDeploy};
 use tempfile::TempDir;
@@ -74,6 +74,9 @@ async fn a_vault_that_stands_for_a_key_that_is_gone_has_no_other_made_and_is_fou
     let told = matches!(refused, IdentityError::OtherWallet { wallet, given, .. }
         if (wallet, given) == (before.address(), other.address()));
     assert!(told, "{refused}");
+    // Whoever imports it while no gateway runs asks the chain as well.
+    let stands = standing_wallet(&evm.config(), &home.store, pod(1)).await.unwrap();
+    assert_eq!(stands, Some(before.address()));
     home.identities.import(pod(1), &before, NOW).await.unwrap();
     // Without anybody's asking.
     until("the vault is found", async || (home.deploy().await.state == DeployState::Deployed).then_some(())).await;
