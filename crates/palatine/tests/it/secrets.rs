@@ -8,7 +8,8 @@ use std::process::{Command, Output};
 
 use domain::Address;
 use fixtures::{
-    LocalStack, NOW, SMALL, SpawnedAgent, Stack, pod, program, reservation, stderr_of, stdout_of, store_config,
+    LocalStack, NOW, Postgres, SMALL, SpawnedAgent, Stack, cut_at_commit, pod, program, reservation, stderr_of,
+    stdout_of, store_config, until,
 };
 use identity::Identity;
 use reqwest::Method;
@@ -247,6 +248,33 @@ async fn a_sealing_key_is_lost_also_where_nothing_but_the_text_that_it_is_known_
     assert!(done.status.success() && stdout_of(&done).contains("lost-keys-"), "{done:?}");
     drop(SealedKeys::open_store(&config, NOW).await.unwrap());
     assert!(stdout_of(&forget(&[])).contains("none is lost"));
+}
+
+#[tokio::test]
+async fn a_commit_without_an_answer_is_told_as_not_known_on_the_command_line() {
+    let (server, home) = (Postgres::start(), TempDir::new().unwrap());
+    let key = home.path().join("sealing.key");
+    let config = |url: &str| Config { url: Some(url.parse().unwrap()), ..store_config(&home) };
+    let url = server.url("postgres");
+    drop(SealedKeys::open_store(&config(&url), NOW).await.unwrap());
+    let reseal = |url: &str| {
+        let toml = home.path().join("palatine.toml");
+        fs::write(&toml, format!("[store]\nurl = {url:?}\nsealing_key_file = {key:?}\n")).unwrap();
+        let mut command = Command::new(program("palatine"));
+        command.args(["store", "reseal", "--new-key"]).arg(home.path().join("new.key")).arg("--config").arg(toml);
+        command.output().unwrap()
+    };
+    let cut = cut_at_commit(&url, home.path());
+    // The gateway that was there counts for a while.
+    let unknown = until("no gateway uses it", async || {
+        let done = reseal(&cut);
+        (!stderr_of(&done).contains("a gateway uses")).then_some(done)
+    })
+    .await;
+    let said = stderr_of(&unknown);
+    assert!(!unknown.status.success() && said.contains("keep every sealing key"), "{said}");
+    assert!(!said.contains("as they were"), "{said}");
+    assert!(stdout_of(&reseal(&url)).contains("already"));
 }
 
 #[tokio::test]
