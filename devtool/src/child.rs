@@ -216,7 +216,7 @@ mod tests {
     fn a_second_signal_waits_for_no_end() {
         let mut signals = Signals::watch().unwrap();
         let (mut command, mut said) = bash("trap '' INT; echo on; while :; do sleep 1000; done");
-        let (ended, ends) = mpsc::channel();
+        let (ends, ended) = mpsc::channel::<()>();
         let impatient = thread::spawn(move || {
             said.read_line(&mut String::new()).unwrap();
             // The first asks; one that comes a while after it is meant.
