@@ -44,7 +44,7 @@ pub(crate) fn run(command: &mut Command, signals: &mut Signals, bounds: Bounds) 
 }
 
 /// Runs a program that puts away what was begun, within this time, whatever signals come.
-pub(crate) fn to_its_end(command: &mut Command, signals: &mut Signals, bound: Duration) -> Result<End> {
+pub(crate) fn finish(command: &mut Command, signals: &mut Signals, bound: Duration) -> Result<End> {
     let named = command.get_program().to_owned();
     let mut child = apart(command).spawn().with_context(|| format!("run {}", named.display()))?;
     let ended = rest(&mut child, signals, Some(Instant::now() + bound), |_| false);
@@ -205,10 +205,10 @@ mod tests {
     fn what_puts_away_is_ended_by_no_signal_but_by_its_bound() {
         let mut signals = Signals::watch().unwrap();
         let (mut command, _said) = bash("kill -INT $PPID; kill -TERM $PPID; sleep 0.1; exit 7");
-        let end = to_its_end(&mut command, &mut signals, LATER).unwrap();
+        let end = finish(&mut command, &mut signals, LATER).unwrap();
         assert_eq!((end.status.code(), end.over), (Some(7), false));
         let (mut command, said) = bash("sleep 1000 & wait");
-        assert!(to_its_end(&mut command, &mut signals, SOON).unwrap().over);
+        assert!(finish(&mut command, &mut signals, SOON).unwrap().over);
         silent(said, command);
     }
 

@@ -107,12 +107,12 @@ impl Dev {
     }
 
     /// How a program ends that puts away what was begun, whatever signals come: it has so long for that.
-    pub(crate) fn to_its_end(&mut self, bound: Duration, command: &mut Command) -> Result<End> {
+    pub(crate) fn finish(&mut self, bound: Duration, command: &mut Command) -> Result<End> {
         if self.signals.is_none() {
             self.watch()?;
         }
         let signals = self.signals.as_mut().context("signals are watched")?;
-        child::to_its_end(command, signals, bound)
+        child::finish(command, signals, bound)
     }
 
     /// How it ends, as a shell says it.

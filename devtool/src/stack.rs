@@ -60,7 +60,7 @@ impl Stack {
     /// One that cannot be ended keeps its folder: `down` needs it.
     fn end(self, dev: &mut Dev) -> Result<()> {
         let mut down = self.palatine(dev, &["down"]);
-        if dev.to_its_end(DOWN, down.stdout(aside())).is_ok_and(|end| end.status.success()) {
+        if dev.finish(DOWN, down.stdout(aside())).is_ok_and(|end| end.status.success()) {
             return self.home.close().context("remove the stack's folder");
         }
         let state = self.state();
