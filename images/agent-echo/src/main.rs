@@ -2,7 +2,7 @@
 //! `OPENAI_BASE_URL` names one, and else gives every word back, always the same.
 //!
 //! ```text
-//! agent-echo                       serves on $PORT (8080), state in $STATE_DIR (/data)
+//! agent-echo                       serves on $PORT (8080) of $HOST (0.0.0.0), state in $STATE_DIR (/data)
 //! agent-echo probe tcp|udp|icmp <target>…   tries targets, one line each; 1 if one answered
 //! agent-echo signal <pid> <number>          sends a signal
 //! agent-echo tell cores|memory|env <NAME>|exit <code>   what it is like inside

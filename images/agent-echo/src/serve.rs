@@ -1,5 +1,6 @@
 //! The server: its routes, and the requests it logs.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -56,8 +57,12 @@ async fn serve() -> Result<(), String> {
     let upstream = Upstream::from_environment()?;
     let mode = if upstream.is_some() { "forwarding to a model" } else { "echoing" };
     let starts = state.counts().starts;
-    let listener = TcpListener::bind(("0.0.0.0", port)).await;
-    let listener = listener.map_err(|error| format!("cannot listen on port {port}: {error}"))?;
+    let host: IpAddr = match set("HOST") {
+        None => Ipv4Addr::UNSPECIFIED.into(),
+        Some(text) => text.parse().map_err(|_| "HOST is no address".to_owned())?,
+    };
+    let listener = TcpListener::bind((host, port)).await;
+    let listener = listener.map_err(|error| format!("cannot listen on port {port} of {host}: {error}"))?;
     let port = listener.local_addr().map_err(|error| error.to_string())?.port();
     // Whoever reads the line may ask for the end at once.
     let end = asked_to_end()?;

@@ -20,6 +20,7 @@ use wire::v1::node::{SandboxPhase, TUNNEL};
 
 use super::fault::ApiError;
 use super::state::{Api, id};
+use crate::guest::PodError;
 use crate::streams::StreamPermit;
 use crate::task::SandboxHandle;
 
@@ -79,17 +80,30 @@ async fn reach(api: &Api, handle: &SandboxHandle) -> Result<Box<dyn GuestStream>
         }
     }
     let gone = |why: String| ApiError::new(Code::AgentUnreachable, why);
-    match timeout(CONNECT, api.node.shared.runtime.connect(handle.id(), handle.port)).await {
-        Ok(Ok(link)) => Ok(link),
-        Ok(Err(error)) => {
-            tracing::debug!(id = %handle.id(), error = &error as &dyn std::error::Error, "an agent is not reached");
-            Err(gone(format!("the agent does not listen on its port {}", handle.port)))
-        }
+    match timeout(CONNECT, connect(api, handle)).await {
+        Ok(Some(link)) => Ok(link),
+        Ok(None) => Err(gone(format!("the agent does not listen on its port {}", handle.port))),
         Err(_) => Err(gone(format!("the agent did not accept a connection within {CONNECT:?}"))),
     }
 }
 
-/// The agent cannot be talked to now, but may be later.
+/// A connection to the agent's port: by the guest's link, or where it refuses there, by `pod`
+/// to the guest's loopback. So one that listens on the link has nothing between, and what
+/// listens is asked each time: an agent may listen elsewhere tomorrow.
+async fn connect(api: &Api, handle: &SandboxHandle) -> Option<Box<dyn GuestStream>> {
+    let (id, port) = (handle.id(), handle.port);
+    match api.node.shared.runtime.connect(id, port).await {
+        Ok(link) => return Some(link),
+        Err(error) => {
+            tracing::debug!(%id, error = &error as &dyn std::error::Error, "an agent does not listen on its link");
+        }
+    }
+    let told = |error: &PodError| {
+        tracing::debug!(%id, error = error as &dyn std::error::Error, "an agent is not reached at its loopback");
+    };
+    handle.pod.get()?.tunnel(port).await.inspect_err(told).ok()
+}
+
 async fn carry(upgrade: OnUpgrade, mut link: Box<dyn GuestStream>, permit: StreamPermit, closing: CancellationToken) {
     let Ok(upgraded) = upgrade.await else { return };
     let mut upgraded = TokioIo::new(upgraded);

@@ -57,7 +57,7 @@ where
         let (sender, connection) = handshake(TokioIo::new(link)).await.map_err(PodError::Broken)?;
         let driver = tokio::spawn(async move {
             // Whoever asked hears of it through the answer.
-            let _ = connection.await;
+            let _ = connection.with_upgrades().await;
         });
         Ok(Self { sender, _driver: AbortOnDropHandle::new(driver) })
     }

@@ -7,11 +7,15 @@ use bytes::Bytes;
 use domain::RunId;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{Method, StatusCode};
-use sandbox::Runtime;
+use hyper_util::rt::TokioIo;
+use sandbox::{GuestStream, Runtime};
 use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use wire::Secret;
+use wire::v1::node::TUNNEL;
 use wire::v1::pod::{GuestConfig, PORT, PodStatus, StopRequest};
 
 use super::connection::{PodConnection, PodError, request};
@@ -27,6 +31,10 @@ const PARALLEL_TRIES: usize = 80;
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long the answer to an identity may take: it waits for the guest's disks.
 const TAKE: Duration = Duration::from_secs(30);
+/// Connections to the guest's loopback that are asked for at the same time, at most. Each takes
+/// one of `pod`'s places until it is carried: the node's own calls find theirs free, however
+/// many visitors come at once.
+const TUNNELS_ASKED: usize = 32;
 /// How long one question for readiness waits.
 const READY_WAIT: Duration = Duration::from_secs(10);
 
@@ -45,11 +53,12 @@ pub(crate) struct PodClient {
     runtime: Arc<dyn Runtime>,
     id: RunId,
     token: Secret,
+    tunnels: Arc<Semaphore>,
 }
 
 impl PodClient {
     pub(crate) fn new(runtime: Arc<dyn Runtime>, id: RunId, token: Secret) -> Self {
-        Self { runtime, id, token }
+        Self { runtime, id, token, tunnels: Arc::new(Semaphore::new(TUNNELS_ASKED)) }
     }
 
     pub(crate) const fn token(&self) -> &Secret {
@@ -116,6 +125,25 @@ impl PodClient {
     pub(crate) async fn when_ready(&self, line: &mut PodConnection) -> Result<PodStatus, PodError> {
         let path = format!("/v1/status?until=ready&wait_ms={}", READY_WAIT.as_millis());
         self.get(line, &path, READY_WAIT + ANSWER).await
+    }
+
+    /// Opens a connection to a port that is listened on at the guest's loopback alone. The
+    /// caller sets the deadline.
+    pub(crate) async fn tunnel(&self, port: u16) -> Result<Box<dyn GuestStream>, PodError> {
+        let path = format!("/v1/tunnel?port={port}");
+        let mut asked = request(Method::GET, &path, Some(&self.token), Bytes::new())?;
+        asked.headers_mut().insert(UPGRADE, HeaderValue::from_static(TUNNEL));
+        asked.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        // It is never closed.
+        let _asked = self.tunnels.acquire().await;
+        let mut line = self.open().await?;
+        let response = line.send(asked, ANSWER).await?;
+        match response.status() {
+            StatusCode::SWITCHING_PROTOCOLS => {}
+            status => return Err(PodError::Refused { status, said: String::new() }),
+        }
+        let upgraded = hyper::upgrade::on(response).await.map_err(PodError::Broken)?;
+        Ok(Box::new(TokioIo::new(upgraded)))
     }
 
     /// What it counts, in its own text.

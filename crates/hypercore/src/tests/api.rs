@@ -189,6 +189,22 @@ async fn a_tunnel_carries_bytes_to_the_agents_port_and_back() {
 }
 
 #[tokio::test]
+async fn an_agent_that_listens_on_its_loopback_alone_is_reached_and_each_end_ends_its_half_by_itself() {
+    let host = TestNode::new(PodBehavior::Loopback);
+    let daemon = host.daemon().await;
+    call(&daemon, Method::PUT, ONE, put(&spec())).await;
+    daemon.ready(id(1)).await;
+    let response = tunnel(&daemon).await;
+    assert_eq!(response.status(), StatusCode::SWITCHING_PROTOCOLS);
+    let mut stream = TokioIo::new(hyper::upgrade::on(response).await.unwrap());
+    stream.write_all(b"hello").await.unwrap();
+    stream.shutdown().await.unwrap();
+    let mut heard = Vec::new();
+    stream.read_to_end(&mut heard).await.unwrap();
+    assert_eq!(heard, b"hello");
+}
+
+#[tokio::test]
 async fn a_tunnel_to_an_agent_that_is_not_ready_or_not_there_is_refused_at_once() {
     let host = TestNode::new(PodBehavior::Slow);
     let daemon = host.daemon().await;

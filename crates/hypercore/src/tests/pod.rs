@@ -14,7 +14,7 @@ use domain::{RunId, UnixMillis};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use sandbox::fake::{FakeHost, GuestConnection};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
 use wire::v1::pod::{GuestConfig, ImageRunConfig, LogLine, PORT, PodPhase, PodStatus};
 
@@ -23,6 +23,8 @@ use wire::v1::pod::{GuestConfig, ImageRunConfig, LogLine, PORT, PodPhase, PodSta
 pub(crate) enum PodBehavior {
     /// Ready as soon as it is told.
     Good,
+    /// Ready, with an agent that listens on its guest's loopback alone.
+    Loopback,
     /// Takes its identity and never gets ready.
     Slow,
     /// Listens on nothing.
@@ -104,6 +106,9 @@ impl Guests {
             return true;
         }
         if arrival.port != PORT {
+            if behavior == PodBehavior::Loopback {
+                return false;
+            }
             tokio::spawn(echo(arrival.stream));
             return true;
         }
@@ -112,16 +117,19 @@ impl Guests {
             .route("/v1/status", get(status))
             .route("/v1/logs", get(logs))
             .route("/v1/stop", post(stop))
+            .route("/v1/tunnel", get(tunnel))
             .route("/metrics", get(async || "pod_processes 1\n"))
             .route("/process.Process/{method}", post(process))
             .with_state(Pod { guests: self.clone(), id: arrival.id, behavior });
         let io = TokioIo::new(arrival.stream);
-        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(io, TowerToHyperService::new(router)));
+        let serving = hyper::server::conn::http1::Builder::new().serve_connection(io, TowerToHyperService::new(router));
+        tokio::spawn(serving.with_upgrades());
         true
     }
 }
 
-async fn echo(mut stream: tokio::io::DuplexStream) {
+/// Gives back what comes until the other end has said all, and then ends too.
+async fn echo(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let mut piece = [0; 1024];
     while let Ok(read @ 1..) = stream.read(&mut piece).await {
         if stream.write_all(&piece[..read]).await.is_err() {
@@ -163,7 +171,7 @@ async fn identity(State(pod): State<Pod>, body: Bytes) -> StatusCode {
         guest.told = true;
         guest.identities.push(identity);
         guest.phase = Some(match pod.behavior {
-            PodBehavior::Good | PodBehavior::Flapping => PodPhase::Ready,
+            PodBehavior::Good | PodBehavior::Loopback | PodBehavior::Flapping => PodPhase::Ready,
             PodBehavior::Hopeless => PodPhase::Failed,
             PodBehavior::Slow | PodBehavior::Mute | PodBehavior::Hostile => PodPhase::Starting,
         });
@@ -212,6 +220,23 @@ async fn logs(State(pod): State<Pod>, Query(query): Query<HashMap<String, String
         }
     });
     Body::from_stream(stream).into_response()
+}
+
+async fn tunnel(State(pod): State<Pod>, Query(query): Query<HashMap<String, String>>, request: Request) -> Response {
+    if !pod.allows(request.headers()) {
+        return StatusCode::UNAUTHORIZED.into_response();
+    }
+    let listened_on = pod.behavior == PodBehavior::Loopback && query.get("port").is_some_and(|port| port == "8080");
+    if !listened_on {
+        return StatusCode::BAD_GATEWAY.into_response();
+    }
+    tokio::spawn(async move {
+        if let Ok(upgraded) = hyper::upgrade::on(request).await {
+            echo(TokioIo::new(upgraded)).await;
+        }
+    });
+    let upgrade = [("upgrade", "palatine-tunnel"), ("connection", "upgrade")];
+    (StatusCode::SWITCHING_PROTOCOLS, upgrade).into_response()
 }
 
 async fn stop(State(pod): State<Pod>, headers: HeaderMap) -> StatusCode {

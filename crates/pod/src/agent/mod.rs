@@ -2,6 +2,7 @@
 
 mod health;
 mod logs;
+mod loopback;
 mod plan;
 mod probe;
 mod restarts;
@@ -10,6 +11,7 @@ mod state;
 mod supervisor;
 
 pub(crate) use logs::{Logs, log_events};
+pub(crate) use loopback::connect as connect_loopback;
 pub(crate) use plan::{Plan, environment, user_environment};
 pub(crate) use state::Pod;
 pub(crate) use supervisor::supervise;

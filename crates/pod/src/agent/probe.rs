@@ -1,14 +1,14 @@
 //! Asking the agent whether it is ready, and whether it lives.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use http_body_util::Empty;
 use hyper::body::Bytes;
 use hyper::header::{CONNECTION, HOST};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
+
+use super::loopback;
 
 /// How long one probe may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -35,7 +35,7 @@ pub(super) async fn until_answers(port: u16, path: &str) {
 }
 
 async fn ask(port: u16, path: &str) -> anyhow::Result<http::StatusCode> {
-    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+    let stream = loopback::connect(port).await?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let request = http::Request::get(path)
         .header(HOST, format!("127.0.0.1:{port}"))
@@ -51,9 +51,14 @@ mod tests {
     use super::*;
     use axum::Router;
     use axum::routing::get;
+    use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
     async fn agent(status: u16) -> u16 {
-        let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        agent_at(Ipv4Addr::LOCALHOST.into(), status).await
+    }
+
+    async fn agent_at(address: IpAddr, status: u16) -> u16 {
+        let listener = tokio::net::TcpListener::bind((address, 0)).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let code = http::StatusCode::from_u16(status).unwrap();
         let app = Router::new().route("/ready", get(move || async move { code }));
@@ -66,6 +71,11 @@ mod tests {
         assert!(answers(agent(204).await, "/ready").await);
         assert!(!answers(agent(503).await, "/ready").await);
         assert!(!answers(agent(200).await, "/other").await);
+    }
+
+    #[tokio::test]
+    async fn an_agent_that_listens_on_the_loopback_of_ipv6_alone_answers() {
+        assert!(answers(agent_at(Ipv6Addr::LOCALHOST.into(), 200).await, "/ready").await);
     }
 
     #[tokio::test]

@@ -17,6 +17,8 @@ use crate::timings::BootStopwatch;
 
 /// Answers that may last, at the same time.
 const MAX_STREAMS: usize = 64;
+/// Connections that are carried to the guest's loopback, at the same time.
+const MAX_TUNNELS: usize = 256;
 
 /// The pod. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -32,6 +34,7 @@ struct Shared {
     status: watch::Sender<PodStatus>,
     assignment: watch::Sender<Option<Assignment>>,
     streams: Arc<Semaphore>,
+    tunnels: Arc<Semaphore>,
     stop: watch::Sender<Option<Duration>>,
 }
 
@@ -62,6 +65,7 @@ impl Pod {
             status: watch::Sender::new(status),
             assignment: watch::Sender::new(None),
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            tunnels: Arc::new(Semaphore::new(MAX_TUNNELS)),
             stop: watch::Sender::new(None),
         }))
     }
@@ -85,6 +89,12 @@ impl Pod {
     /// that the node's own short calls always find one.
     pub(crate) fn stream_permit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.0.streams).try_acquire_owned().ok()
+    }
+
+    /// Leave to carry one more connection to the guest's loopback. Visitors take these, and
+    /// none of the places of the node's own calls.
+    pub(crate) fn tunnel_permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.tunnels).try_acquire_owned().ok()
     }
 
     /// Since when this program runs.

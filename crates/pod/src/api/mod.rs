@@ -9,6 +9,7 @@ mod metrics;
 mod routes;
 mod rpc;
 mod serve;
+mod tunnel;
 
 pub(crate) use routes::routes;
 pub(crate) use serve::serve;

@@ -13,7 +13,7 @@ use wire::fault::Code;
 use super::auth::token;
 use super::body::whole;
 use super::error::ApiError;
-use super::{agent, input, metrics, rpc};
+use super::{agent, input, metrics, rpc, tunnel};
 use crate::agent::Pod;
 use crate::identity::Platform;
 
@@ -28,6 +28,7 @@ pub(crate) fn routes(pod: Pod, platform: Arc<dyn Platform>) -> Router {
         .route("/v1/status", get(agent::status))
         .route("/v1/logs", get(agent::logs))
         .route("/v1/stop", post(agent::stop))
+        .route("/v1/tunnel", get(tunnel::tunnel))
         .route("/metrics", get(metrics::metrics))
         .route("/process.Process/{call}", post(rpc::process))
         .route_layer(from_fn_with_state(pod.clone(), token))
@@ -108,10 +109,11 @@ mod tests {
         (status, String::from_utf8(body.to_vec()).unwrap())
     }
 
-    const CALLS: [&str; 7] = [
+    const CALLS: [&str; 8] = [
         "GET /v1/status",
         "GET /v1/logs",
         "POST /v1/stop",
+        "GET /v1/tunnel?port=8080",
         "GET /metrics",
         "POST /process.Process/Start",
         "POST /process.Process/List",

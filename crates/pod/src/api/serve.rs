@@ -57,7 +57,8 @@ async fn serve_connection(stream: TcpStream, app: Router, closing: CancellationT
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_header_size(MAX_HEADERS)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app))
+        .with_upgrades();
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -69,5 +70,6 @@ async fn serve_connection(stream: TcpStream, app: Router, closing: CancellationT
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection broke");
     }
+    // One that was upgraded has a place elsewhere.
     drop(slot);
 }

@@ -23,12 +23,14 @@ const IFF_UP_RUNNING: u16 = 0x41;
 const RTF_UP_GATEWAY: u16 = 0x3;
 const AF_INET: u16 = 2;
 
-/// Settings of the network, made before the link is up. IPv6 is off: a guest has
-/// no address there, not even a link-local one. Ports below 1024 are the agent's
-/// to serve, though it is not root: it is alone here.
-const SETTINGS: [(&str, &str); 3] = [
+/// Settings of the network, made before the links are up. IPv6 is off but for the loopback,
+/// where programs expect `::1`: on its link a guest has no address there, not even a
+/// link-local one. Ports below 1024 are the agent's to serve, though it be not root: it is
+/// alone here.
+const SETTINGS: [(&str, &str); 4] = [
     ("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1"),
     ("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1"),
+    ("/proc/sys/net/ipv6/conf/lo/disable_ipv6", "0"),
     ("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0"),
 ];
 

@@ -11,6 +11,7 @@ use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{Duration, sleep, timeout};
@@ -100,6 +101,32 @@ impl Client {
             assert!(since.elapsed() < PATIENCE, "the pod does not listen");
             sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Sends these bytes through a tunnel to a port at the guest's loopback, ends its own half,
+    /// and gives all that comes back; `None` where nobody listens there.
+    pub(crate) async fn through_tunnel(self, port: u16, bytes: &[u8]) -> Option<String> {
+        let upgrade = [("connection", "upgrade"), ("upgrade", "palatine-tunnel")];
+        let path = format!("/v1/tunnel?port={port}");
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection.with_upgrades());
+        let mut request = Request::get(path).header("host", "guest");
+        for (name, value) in upgrade {
+            request = request.header(name, value);
+        }
+        let request = request.header("authorization", format!("Bearer {}", self.token.unwrap()));
+        let answer = sender.send_request(request.body(Full::new(Bytes::new())).unwrap()).await.unwrap();
+        if answer.status() == StatusCode::BAD_GATEWAY {
+            return None;
+        }
+        assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
+        let mut tunnel = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+        tunnel.write_all(bytes).await.unwrap();
+        tunnel.shutdown().await.unwrap();
+        let mut heard = String::new();
+        tunnel.read_to_string(&mut heard).await.unwrap();
+        Some(heard)
     }
 
     /// A stream call of the process protocol.

@@ -202,6 +202,26 @@ async fn a_pod_that_is_not_root_runs_an_agent_of_its_own_user_and_of_no_other() 
 }
 
 #[tokio::test]
+async fn an_agent_that_listens_on_one_loopback_alone_is_ready_and_reached_by_a_tunnel() {
+    needs!(root);
+    for address in ["127.0.0.1", "[::1]"] {
+        let mut container = Container::start(0, "127.0.0.1");
+        let pod = container.up().await;
+        let mut identity = container.identity("");
+        let at = format!("{address}:{}", container.agent_port);
+        identity["run"]["argv"] = json!([container.path("agent"), "serve", at]);
+        ready(pod, &identity).await;
+        let heard = pod.through_tunnel(container.agent_port, b"GET /ready HTTP/1.1\r\n\r\n").await.unwrap();
+        assert!(heard.starts_with("HTTP/1.1 200") && heard.ends_with("ok\n"), "{heard}");
+        assert_eq!(pod.through_tunnel(free_port(), b"").await, None);
+        for call in ["/v1/tunnel", "/v1/tunnel?port=70000", &format!("/v1/tunnel?port={}", container.agent_port)] {
+            let (status, body) = pod.get(call).await;
+            assert_eq!((status.as_u16(), body.contains("invalid_request")), (400, true), "{call} {body}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn nobody_but_the_node_is_let_in() {
     needs!(root);
     let container = Container::start(0, "127.0.0.2");

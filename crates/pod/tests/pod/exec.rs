@@ -28,7 +28,7 @@ pub(crate) async fn runs_commands(pod: Client) {
     the_number_of_commands_is_bounded(pod).await;
 }
 
-async fn start(pod: Client, arguments: &[&str], more: &Value) -> (u64, Stream) {
+pub(crate) async fn start(pod: Client, arguments: &[&str], more: &Value) -> (u64, Stream) {
     start_with(pod, arguments, more, &[]).await
 }
 

@@ -22,11 +22,12 @@ fn main() {
     }
 }
 
-/// Serves forever; `/die` ends it with code 7.
-fn serve(port: &str) {
-    println!("serving on {port}");
+/// Serves forever, at all addresses unless one is named; `/die` ends it with code 7.
+fn serve(at: &str) {
+    println!("serving on {at}");
     eprintln!("this goes to stderr");
-    let listener = TcpListener::bind(("0.0.0.0", port.parse().unwrap())).unwrap();
+    let address = if at.contains(':') { at.to_owned() } else { format!("0.0.0.0:{at}") };
+    let listener = TcpListener::bind(address).unwrap();
     for stream in listener.incoming().flatten() {
         let _ = answer(stream);
     }

@@ -11,6 +11,7 @@
 //! | `GET /v1/status?wait_ms=&until=ready` | [`PodStatus`] |
 //! | `GET /v1/logs?after=&follow=` | [`LogLine`]s, one JSON a line |
 //! | `POST /v1/stop` [`StopRequest`] | stops the agent, syncs, powers off |
+//! | `GET /v1/tunnel?port=` | `Upgrade: palatine-tunnel`: 101, then bytes to and from a port at the guest's loopback |
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /health` | 204, without a token |
 //! | `POST /process.Process/*` | E2B's process protocol: [`crate::process`] |
