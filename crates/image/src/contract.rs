@@ -11,7 +11,8 @@
 //! | `ai.palatine.state-dir` | where it keeps state | `/data` |
 //!
 //! The user is looked up here, in the image's own files, so that what is wrong
-//! with it is found on import and not at a boot. Root becomes 1000:1000.
+//! with it is found on import and not at a boot. One that names nobody runs as root, as OCI
+//! has it: whether that may be is for the runtime to say, and in a machine it may.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -34,8 +35,6 @@ const DEFAULT_HEALTH: &str = "/health";
 const DEFAULT_STATE_DIR: &str = "/data";
 const DEFAULT_SIGNAL: &str = "SIGTERM";
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// Who runs what would otherwise be root's.
-const NOT_ROOT: u32 = 1000;
 
 /// Bytes of arguments and environment together at most.
 const MAX_BYTES: usize = 64 << 10;
@@ -124,7 +123,7 @@ impl Accounts {
         fields.find(|(n, _)| *n == name).map(|(_, gid)| gid)
     }
 
-    /// `uid:gid` of who runs the image, never root.
+    /// `uid:gid` of who runs the image.
     fn resolve(&self, user: &str) -> Result<String, ContractError> {
         let unknown = || ContractError::User(user.chars().take(100).collect());
         let (name, group) = user.split_once(':').map_or((user, None), |(name, group)| (name, Some(group)));
@@ -136,9 +135,6 @@ impl Accounts {
             (None, Err(_)) if matches!(name, "" | "root") => (0, 0),
             (None, Err(_)) => return Err(unknown()),
         };
-        if uid == 0 {
-            return Ok(format!("{NOT_ROOT}:{NOT_ROOT}"));
-        }
         let gid = match group.filter(|group| !group.is_empty()) {
             None => own_gid,
             Some(group) => self.group(group).or_else(|| group.parse().ok()).ok_or_else(unknown)?,
@@ -262,7 +258,7 @@ mod tests {
     fn an_image_that_says_only_what_to_run_gets_sane_defaults() {
         let run = running(json!({"Entrypoint": ["/agent"], "Cmd": ["--loud"]})).unwrap();
         assert_eq!(run.argv, ["/agent", "--loud"]);
-        assert_eq!((run.port, run.cwd.as_str(), run.user.as_str()), (8080, "/", "1000:1000"));
+        assert_eq!((run.port, run.cwd.as_str(), run.user.as_str()), (8080, "/", "0:0"));
         assert_eq!((run.ready_path.as_str(), run.health_path.as_str()), ("/health", "/health"));
         assert_eq!((run.state_dir.as_str(), run.stop_signal.as_str()), ("/data", "SIGTERM"));
         assert_eq!(run.env["PATH"], DEFAULT_PATH);
@@ -284,10 +280,20 @@ mod tests {
     }
 
     #[test]
-    fn nothing_runs_as_root_whatever_it_is_called() {
-        for user in ["", "0", "root", "0:0", "toor", "root:agents", "0:77"] {
-            assert_eq!(running(json!({"Cmd": ["/a"], "User": user})).unwrap().user, "1000:1000", "{user:?}");
+    fn an_image_that_names_root_or_nobody_runs_as_root() {
+        for (user, ids) in [
+            ("", "0:0"),
+            ("0", "0:0"),
+            ("root", "0:0"),
+            ("0:0", "0:0"),
+            ("toor", "0:0"),
+            ("root:agents", "0:77"),
+            ("0:77", "0:77"),
+        ] {
+            assert_eq!(running(json!({"Cmd": ["/a"], "User": user})).unwrap().user, ids, "{user:?}");
         }
+        let bare = run(Some(&config(json!({"Cmd": ["/a"]}))), &Accounts::default()).unwrap();
+        assert_eq!(bare.user, "0:0", "an image without accounts has a root all the same");
     }
 
     #[test]

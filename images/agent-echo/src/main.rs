@@ -5,7 +5,7 @@
 //! agent-echo                       serves on $PORT (8080) of $HOST (0.0.0.0), state in $STATE_DIR (/data)
 //! agent-echo probe tcp|udp|icmp <target>…   tries targets, one line each; 1 if one answered
 //! agent-echo signal <pid> <number>          sends a signal
-//! agent-echo tell cores|memory|env <NAME>|exit <code>   what it is like inside
+//! agent-echo tell cores|memory|user|open <path>|env <NAME>|exit <code>   what it is like inside
 //! agent-echo cat                            copies its input to its output
 //! ```
 //! All but the first are for `palatine exec`: the image holds no other program.

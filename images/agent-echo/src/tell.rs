@@ -1,5 +1,6 @@
 //! `agent-echo tell`: what the guest is like from inside, for tests and the curious.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -10,10 +11,12 @@ pub(crate) fn run(what: &[&str]) -> ExitCode {
     let told = match what {
         ["cores"] => std::thread::available_parallelism().map(|cores| cores.to_string()),
         ["memory"] => memory_mib().map(|mib| mib.to_string()),
+        ["user"] => Ok(rustix::process::geteuid().as_raw().to_string()),
+        ["open", path] => File::open(path).map(|_| "opened".to_owned()),
         ["env", name] => std::env::var(name).map_err(io::Error::other),
         ["exit", code] => return code.parse().map_or(ExitCode::from(2), |code: u8| ExitCode::from(code)),
         _ => {
-            log::line("usage: agent-echo tell cores | memory | env <NAME> | exit <code>");
+            log::line("usage: agent-echo tell cores | memory | user | open <path> | env <NAME> | exit <code>");
             return ExitCode::from(2);
         }
     };

@@ -12,6 +12,7 @@ mod deal;
 mod disk;
 mod documents;
 mod failpoints;
+mod guest;
 mod imports;
 mod isolation;
 mod money;

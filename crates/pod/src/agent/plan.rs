@@ -76,6 +76,7 @@ pub(crate) fn user_environment(user: &User, state_dir: &str) -> BTreeMap<String,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::Accounts;
 
     #[test]
     fn the_holder_overrides_the_image_and_nobody_overrides_ours() {
@@ -91,7 +92,7 @@ mod tests {
             state_dir: "/data".to_owned(),
             stop_signal: "SIGTERM".to_owned(),
         };
-        let user = User { uid: 1000, gid: 1000, groups: vec![1000], name: None, home: None };
+        let user = Accounts::default().resolve("").unwrap();
         let holder = Environment([("B".to_owned(), Secret::from("holder".to_owned()))].into());
         let pod = "agent-123".parse().unwrap();
         let env = environment(pod, RunId::from_bits(1), &run, &user, holder, None);

@@ -47,7 +47,7 @@ mod tests {
     use super::*;
     use crate::agent::{Logs, Plan};
     use crate::identity::ValidGuestConfig;
-    use crate::process::{Accounts, Reaper};
+    use crate::process::{Accounts, Privileges, Reaper};
     use crate::step::StepError;
     use crate::timings::BootStopwatch;
     use std::time::Duration;
@@ -68,6 +68,10 @@ mod tests {
     impl Platform for Untouched {
         fn apply(&self, _: &GuestConfig, _: &ValidGuestConfig) -> Result<(), StepError> {
             panic!("an identity that is refused is not made true")
+        }
+
+        fn privileges(&self) -> Privileges {
+            Privileges::Container
         }
     }
 

@@ -126,12 +126,12 @@ impl RpcCall {
     }
 
     /// The agent's user, or the one that E2B's SDKs name by HTTP's basic
-    /// authentication; never root.
+    /// authentication.
     fn user(&self, plan: &Plan) -> RpcResult<(User, std::collections::BTreeMap<String, wire::Secret>)> {
         let mut env = plan.env.clone();
         let Some(name) = basic_user(&self.headers) else { return Ok((plan.user.clone(), env)) };
         let refused = |error: crate::process::UserError| fault(RpcCode::PermissionDenied, error.to_string());
-        let user = Accounts::read().resolve(&name).map_err(refused)?;
+        let user = Accounts::read(plan.user.privileges).resolve(&name).map_err(refused)?;
         let theirs = user_environment(&user, &plan.run.state_dir);
         env.extend(theirs.into_iter().map(|(name, value)| (name, value.into())));
         Ok((user, env))

@@ -5,7 +5,7 @@ use std::os::unix::fs::chown;
 use wire::v1::pod::GuestConfig;
 
 use crate::identity::{Platform, ValidGuestConfig};
-use crate::process::am_root;
+use crate::process::{Privileges, am_root};
 use crate::step::{Context as _, StepError, make_dir};
 
 /// A container that its runtime has set up.
@@ -21,5 +21,9 @@ impl Platform for Container {
             chown(state, Some(uid), Some(gid)).context(format_args!("give the agent {state}"))?;
         }
         Ok(())
+    }
+
+    fn privileges(&self) -> Privileges {
+        Privileges::Container
     }
 }

@@ -26,7 +26,7 @@ pub(crate) enum IdentityRefused {
 /// # Errors
 /// It is wrong, or a step failed; the pod waits on then.
 pub(crate) fn accept(identity: GuestConfig, platform: &dyn Platform) -> Result<(Secret, Plan), IdentityRefused> {
-    let valid = validate(&identity, &Accounts::read())?;
+    let valid = validate(&identity, &Accounts::read(platform.privileges()))?;
     platform.apply(&identity, &valid)?;
     make_dir(&identity.run.cwd)?;
     let GuestConfig { pod_id, run_id, token, run, env, traceparent, .. } = identity;

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 use wire::v1::pod::GuestConfig;
 
 use super::validate::ValidGuestConfig;
+use crate::process::Privileges;
 use crate::step::StepError;
 
 /// A machine of the pod's own, or a container that somebody else has set up.
@@ -15,4 +16,7 @@ pub(crate) trait Platform: Debug + Send + Sync {
     /// # Errors
     /// The step that the kernel refused; the pod waits on for an identity then.
     fn apply(&self, identity: &GuestConfig, valid: &ValidGuestConfig) -> Result<(), StepError>;
+
+    /// What the agent's processes may become here.
+    fn privileges(&self) -> Privileges;
 }

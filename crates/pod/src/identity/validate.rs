@@ -32,7 +32,7 @@ pub(crate) enum IdentityError {
     /// The environment is out of bounds.
     #[error(transparent)]
     Environment(#[from] EnvironmentError),
-    /// The image has no such user, or it is root.
+    /// The image has no such user, or it may not be that one here.
     #[error("run.user: {0}")]
     User(#[from] UserError),
 }

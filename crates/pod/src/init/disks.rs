@@ -18,7 +18,8 @@ const LAYER: &str = "/mnt/layer";
 /// Where the agent's own disk is, in the guest's final tree.
 pub(super) const DATA: &str = "/data";
 
-const WRITABLE: MountFlags = MountFlags::NODEV.union(MountFlags::NOSUID).union(MountFlags::NOATIME);
+/// Programs may change their user (`sudo`): who may is the image's to say, and the tenant's.
+const WRITABLE: MountFlags = MountFlags::NODEV.union(MountFlags::NOATIME);
 
 /// The rest of a disk stays as it is: zeroing it in the background would fill a
 /// sparse file on the node.
@@ -53,7 +54,7 @@ pub(super) async fn assemble(timings: &mut BootStopwatch) -> Result<Disks, BootE
     for directory in [BASE, LAYER, NEW_ROOT] {
         make_dir(directory)?;
     }
-    let read_only = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID;
+    let read_only = MountFlags::RDONLY | MountFlags::NODEV;
     timings.time("disk.base", || attach("base", BASE, "erofs", read_only, None))?;
     yield_now().await;
     timings.time("disk.layer", || attach("layer", LAYER, "ext4", WRITABLE, EXT4))?;

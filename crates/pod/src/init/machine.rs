@@ -15,7 +15,7 @@ use super::disks::DATA;
 use super::entropy;
 use super::mounts::bind;
 use crate::identity::{Platform, ValidGuestConfig};
-use crate::process::User;
+use crate::process::{Privileges, User};
 use crate::step::{Context as _, StepError, make_dir};
 
 const NANOS: u64 = 1_000_000_000;
@@ -30,6 +30,10 @@ impl Platform for Machine {
         entropy::add(&valid.entropy)?;
         set_names(identity.pod_id, &valid.resolvers)?;
         open_state_dir(&identity.run.state_dir, &valid.user)
+    }
+
+    fn privileges(&self) -> Privileges {
+        Privileges::Machine
     }
 }
 

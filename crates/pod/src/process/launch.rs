@@ -1,17 +1,18 @@
-//! Starting a process of the agent's: as its user, with nothing of `pod`'s.
+//! Starting a process of the agent's: as its user, with nothing of `pod`'s. In a machine it may
+//! become whatever the image lets it (`sudo`), for the machine is the tenant's.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FileType, Mode, OFlags, fchown, fstat};
 use rustix::process::{Gid, Resource, Rlimit, Uid, getrlimit, ioctl_tiocsctty, setrlimit, setsid};
 use rustix::thread::{CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities};
 use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use wire::Secret;
 
-use super::user::{User, am_root};
+use super::user::{Privileges, User, am_root};
 
 /// Files a process may have open, where this program may allow as many.
 const OPEN_FILES: u64 = 64 * 1024;
@@ -105,12 +106,13 @@ struct Confinement {
     oom_score_adj: Option<String>,
     open_files: Rlimit,
     terminal: bool,
+    privileges: Privileges,
 }
 
 /// How a process becomes its user.
 enum Credentials {
-    /// This program is root: it gives up all its rights for the user's.
-    Become { uid: Uid, gid: Gid, groups: Vec<Gid> },
+    /// This program is root: it gives up its rights for the user's.
+    Become { uid: Uid, gid: Gid, groups: Vec<Gid>, privileges: Privileges },
     /// This program is that user already ([`super::Accounts`] holds it to that).
     Keep,
 }
@@ -121,15 +123,20 @@ impl Credentials {
             return Self::Keep;
         }
         let groups = user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
-        Self::Become { uid: Uid::from_raw(user.uid), gid: Gid::from_raw(user.gid), groups }
+        let (uid, gid, privileges) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid), user.privileges);
+        Self::Become { uid, gid, groups, privileges }
     }
 
     /// The order matters: the bounding set and the groups need the rights that
     /// the change of user takes away.
     fn apply(&self) -> rustix::io::Result<()> {
         match self {
-            Self::Become { uid, gid, groups } => {
-                drop_bounding_set()?;
+            Self::Become { uid, gid, groups, privileges } => {
+                own_streams(*uid, *gid)?;
+                match privileges {
+                    Privileges::Machine => {}
+                    Privileges::Container => drop_bounding_set()?,
+                }
                 set_thread_groups(groups)?;
                 set_thread_res_gid(*gid, *gid, *gid)?;
                 set_thread_res_uid(*uid, *uid, *uid)
@@ -154,6 +161,7 @@ impl Confinement {
             oom_score_adj: am_root().then(|| spec.oom_score.adjustment().to_string()),
             open_files: Rlimit { current: Some(allowed), maximum: Some(allowed) },
             terminal,
+            privileges: spec.user.privileges,
         }
     }
 
@@ -169,8 +177,22 @@ impl Confinement {
             set_oom_score(adjustment)?;
         }
         self.credentials.apply()?;
-        set_no_new_privs(true)
+        match self.privileges {
+            Privileges::Machine => Ok(()),
+            Privileges::Container => set_no_new_privs(true),
+        }
     }
+}
+
+/// Gives the user the pipes it was started with: they are this program's, and the user could
+/// not open them by name, as `/dev/stdout`.
+fn own_streams(uid: Uid, gid: Gid) -> rustix::io::Result<()> {
+    for stream in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        if FileType::from_raw_mode(fstat(stream)?.st_mode) == FileType::Fifo {
+            fchown(stream, Some(uid), Some(gid))?;
+        }
+    }
+    Ok(())
 }
 
 fn set_oom_score(adjustment: &str) -> rustix::io::Result<()> {

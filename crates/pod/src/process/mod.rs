@@ -10,4 +10,4 @@ pub(crate) use exit::Exit;
 pub(crate) use launch::{OomScore, ProcessSpec, Streams, raise_open_files};
 pub(crate) use pipe::AsyncPipe;
 pub(crate) use reaper::Reaper;
-pub(crate) use user::{Accounts, User, UserError, am_root};
+pub(crate) use user::{Accounts, Privileges, User, UserError, am_root};

@@ -4,10 +4,44 @@ use std::path::Path;
 
 use rustix::process::{getegid, geteuid};
 
-/// A user of the agent's processes; never root.
+/// What processes may become, by where this program runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Privileges {
+    /// All that the image says. The kernel is the tenant's own, and nothing outside of it
+    /// believes anything because of who runs what inside.
+    Machine,
+    /// Nothing beyond their user: the kernel is the host's. Root only where that is a plain
+    /// user outside.
+    #[default]
+    Container,
+}
+
+impl Privileges {
+    /// Whether processes may be root's.
+    fn allow_root(self) -> bool {
+        match self {
+            Self::Machine => true,
+            Self::Container => {
+                std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| root_is_mapped(&map))
+            }
+        }
+    }
+}
+
+/// Whether the root of a user namespace with this map (`inside outside count`, a line each) is
+/// another user outside.
+fn root_is_mapped(map: &str) -> bool {
+    let mapped = |line: &str| {
+        let mut fields = line.split_ascii_whitespace().map(str::parse::<u32>);
+        matches!((fields.next(), fields.next()), (Some(Ok(0)), Some(Ok(1..))))
+    };
+    map.lines().any(mapped)
+}
+
+/// A user of the agent's processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct User {
-    /// User id; not 0.
+    /// User id.
     pub(crate) uid: u32,
     /// Primary group id.
     pub(crate) gid: u32,
@@ -17,15 +51,17 @@ pub(crate) struct User {
     pub(crate) name: Option<String>,
     /// Its home directory, where the image names one.
     pub(crate) home: Option<String>,
+    /// What its processes may become.
+    pub(crate) privileges: Privileges,
 }
 
 /// Why a user cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UserError {
     /// Root, by name or number.
-    #[error("user {0:?} is root; an agent never runs as root")]
+    #[error("user {0:?} is root, which the host's root may not be inside a container; give the container a user namespace, or the agent a machine of its own")]
     Root(String),
-    /// The number that the kernel reads as "leave it as it is", which is root.
+    /// The number that the kernel reads as "leave it as it is", which is this program's.
     #[error("user {0:?} has an id that is none")]
     NoId(String),
     /// A name that `/etc/passwd` does not have.
@@ -46,6 +82,9 @@ pub(crate) struct Accounts {
     group: String,
     /// The only ids that processes can be started with; `None` for any.
     only: Option<(u32, u32)>,
+    privileges: Privileges,
+    /// Whether processes may be root's.
+    root: bool,
 }
 
 /// Whether this program is root, and can start processes as any user.
@@ -67,27 +106,31 @@ struct Entry<'a> {
     home: &'a str,
 }
 
+/// Root, in an image that has no accounts.
+const ROOT: Entry<'static> = Entry { name: "root", uid: 0, gid: 0, home: "/root" };
+
 impl Accounts {
-    /// Reads `/etc/passwd` and `/etc/group`; an image without them has no names.
-    pub(crate) fn read() -> Self {
+    /// Reads `/etc/passwd` and `/etc/group`; an image without them has no names but `root`.
+    pub(crate) fn read(privileges: Privileges) -> Self {
         let read = |path: &str| {
             let bytes = std::fs::read(Path::new(path)).unwrap_or_default();
             String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_FILE)]).into_owned()
         };
         let only = (!am_root()).then(|| (geteuid().as_raw(), getegid().as_raw()));
-        Self { passwd: read("/etc/passwd"), group: read("/etc/group"), only }
+        let root = privileges.allow_root();
+        Self { passwd: read("/etc/passwd"), group: read("/etc/group"), only, privileges, root }
     }
 
     /// Resolves `user`, `uid`, `user:group`, `uid:gid`; empty is 1000:1000.
     ///
     /// # Errors
-    /// Root is refused, and so are names the image does not have, and users as whom
-    /// this program cannot start a process.
+    /// Names the image does not have, users as whom this program cannot start a process, and
+    /// root where that would be the host's.
     pub(crate) fn resolve(&self, text: &str) -> Result<User, UserError> {
         let (user, group) = text.split_once(':').unwrap_or((text, ""));
         let entry = self.entry(user)?;
         let uid = entry.as_ref().map_or_else(|| user.parse().unwrap_or(DEFAULT_ID), |entry| entry.uid);
-        if uid == 0 {
+        if uid == 0 && !self.root {
             return Err(UserError::Root(text.to_owned()));
         }
         let gid = match (group, &entry) {
@@ -106,7 +149,7 @@ impl Accounts {
         groups.retain(|group| *group != gid && *group != NO_ID);
         groups.insert(0, gid);
         let home = entry.map(|entry| entry.home.to_owned()).filter(|home| home.starts_with('/'));
-        Ok(User { uid, gid, groups, name, home })
+        Ok(User { uid, gid, groups, name, home, privileges: self.privileges })
     }
 
     /// The entry of a name or number; `None` for a number without one.
@@ -114,7 +157,7 @@ impl Accounts {
         let number = if user.is_empty() { Some(DEFAULT_ID) } else { user.parse::<u32>().ok() };
         let found = self.entries().find(|entry| number.map_or(entry.name == user, |uid| entry.uid == uid));
         match (found, number) {
-            (None, None) if user == "root" => Err(UserError::Root(user.to_owned())),
+            (None, None) if user == ROOT.name => Ok(Some(ROOT)),
             (None, None) => Err(UserError::Unknown(user.to_owned())),
             (found, _) => Ok(found),
         }
@@ -158,7 +201,11 @@ mod tests {
     fn accounts() -> Accounts {
         let passwd = "root:x:0:0:root:/root:/bin/sh\nbroken\nnode:x:1000:1001::/home/node:/bin/sh\nweb:x:33:33:::\n";
         let group = "root:x:0:\nnode:x:1001:\naudio:x:29:node,web\nstaff:x:50:node\n";
-        Accounts { passwd: passwd.to_owned(), group: group.to_owned(), only: None }
+        Accounts { passwd: passwd.to_owned(), group: group.to_owned(), ..Accounts::default() }
+    }
+
+    fn in_a_machine() -> Accounts {
+        Accounts { privileges: Privileges::Machine, root: true, ..accounts() }
     }
 
     fn ids(text: &str) -> Result<(u32, u32, Vec<u32>), UserError> {
@@ -184,15 +231,33 @@ mod tests {
     }
 
     #[test]
-    fn root_is_refused_by_name_and_by_number() {
+    fn root_is_a_user_as_any_other_in_a_machine_and_refused_where_it_would_be_the_hosts() {
         for text in ["root", "0", "0:1000", "root:node", "00", "+0"] {
             assert!(matches!(ids(text), Err(UserError::Root(_))), "{text}");
+            assert_eq!(in_a_machine().resolve(text).unwrap().uid, 0, "{text}");
         }
+        let root = in_a_machine().resolve("root").unwrap();
+        assert_eq!((root.gid, root.home.as_deref(), root.privileges), (0, Some("/root"), Privileges::Machine));
+        let nameless = Accounts { root: true, ..Accounts::default() };
+        assert_eq!(nameless.resolve("root").map(|user| (user.uid, user.gid)), Ok((0, 0)));
         for text in ["4294967295", "1000:4294967295"] {
             assert!(matches!(ids(text), Err(UserError::NoId(_))), "{text}");
         }
         assert_eq!(ids("nobody"), Err(UserError::Unknown("nobody".to_owned())));
         assert_eq!(ids("node:games"), Err(UserError::Group("games".to_owned())));
+    }
+
+    #[test]
+    fn the_root_of_a_user_namespace_is_another_user_outside() {
+        for (map, mapped) in [
+            ("         0          0 4294967295\n", false),
+            ("         0     100000      65536\n", true),
+            ("1000 1000 1\n0 1000 1\n", true),
+            ("1000 1000 1\n", false),
+            ("", false),
+        ] {
+            assert_eq!(root_is_mapped(map), mapped, "{map:?}");
+        }
     }
 
     #[test]
@@ -206,8 +271,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_and_no_files_make_root(text in "[a-z0-9:+-]{0,8}", passwd in "([a-z0]{0,3}:x:[0-9]{1,2}:[0-9]:::\n){0,4}") {
-            let accounts = Accounts { passwd, group: String::new(), only: None };
+        fn no_text_and_no_files_make_the_hosts_root(text in "[a-z0-9:+-]{0,8}", passwd in "([a-z0]{0,3}:x:[0-9]{1,2}:[0-9]:::\n){0,4}") {
+            let accounts = Accounts { passwd, ..Accounts::default() };
             prop_assert!(accounts.resolve(&text).map_or(true, |user| user.uid != 0));
         }
     }

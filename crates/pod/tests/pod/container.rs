@@ -151,11 +151,22 @@ async fn confines_its_agent(pod: Client, container: &Container) {
         "status.CapBnd=0000000000000000",
         "status.NoNewPrivs=1",
         "write_root=false",
+        "dev_stdout=open",
+        "dev_stderr=open",
         &format!("hostname={}", host.trim()),
         &format!("cwd={}", container.path("work").display()),
     ] {
         assert!(seen.lines().any(|seen| seen == line), "{line} is not in {seen}");
     }
+}
+
+#[tokio::test]
+async fn the_hosts_root_is_nobodys_to_be_in_a_container() {
+    needs!(root);
+    let mut container = Container::start(0, "127.0.0.1");
+    let pod = container.up().await;
+    let (status, body) = pod.post("/v1/identity", &container.identity("root")).await;
+    assert_eq!((status.as_u16(), body.contains("run.user")), (400, true), "{body}");
 }
 
 async fn starts_its_agent_again(pod: Client, container: &Container) {

@@ -5,12 +5,23 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
+use crate::TOKEN;
 use crate::client::{Client, Rest, Stream};
 
 /// Runs the test's agent program with these arguments and gives what it printed.
 pub(crate) async fn run(pod: Client, arguments: &[&str]) -> String {
     let rest = start(pod, arguments, &json!({"stdin": false})).await.1.rest().await;
     assert_eq!(rest.end["exitCode"], 0, "{arguments:?}: {rest:?}");
+    rest.text()
+}
+
+/// Runs a program as this user, and gives what it printed.
+pub(crate) async fn run_as(pod: Client, user: &str, program: &str, arguments: &[&str]) -> String {
+    let basic = format!("Basic {}", STANDARD.encode(format!("{user}:")));
+    let headers = [("authorization", basic.as_str()), ("x-access-token", TOKEN)];
+    let message = json!({"process": {"cmd": program, "args": arguments}, "stdin": false});
+    let rest = pod.with(None).stream("Start", &headers, &message).await.rest().await;
+    assert_eq!(rest.end["exitCode"], 0, "{program} {arguments:?}: {rest:?}");
     rest.text()
 }
 

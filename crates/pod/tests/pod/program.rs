@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 fn main() {
@@ -17,6 +18,8 @@ fn main() {
         Some("flood") => (0..argument.parse::<u64>().unwrap()).for_each(|n| println!("line {n} {}", "x".repeat(80))),
         Some("sleep") => std::thread::sleep(Duration::from_secs(argument.parse().unwrap())),
         Some("leave") => leave(),
+        Some("lend") => lend(),
+        Some("rage") => rage(),
         Some("keep") => fs::write("/data/kept", argument).unwrap(),
         _ => std::process::exit(99),
     }
@@ -84,7 +87,40 @@ fn see() {
         stream.read(&mut [0; 64])
     });
     println!("pod_from_inside={}", if matches!(answer, Ok(1..)) { "open" } else { "shut" });
+    for name in ["fd", "stdin", "stdout", "stderr"] {
+        let open = fs::File::open(format!("/dev/{name}"));
+        println!("dev_{name}={}", open.map_or_else(|error| format!("error {error}"), |_| "open".to_owned()));
+    }
     println!("cwd={}", std::env::current_dir().unwrap().display());
+}
+
+/// As root: leaves this program for all to run as root.
+fn lend() {
+    fs::copy(std::env::current_exe().unwrap(), "/bin/lent").unwrap();
+    fs::set_permissions("/bin/lent", fs::Permissions::from_mode(0o4755)).unwrap();
+    println!("lent");
+}
+
+/// As root: sends PID 1 every signal there is, and ends everybody else.
+fn rage() {
+    (1..=64).for_each(|signal| kill(1, signal));
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).unwrap_or(0);
+        if pid > 1 && u32::try_from(pid) != Ok(std::process::id()) {
+            kill(pid, 9);
+        }
+    }
+    println!("raged");
+}
+
+/// The guest has no such program, and the standard library no such call.
+fn kill(pid: i32, signal: i32) {
+    unsafe extern "C" {
+        #[link_name = "kill"]
+        fn send(pid: i32, signal: i32) -> i32;
+    }
+    // SAFETY: it takes two numbers, whatever they are.
+    unsafe { send(pid, signal) };
 }
 
 /// Leaves a child behind that holds the output open.

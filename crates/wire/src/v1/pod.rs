@@ -80,7 +80,7 @@ pub struct ImageRunConfig {
     pub env: BTreeMap<String, String>,
     /// Working directory.
     pub cwd: String,
-    /// `user`, `uid`, `user:group` or `uid:gid`; never root (empty means 1000:1000).
+    /// `user`, `uid`, `user:group` or `uid:gid` (empty means 1000:1000).
     pub user: String,
     /// The TCP port the agent serves.
     pub port: u16,
