@@ -1,5 +1,7 @@
 //! Mounts that every guest has, and the move from the initramfs onto the disks.
 
+use std::os::unix::fs::symlink;
+
 use rustix::fs::Mode;
 use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
 use rustix::process::{chdir, chroot};
@@ -45,10 +47,25 @@ fn temporary_file_systems() -> Result<(), StepError> {
     make_dir("/dev/shm")?;
     let shared = MountFlags::NOSUID | MountFlags::NODEV;
     mount("shm", "/dev/shm", "tmpfs", shared, c"mode=1777").context("mount /dev/shm")?;
+    link_streams()?;
     make_dir("/run")?;
     mount("run", "/run", "tmpfs", shared, c"mode=0755").context("mount /run")?;
     make_dir("/tmp")?;
     rustix::fs::chmod("/tmp", SHARED).context("make /tmp writable for all")
+}
+
+/// What shells and scripts expect in `/dev` of the process that looks: its open files, and the
+/// first three by their names.
+const STREAMS: [(&str, &str); 4] = [
+    ("/proc/self/fd", "/dev/fd"),
+    ("/proc/self/fd/0", "/dev/stdin"),
+    ("/proc/self/fd/1", "/dev/stdout"),
+    ("/proc/self/fd/2", "/dev/stderr"),
+];
+
+fn link_streams() -> Result<(), StepError> {
+    let link = |(to, at)| symlink(to, at).context(format_args!("link {at} to {to}"));
+    STREAMS.into_iter().try_for_each(link)
 }
 
 /// Shows the directory `from` at `to`, too.
