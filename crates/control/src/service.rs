@@ -1,6 +1,7 @@
 //! [`Control`]: what the gateway calls, and the loops behind it.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use chain::Balances;
 use domain::{Clock, PodId, RunId, StopReason, Tiers, Wallet};
@@ -9,6 +10,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
+use wire::v1::node::GuestReport;
 
 use crate::config::Config;
 use crate::context::Context;
@@ -99,6 +101,12 @@ impl Control {
         &self.context.fleet
     }
 
+    /// In which time a new agent must be ready.
+    #[must_use]
+    pub fn spawn_timeout(&self) -> Duration {
+        self.context.config.spawn_timeout()
+    }
+
     /// What a holder gets of what it asks for; nothing is written.
     ///
     /// # Errors
@@ -164,6 +172,12 @@ impl Control {
     /// [`NoNode`] says why on none.
     pub fn node_of(&self, record: &RunRecord) -> Result<Arc<dyn Node>, NoNode> {
         self.context.node_of(record)
+    }
+
+    /// What the guest of a run says of its agent: its own word. `None` where it says nothing, or
+    /// its node does not answer at once.
+    pub async fn guest_report(&self, record: &RunRecord) -> Option<GuestReport> {
+        self.context.guest_report(record).await
     }
 
     /// Asks for a round of reconciliation now.

@@ -214,8 +214,10 @@ fn spawn_fault(error: &SpawnError) -> Fault {
             Code::NoData,
             "the node keeps no data of this agent any more; its operator may find it, or remove the agent",
         ),
-        SpawnError::Timeout { .. } => failed_fault(FailReason::BootTimeout),
-        SpawnError::Failed(reason) => failed_fault(*reason),
+        SpawnError::Timeout { guest, .. } => {
+            Fault { guest: guest.clone(), ..failed_fault(FailReason::BootTimeout) }
+        }
+        SpawnError::Failed { reason, guest } => Fault { guest: guest.clone(), ..failed_fault(*reason) },
         SpawnError::Stopped(_) => Fault::new(Code::WrongState, "the agent was stopped while it was starting"),
         SpawnError::ShuttingDown => {
             Fault::new(Code::ShuttingDown, "this gateway is going down; try again").retry_after(SOON_S)

@@ -8,6 +8,7 @@ use comfy_table::{CellAlignment, Table};
 use domain::{PodId, UnixMillis};
 use serde::Serialize;
 use time::OffsetDateTime;
+use wire::v1::node::GuestReport;
 use wire::v1::public::{
     Agent, Reason, SpawnResponse, StateChange, StatusResponse, StopResponse, TiersResponse, UsageResponse,
 };
@@ -121,7 +122,37 @@ pub(crate) fn status(answer: &StatusResponse) -> String {
         row("vault", format!("{} ({})", vault.address, vault.state.as_str()));
         row("owner", vault.owner.to_string());
     }
-    table.to_string()
+    let mut text = table.to_string();
+    if let Some(said) = &answer.guest {
+        text.push_str(&format!("\n\n{}", guest(said)));
+    }
+    text
+}
+
+/// What an agent's guest says of it: its own word.
+pub(crate) fn guest(said: &GuestReport) -> String {
+    let mut text = exits(said).map(|exits| format!("Its guest says: {exits}.\n")).unwrap_or_default();
+    if !said.last_lines.is_empty() {
+        text.push_str("It wrote last:\n");
+        said.last_lines.iter().for_each(|line| text.push_str(&format!("  {line}\n")));
+    }
+    text.trim_end().to_owned()
+}
+
+fn exits(said: &GuestReport) -> Option<String> {
+    let times = match said.exits {
+        0 => return None,
+        1 => "once".to_owned(),
+        exits => format!("{exits} times"),
+    };
+    let last = said.last_exit.as_ref().map(|last| format!(", last at {} ({})", date(last.at), last.how));
+    Some(format!("the agent's process ended {times}{}", last.unwrap_or_default()))
+}
+
+/// One line on an agent that is starting.
+pub(crate) fn starting(agent: &Agent, said: Option<&GuestReport>) -> String {
+    let exits = said.and_then(exits).map(|exits| format!("; {exits}")).unwrap_or_default();
+    format!("{} is {}{exits}", agent.id, state(agent))
 }
 
 /// Rows of a name and a value.

@@ -6,6 +6,8 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::v1::node::GuestReport;
+
 /// The body of every answer that is not a success. `error` and the optional
 /// fields are Romulus's; `code` is stable and made for programs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -35,6 +37,9 @@ pub struct Fault {
     /// 429 and 503: whole seconds to wait, as in `Retry-After`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<u64>,
+    /// 502 and 504 of a spawn: what the agent's guest said before it was given up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<Box<GuestReport>>,
 }
 
 /// An agent that does not run, and what is kept of it.
@@ -62,6 +67,7 @@ impl Fault {
             kept: None,
             known: None,
             retry_after: None,
+            guest: None,
         }
     }
 

@@ -112,6 +112,7 @@ impl Node for InstantNode {
             ready_after_ms: Some(0),
             pid: None,
             cause: None,
+            guest: None,
         })
     }
 

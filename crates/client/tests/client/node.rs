@@ -104,6 +104,7 @@ fn one(phase: SandboxPhase) -> Sandbox {
         ready_after_ms: None,
         pid: Some(4242),
         cause: None,
+        guest: None,
     }
 }
 

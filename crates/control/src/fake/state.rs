@@ -131,5 +131,6 @@ pub(super) fn sandbox(id: RunId, spec: &SandboxSpec, now: UnixMillis) -> Sandbox
         ready_after_ms: None,
         pid: None,
         cause: None,
+        guest: None,
     }
 }

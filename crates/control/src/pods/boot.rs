@@ -6,7 +6,7 @@ use domain::{Backoff, Event, FailReason, NodeShortage, RunId};
 use store::{AgentObservation, RunRecord};
 use tokio::time::Instant;
 use tokio::try_join;
-use wire::v1::node::{Sandbox, SandboxPhase};
+use wire::v1::node::{GuestReport, Sandbox, SandboxPhase};
 
 use crate::context::Context;
 use crate::fleet::node::{Node, within};
@@ -29,7 +29,7 @@ impl Context {
         loop {
             let lacks = match sandbox.phase {
                 SandboxPhase::Ready => return self.observe(id, Event::Ready, &sandbox).await,
-                SandboxPhase::Failed { reason } => return Err(SpawnFailure::of(reason)),
+                SandboxPhase::Failed { reason } => return Err(SpawnFailure::said(reason, sandbox.guest)),
                 SandboxPhase::Stopping => return Err(SpawnFailure::of(FailReason::Lost)),
                 SandboxPhase::Waiting { lacks, .. } => Some(lacks),
                 SandboxPhase::Booting | SandboxPhase::Backoff { .. } => None,
@@ -42,7 +42,7 @@ impl Context {
                 Ok::<_, SpawnFailure>(())
             };
             // The guest boots meanwhile: its readiness does not wait for this write.
-            let ((), next) = try_join!(write, self.ask_until(node, id, lacks, deadline))?;
+            let ((), next) = try_join!(write, self.ask_until(node, &sandbox, lacks, deadline))?;
             written = Some(lacks);
             sandbox = next;
         }
@@ -53,15 +53,16 @@ impl Context {
     async fn ask_until(
         &self,
         node: &dyn Node,
-        id: RunId,
+        last: &Sandbox,
         lacks: Option<NodeShortage>,
         deadline: Instant,
     ) -> Result<Sandbox, SpawnFailure> {
+        let id = last.id;
         let mut pauses = ASK_AGAIN.pauses();
         loop {
             let rest = deadline.saturating_duration_since(Instant::now());
             if rest.is_zero() {
-                return Err(self.overdue(lacks));
+                return Err(self.overdue(lacks, last.guest.clone()));
             }
             let wait = rest.min(WAIT);
             let limit = wait + self.config.node_timeout();
@@ -77,12 +78,12 @@ impl Context {
         }
     }
 
-    fn overdue(&self, lacks: Option<NodeShortage>) -> SpawnFailure {
-        let after_ms = self.config.spawn_timeout_ms;
+    fn overdue(&self, lacks: Option<NodeShortage>, guest: Option<GuestReport>) -> SpawnFailure {
+        let (after_ms, guest) = (self.config.spawn_timeout_ms, guest.map(Box::new));
         match lacks {
             // Whoever asked for it is not kept waiting for what may take days.
             Some(lack) => SpawnFailure::new(FailReason::NodeRefused, SpawnError::NodeLacks(lack)),
-            None => SpawnFailure::new(FailReason::BootTimeout, SpawnError::Timeout { after_ms }),
+            None => SpawnFailure::new(FailReason::BootTimeout, SpawnError::Timeout { after_ms, guest }),
         }
     }
 

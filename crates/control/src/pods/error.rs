@@ -5,6 +5,7 @@ use std::sync::Arc;
 use client::NodeError;
 use domain::{FailReason, ImageDigest, NodeShortage, PlacementError, StopReason};
 use store::StoreError;
+use wire::v1::node::GuestReport;
 
 /// Why a spawn gave no agent. Unless it is [`SpawnError::NodeUnavailable`] or
 /// [`SpawnError::Store`], the wallet is free again.
@@ -31,14 +32,21 @@ pub enum SpawnError {
     Timeout {
         /// The deadline.
         after_ms: u64,
+        /// What its guest said of it.
+        guest: Option<Box<GuestReport>>,
     },
     /// The node lacks what it needs to start an agent, and did for the whole of the
     /// deadline; taken down.
     #[error("the node lacks what it needs to start an agent: {0}")]
     NodeLacks(NodeShortage),
     /// It failed while it was starting; taken down.
-    #[error("the agent failed while it was starting: {0:?}")]
-    Failed(FailReason),
+    #[error("the agent failed while it was starting: {reason:?}")]
+    Failed {
+        /// Why.
+        reason: FailReason,
+        /// What its guest said of it.
+        guest: Option<Box<GuestReport>>,
+    },
     /// Somebody stopped it while it was starting.
     #[error("the agent was stopped while it was starting: {0:?}")]
     Stopped(StopReason),
@@ -88,7 +96,12 @@ impl SpawnFailure {
 
     /// It failed for this reason, and that is all there is to say.
     pub(crate) const fn of(reason: FailReason) -> Self {
-        Self::new(reason, SpawnError::Failed(reason))
+        Self::new(reason, SpawnError::Failed { reason, guest: None })
+    }
+
+    /// It failed for this reason, after its guest had said this of it.
+    pub(crate) fn said(reason: FailReason, guest: Option<GuestReport>) -> Self {
+        Self::new(reason, SpawnError::Failed { reason, guest: guest.map(Box::new) })
     }
 
     /// The same, of a run that every node has refused that was told of it.

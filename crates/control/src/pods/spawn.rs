@@ -156,7 +156,7 @@ const fn label(error: &SpawnError) -> &'static str {
         SpawnError::NoData(_) => "no_data",
         SpawnError::Timeout { .. } => "timeout",
         SpawnError::NodeLacks(_) => "node_lacks",
-        SpawnError::Failed(_) => "failed",
+        SpawnError::Failed { .. } => "failed",
         SpawnError::Stopped(_) => "stopped",
         SpawnError::ShuttingDown => "shutting_down",
         SpawnError::Store(_) => "store",

@@ -1,12 +1,18 @@
 //! How a POD is, and where its run is reached.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use client::NodeError;
 use domain::{PodId, Wallet};
 use store::{RunRecord, StoreError};
+use wire::v1::node::GuestReport;
 
 use crate::context::Context;
-use crate::fleet::node::Node;
+use crate::fleet::node::{Node, within};
+
+/// How long a look at an agent waits for what its guest says.
+const REPORT: Duration = Duration::from_secs(1);
 
 /// Why a run is reached on no node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,5 +41,13 @@ impl Context {
         }
         let name = record.node.as_deref().ok_or(NoNode::NotPlaced)?;
         self.fleet.node(name).cloned().ok_or_else(|| NoNode::Unknown(name.to_owned()))
+    }
+
+    /// What the guest of a run says of its agent, where it has one and its node answers at once.
+    pub(crate) async fn guest_report(&self, record: &RunRecord) -> Option<GuestReport> {
+        let node = self.node_of(record).ok()?;
+        let asked = within("look at the sandbox", REPORT, node.get(record.id)).await;
+        let quiet = |error: &NodeError| tracing::debug!(run = %record.id, %error, "a node does not say how a guest is");
+        asked.inspect_err(quiet).ok()??.guest
     }
 }

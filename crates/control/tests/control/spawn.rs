@@ -78,7 +78,7 @@ async fn a_node_that_refuses_fails_the_spawn_and_frees_the_wallet() {
     let cluster = setup.start();
     cluster.node().set_refusal(Some(Code::InvalidRequest));
     let refused = cluster.spawn(1).await.unwrap_err();
-    assert!(matches!(refused, SpawnError::Failed(FailReason::NodeRefused)), "{refused}");
+    assert!(matches!(refused, SpawnError::Failed { reason: FailReason::NodeRefused, .. }), "{refused}");
     assert!(cluster.is_free(1).await);
 }
 
@@ -99,7 +99,7 @@ async fn a_guest_that_never_gets_ready_is_taken_down_in_time() {
     let cluster = setup.start();
     let began = cluster.now();
     let refused = cluster.spawn(1).await.unwrap_err();
-    assert!(matches!(refused, SpawnError::Timeout { after_ms: 60_000 }), "{refused}");
+    assert!(matches!(refused, SpawnError::Timeout { after_ms: 60_000, .. }), "{refused}");
     let took = cluster.now().since(began);
     assert!((60_000..70_000).contains(&took), "{took}");
     assert_eq!(cluster.state(1).await, State::Failed(FailReason::BootTimeout));
@@ -114,7 +114,7 @@ async fn a_guest_that_fails_while_booting_fails_the_spawn_with_its_reason() {
     cluster.until("it boots", async |cluster| cluster.state(1).await == State::Booting).await;
     cluster.node().fail(id(1), FailReason::CrashLoop);
     let refused = cluster.finish(starting.ready()).await.unwrap_err();
-    assert!(matches!(refused, SpawnError::Failed(FailReason::CrashLoop)), "{refused}");
+    assert!(matches!(refused, SpawnError::Failed { reason: FailReason::CrashLoop, .. }), "{refused}");
     assert_eq!(cluster.state(1).await, State::Failed(FailReason::CrashLoop));
     assert!(cluster.node().running().is_empty());
 }

@@ -13,12 +13,14 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 use wire::TRACEPARENT;
 use wire::fault::{Code, Fault};
-use wire::v1::node::{DataPolicy, DeleteResponse, Sandbox, SandboxSpec, Sandboxes};
+use wire::v1::node::{DataPolicy, DeleteResponse, GuestReport, Sandbox, SandboxPhase, SandboxSpec, Sandboxes};
 
 use super::fault::{ApiError, json};
 use super::state::{Api, id, query};
 use crate::journal::MAX_WAIT;
+use crate::logs::last_lines;
 use crate::node::CreateOutcome;
+use crate::task::SandboxHandle;
 
 /// What a reader waits for.
 #[derive(Clone, Copy, Debug, Deserialize, utoipa::ToSchema)]
@@ -125,7 +127,24 @@ pub(crate) async fn get(
             }
         }
     };
-    Ok(json(StatusCode::OK, &sandbox))
+    Ok(json(StatusCode::OK, &with_last_lines(sandbox, &handle)))
+}
+
+/// The same with what its agent wrote last, unless all is well with it.
+fn with_last_lines(sandbox: Sandbox, handle: &SandboxHandle) -> Sandbox {
+    if sandbox.phase == SandboxPhase::Ready && sandbox.guest.is_none() {
+        return sandbox;
+    }
+    let Some(logs) = handle.logs.get() else { return sandbox };
+    let last_lines = last_lines(&logs.agent).unwrap_or_else(|error| {
+        tracing::warn!(id = %handle.id(), %error, "an agent's log cannot be read");
+        Vec::new()
+    });
+    if last_lines.is_empty() {
+        return sandbox;
+    }
+    let guest = Some(GuestReport { last_lines, ..sandbox.guest.clone().unwrap_or_default() });
+    Sandbox { guest, ..sandbox }
 }
 
 /// Takes a sandbox down.

@@ -4,7 +4,9 @@
 mod lines;
 mod reader;
 mod rotated;
+mod tail;
 
 pub(crate) use lines::AgentLog;
 pub(crate) use reader::{LogFormat, read};
 pub(crate) use rotated::RotatedLog;
+pub(crate) use tail::{last_lines, printable};

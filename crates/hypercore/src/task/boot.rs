@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use domain::MarkKind;
+use domain::{MarkKind, UnixMillis};
 use sandbox::{DiskRetention, DriverRefusal, RuntimeError, RuntimeOperation};
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
-use wire::v1::node::SandboxPhase;
-use wire::v1::pod::{GuestConfig, PodPhase};
+use wire::v1::node::{Sandbox, SandboxPhase};
+use wire::v1::pod::{GuestConfig, PodPhase, PodStatus};
 
 use super::command::{Ending, StageName};
+use super::exits::GuestExits;
 use super::failure::{BookkeepingError, GuestFailure};
 use super::live::RunningGuest;
 use super::machine::{BOOKS_DEADLINE, SandboxTask, Stage};
@@ -38,6 +40,7 @@ impl SandboxTask {
             self.record.facts = None;
             self.save().await?;
         }
+        self.exits.next_boot();
         metrics::counter!("hypercore_guest_starts_total").increment(1);
         let since = Instant::now();
         let now = self.shared.clock.now();
@@ -113,11 +116,15 @@ impl SandboxTask {
         }
         self.attach(&mut live)?;
         let left = deadline.saturating_sub(since.elapsed());
-        let ready = tokio::select! {
-            biased;
-            command = self.commands.ending(StageName::Booting) => return Ok(Stage::End(Some(live), command)),
-            words = live.end() => Err(GuestFailure::Guest(words)),
-            ready = timeout(left, until_ready(&pod)) => ready.unwrap_or(Err(GuestFailure::Boot(deadline))),
+        let ready = {
+            let Self { shared, commands, exits, view, .. } = self;
+            let hear = |status: &PodStatus| hear_exits(exits, view, status, shared.clock.now());
+            tokio::select! {
+                biased;
+                command = commands.ending(StageName::Booting) => return Ok(Stage::End(Some(live), command)),
+                words = live.end() => Err(GuestFailure::Guest(words)),
+                ready = timeout(left, until_ready(&pod, hear)) => ready.unwrap_or(Err(GuestFailure::Boot(deadline))),
+            }
         };
         let now = self.shared.clock.now();
         match ready {
@@ -198,13 +205,14 @@ fn outcome(
 
 /// Asks until `pod` says ready. Only the deadline and the guest's end stop it, and
 /// `pod` itself when it has given its agent up.
-async fn until_ready(pod: &PodClient) -> Result<(), GuestFailure> {
+async fn until_ready(pod: &PodClient, mut hear: impl FnMut(&PodStatus)) -> Result<(), GuestFailure> {
     loop {
         let Ok(mut line) = pod.open().await else {
             sleep(PAUSE).await;
             continue;
         };
         while let Ok(status) = pod.when_ready(&mut line).await {
+            hear(&status);
             match status.phase {
                 PodPhase::Ready => return Ok(()),
                 PodPhase::Failed => return Err(gave_up(status.last_exit.as_deref())),
@@ -212,6 +220,18 @@ async fn until_ready(pod: &PodClient) -> Result<(), GuestFailure> {
             }
         }
         sleep(PAUSE).await;
+    }
+}
+
+/// Shows what `pod` says of its agent's ends, where that is news.
+pub(super) fn hear_exits(
+    exits: &mut GuestExits,
+    view: &watch::Sender<Sandbox>,
+    status: &PodStatus,
+    now: UnixMillis,
+) {
+    if exits.hear(status, now) {
+        view.send_modify(|shown| shown.guest = exits.report());
     }
 }
 

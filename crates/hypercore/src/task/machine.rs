@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 use wire::v1::node::{DataPolicy, Sandbox, SandboxPhase};
 
 use super::command::{Deletion, Ending, Inbox, StageName};
+use super::exits::GuestExits;
 use super::failure::{BookkeepingError, GuestFailure, Shortage};
 use super::handle::{Logs, Origin, SandboxHandle};
 use super::live::RunningGuest;
@@ -70,6 +71,8 @@ pub(crate) struct SandboxTask {
     /// Nothing was ever made of it.
     pub(super) fresh: bool,
     pub(super) waiting: Option<Waiting>,
+    /// What its guests have said of their agent's ends, since this daemon looks.
+    pub(super) exits: GuestExits,
 }
 
 /// How long the journal is waited for where something must go on without it, or before
@@ -104,6 +107,7 @@ impl SandboxTask {
             readiness: ReadinessHistory::default(),
             fresh: false,
             waiting: None,
+            exits: GuestExits::default(),
         }
     }
 
@@ -128,6 +132,7 @@ impl SandboxTask {
             ready_after_ms: record.ready_after_ms,
             pid: record.facts.as_ref().and_then(GuestFacts::pid),
             cause: None,
+            guest: None,
         }
     }
 
@@ -196,7 +201,8 @@ impl SandboxTask {
         }
         let phase = SandboxPhase::Waiting { lacks, since: waiting.since };
         let cause = Some(want.cause.chars().take(CAUSE).collect());
-        self.view.send_replace(Sandbox { cause, ..Self::show(&self.shared, &self.record, phase) });
+        let guest = self.exits.report();
+        self.view.send_replace(Sandbox { cause, guest, ..Self::show(&self.shared, &self.record, phase) });
         now.plus(self.shared.config.backoff().after_ms(waiting.tries))
     }
 
@@ -326,7 +332,8 @@ impl SandboxTask {
     }
 
     pub(super) fn publish(&self, phase: SandboxPhase) {
-        self.view.send_replace(Self::show(&self.shared, &self.record, phase));
+        let guest = self.exits.report();
+        self.view.send_replace(Sandbox { guest, ..Self::show(&self.shared, &self.record, phase) });
     }
 
     pub(super) fn pod(&self) -> Result<PodClient, BookkeepingError> {

@@ -22,6 +22,7 @@
 mod boot;
 mod command;
 mod end;
+mod exits;
 mod failure;
 mod handle;
 mod live;

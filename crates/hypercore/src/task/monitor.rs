@@ -6,9 +6,9 @@ use domain::{NodeShortage, RunId, UnixMillis};
 use sandbox::{GuestState, Runtime};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use wire::v1::node::SandboxPhase;
-use wire::v1::pod::PodPhase;
+use wire::v1::pod::{PodPhase, PodStatus};
 
-use super::boot::gave_up;
+use super::boot::{gave_up, hear_exits};
 use super::command::StageName;
 use super::failure::{BookkeepingError, GuestFailure, Shortage};
 use super::live::RunningGuest;
@@ -35,11 +35,15 @@ enum NotReady {
 impl SandboxTask {
     pub(super) async fn monitor(&mut self, mut live: RunningGuest) -> Result<Stage, BookkeepingError> {
         let pod = self.pod()?;
-        let (lost, at) = tokio::select! {
-            biased;
-            command = self.commands.ending(StageName::Ready) => return Ok(Stage::End(Some(live), command)),
-            words = live.end() => (NotReady::Guest(GuestFailure::Guest(words)), self.shared.clock.now()),
-            lost = until_lost(&pod, &self.shared, self.record.id) => lost,
+        let (lost, at) = {
+            let Self { shared, record, commands, exits, view, .. } = self;
+            let hear = |status: &PodStatus| hear_exits(exits, view, status, shared.clock.now());
+            tokio::select! {
+                biased;
+                command = commands.ending(StageName::Ready) => return Ok(Stage::End(Some(live), command)),
+                words = live.end() => (NotReady::Guest(GuestFailure::Guest(words)), shared.clock.now()),
+                lost = until_lost(&pod, shared, record.id, hear) => lost,
+            }
         };
         match lost {
             NotReady::Guest(death) => self.lost(live, death, at).await,
@@ -133,7 +137,12 @@ async fn condition(runtime: &dyn Runtime, id: RunId) -> Option<NodeShortage> {
 }
 
 /// How a guest is lost, and since when: one that says nothing, since it was last seen.
-async fn until_lost(pod: &PodClient, shared: &NodeContext, id: RunId) -> (NotReady, UnixMillis) {
+async fn until_lost(
+    pod: &PodClient,
+    shared: &NodeContext,
+    id: RunId,
+    mut hear: impl FnMut(&PodStatus),
+) -> (NotReady, UnixMillis) {
     let NodeContext { config, clock, runtime, .. } = shared;
     let mut ticks = interval(Duration::from_millis(config.health_period_ms));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -141,7 +150,7 @@ async fn until_lost(pod: &PodClient, shared: &NodeContext, id: RunId) -> (NotRea
     loop {
         ticks.tick().await;
         let asked = clock.now();
-        match look(pod, &mut line).await {
+        match look(pod, &mut line, &mut hear).await {
             Ok(None) => (silent, seen) = (0, asked),
             Ok(Some(lost)) => return (lost, asked),
             Err(why) => {
@@ -159,12 +168,17 @@ async fn until_lost(pod: &PodClient, shared: &NodeContext, id: RunId) -> (NotRea
     }
 }
 
-async fn look(pod: &PodClient, line: &mut Option<PodConnection>) -> Result<Option<NotReady>, crate::guest::PodError> {
+async fn look(
+    pod: &PodClient,
+    line: &mut Option<PodConnection>,
+    hear: &mut impl FnMut(&PodStatus),
+) -> Result<Option<NotReady>, crate::guest::PodError> {
     let open = match line {
         Some(open) => open,
         None => line.insert(pod.open().await?),
     };
     let status = pod.status(open).await?;
+    hear(&status);
     Ok(match status.phase {
         PodPhase::Ready => None,
         PodPhase::Waiting | PodPhase::Starting | PodPhase::Backoff | PodPhase::Stopping => Some(NotReady::Agent),

@@ -8,7 +8,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tower::ServiceExt;
-use wire::v1::node::{AgentMark, MarksPage, SandboxSpec};
+use wire::v1::node::{AgentMark, MarksPage, Sandbox, SandboxPhase, SandboxSpec};
 
 use super::node::{Daemon, TestNode, id, spec};
 use super::pod::PodBehavior;
@@ -81,6 +81,38 @@ async fn a_reader_may_wait_for_readiness_and_no_answer_shows_the_environment() {
     let (_, node) = json(call(&daemon, Method::GET, "/v1/node", "").await).await;
     assert_eq!(node["sandboxes"], 1);
     assert_eq!(node["free_memory_mib"], 4_096 - 128 - 2 * 16);
+}
+
+#[tokio::test]
+async fn an_agent_that_ends_again_and_again_shows_its_ends_and_its_last_words_while_it_boots() {
+    let mut host = TestNode::new(PodBehavior::Slow);
+    host.config.boot_deadline_ms = 60_000;
+    let daemon = host.daemon().await;
+    call(&daemon, Method::PUT, ONE, put(&spec())).await;
+    host.guests.with(id(1), |guest| guest.lines.push("\u{1b}[31mno key\u{1b}[0m: set OPENAI_API_KEY".to_owned()));
+    let ends = |exits: u32| host.guests.with(id(1), |guest| guest.exits = exits);
+    let seen = |exits| move |sandbox: &Sandbox| sandbox.guest.as_ref().is_some_and(|guest| guest.exits == exits);
+    daemon.until(id(1), |sandbox| sandbox.phase == SandboxPhase::Booting).await;
+    ends(2);
+    let shown = daemon.until(id(1), seen(2)).await;
+    assert_eq!((shown.phase, shown.restarts), (SandboxPhase::Booting, 0));
+    let (_, all) = json(call(&daemon, Method::GET, "/v1/sandboxes", "").await).await;
+    assert_eq!(all["sandboxes"][0]["guest"]["last_exit"]["how"], "exit status 1");
+    let lines = async || {
+        let (_, one) = json(call(&daemon, Method::GET, ONE, "").await).await;
+        let lines = one["guest"]["last_lines"].clone();
+        (!lines.is_null()).then_some(lines)
+    };
+    let lines = fixtures::until("the agent's words are in the node's log", lines).await;
+    assert_eq!(lines, serde_json::json!(["no key: set OPENAI_API_KEY"]));
+    // Another boot of the guest forgets none of them.
+    host.machine.crash(id(1));
+    daemon.until(id(1), |sandbox| sandbox.restarts == 1).await;
+    fixtures::until("the agent ends in the next boot", async || {
+        ends(1);
+        daemon.sandbox(id(1)).is_some_and(|sandbox| seen(3)(&sandbox)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -60,6 +60,8 @@ pub(crate) struct Guest {
     /// The boot it is in; another one forgets the identity.
     boot: u32,
     pub(crate) lines: Vec<String>,
+    /// How often its agent has ended.
+    pub(crate) exits: u32,
     told: bool,
 }
 
@@ -98,7 +100,7 @@ impl Guests {
         }
         self.with(arrival.id, |guest| {
             if guest.boot != arrival.boot {
-                (guest.boot, guest.told, guest.phase) = (arrival.boot, false, None);
+                (guest.boot, guest.told, guest.phase, guest.exits) = (arrival.boot, false, None, 0);
             }
         });
         if behavior == PodBehavior::Hostile {
@@ -185,15 +187,18 @@ async fn status(State(pod): State<Pod>, Query(query): Query<HashMap<String, Stri
     }
     let wait = query.get("wait_ms").and_then(|wait| wait.parse().ok()).map_or(Duration::ZERO, Duration::from_millis);
     let until = Instant::now() + wait;
+    let exits = || pod.guests.with(pod.id, |guest| guest.exits);
+    let seen = exits();
     loop {
         let phase = pod.guests.with(pod.id, |guest| guest.phase).unwrap_or(PodPhase::Waiting);
         let flaps = pod.behavior == PodBehavior::Flapping;
         let phase = if flaps && wait.is_zero() { PodPhase::Backoff } else { phase };
         let settled = matches!(phase, PodPhase::Ready | PodPhase::Failed | PodPhase::Stopping);
-        if settled || Instant::now() >= until {
+        if settled || exits() != seen || Instant::now() >= until {
             let status = PodStatus {
                 phase,
                 restarts: 0,
+                exits: exits(),
                 listening_after_us: 1,
                 timings_us: BTreeMap::new(),
                 last_exit: Some("exit status 1".to_owned()),

@@ -52,6 +52,7 @@ impl Pod {
         let status = PodStatus {
             phase: PodPhase::Waiting,
             restarts: 0,
+            exits: 0,
             listening_after_us,
             timings_us: timings.micros(),
             last_exit: None,
@@ -203,7 +204,10 @@ impl Pod {
 
     /// The agent's process ended.
     pub(crate) fn agent_exited(&self, phase: PodPhase, reason: &str) {
-        self.0.status.send_modify(|status| status.last_exit = Some(reason.to_owned()));
+        self.0.status.send_modify(|status| {
+            status.exits = status.exits.saturating_add(1);
+            status.last_exit = Some(reason.to_owned());
+        });
         self.enter(phase);
     }
 

@@ -80,8 +80,10 @@ pub(super) async fn status(
     if let Some(Until::Ready) = wait.until {
         let patience = Duration::from_millis(wait.wait_ms).min(MAX_WAIT);
         let mut changes = pod.watch();
-        // Not settled in time is an answer, too.
-        let _ = timeout(patience, changes.wait_for(|status| settled(status.phase))).await;
+        let seen = pod.status().exits;
+        // Not settled in time is an answer, too. So is an end of the agent that is news.
+        let news = |status: &PodStatus| settled(status.phase) || status.exits != seen;
+        let _ = timeout(patience, changes.wait_for(news)).await;
     }
     Ok(Json(pod.status()))
 }

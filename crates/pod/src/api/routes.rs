@@ -199,6 +199,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_wait_for_readiness_ends_with_an_end_of_the_agent_that_is_news_and_tells_it() {
+        let pod = assigned();
+        let waiting = ask(&pod, "GET /v1/status?until=ready&wait_ms=30000", ("x-access-token", TOKEN), "");
+        let acting = async { pod.agent_exited(PodPhase::Backoff, "exit status 3") };
+        let ((_, body), ()) = tokio::join!(waiting, acting);
+        assert!(body.contains("\"backoff\"") && body.contains("\"exits\":1"), "{body}");
+        assert!(body.contains("exit status 3"), "{body}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_wait_for_readiness_ends_with_it_with_its_time_or_with_a_stop() {
         let call = "GET /v1/status?until=ready&wait_ms=30000";
         let late = ask(&assigned(), call, ("x-access-token", TOKEN), "").await;

@@ -91,6 +91,34 @@ pub struct Sandbox {
     /// What it waits for, in a sentence for the operator.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cause: Option<String>,
+    /// What its guest says of its agent; absent while it says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<GuestReport>,
+}
+
+/// What a guest says of its agent. The guest is its tenant's: this is shown to the tenant, and
+/// nothing else is made of it. Texts are cut short, and hold nothing that a terminal obeys.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GuestReport {
+    /// How often the agent's process has ended by itself, or could not be started.
+    #[serde(default)]
+    pub exits: u32,
+    /// How it ended last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_exit: Option<GuestExit>,
+    /// What it wrote last, oldest first: 10 lines at most. Where one sandbox alone is asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last_lines: Vec<String>,
+}
+
+/// How an agent's process ended, by its guest's word.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GuestExit {
+    /// Such as `exit status 1` or `signal: killed`.
+    #[schema(example = "exit status 1")]
+    pub how: String,
+    /// When the node heard of it.
+    pub at: UnixMillis,
 }
 
 /// Where a sandbox is, on its node.

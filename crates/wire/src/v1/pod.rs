@@ -8,7 +8,7 @@
 //! | call | does |
 //! |---|---|
 //! | `POST /v1/identity` [`GuestConfig`] | once: 200 [`PodStatus`]; again: 409 `wrong_state` |
-//! | `GET /v1/status?wait_ms=&until=ready` | [`PodStatus`] |
+//! | `GET /v1/status?wait_ms=&until=ready` | [`PodStatus`]; with `until`, once it is ready, has failed, or its agent has ended meanwhile |
 //! | `GET /v1/logs?after=&follow=` | [`LogLine`]s, one JSON a line |
 //! | `POST /v1/stop` [`StopRequest`] | stops the agent, syncs, powers off |
 //! | `GET /v1/tunnel?port=` | `Upgrade: palatine-tunnel`: 101, then bytes to and from a port at the guest's loopback |
@@ -101,6 +101,9 @@ pub struct PodStatus {
     pub phase: PodPhase,
     /// How often the agent's process was started again in this boot.
     pub restarts: u32,
+    /// How often it has ended in this boot, or could not be started.
+    #[serde(default)]
+    pub exits: u32,
     /// Microseconds from PID 1's first instruction to its listening for the
     /// identity (kernel modules and the network included).
     pub listening_after_us: u64,

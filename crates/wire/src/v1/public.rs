@@ -11,6 +11,7 @@ use domain::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::v1::node::GuestReport;
 use crate::v1::vault::AgentVault;
 use crate::{Environment, Secret};
 
@@ -189,6 +190,10 @@ pub struct StatusResponse {
     /// gateway has no chain configured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vault: Option<AgentVault>,
+    /// What its guest says of it, while it has one: how its process ended, and what it wrote
+    /// last. Absent where it says nothing, or where its node does not answer at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<GuestReport>,
 }
 
 /// The answer of `GET /usage/{wallet}`.

@@ -64,6 +64,7 @@ fn sandbox(n: u64, phase: SandboxPhase) -> Sandbox {
         ready_after_ms: None,
         pid: None,
         cause: None,
+        guest: None,
     }
 }
 

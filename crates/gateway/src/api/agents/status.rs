@@ -41,7 +41,8 @@ pub(crate) async fn status(
         Some(treasury) => treasury.known_vault(record.pod).await?,
         None => None,
     };
-    json(StatusCode::OK, &StatusResponse { agent: gateway.view(&record), uptime_ms, vault })
+    let guest = gateway.parts.control.guest_report(&record).await;
+    json(StatusCode::OK, &StatusResponse { agent: gateway.view(&record), uptime_ms, vault, guest })
 }
 
 /// A holder's agents, newest first.
