@@ -5,6 +5,7 @@ pub(crate) mod pay;
 pub(crate) mod pod;
 pub(crate) mod remote;
 pub(crate) mod sign;
+pub(crate) mod starting;
 pub(crate) mod store;
 pub(crate) mod vault;
 pub(crate) mod wallet;

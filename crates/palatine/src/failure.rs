@@ -6,6 +6,9 @@ use std::process::ExitCode;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use wire::fault::{Code, Fault, KeptAgent};
 
+use crate::commands::starting::Interrupted;
+use crate::output;
+
 /// What a shell says of a program whose reader has left, as of any other program in a pipe.
 const ENDED_BY_SIGPIPE: u8 = 141;
 
@@ -25,6 +28,8 @@ pub(crate) enum Exit {
     Conflict = 5,
     /// It may work later.
     Unavailable = 6,
+    /// We were asked to end; what a shell says of SIGINT.
+    Interrupted = 130,
 }
 
 impl From<Exit> for ExitCode {
@@ -182,8 +187,15 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     }
     let fault = error.chain().find_map(|cause| cause.downcast_ref::<Fault>());
     eprintln!("error: {error:#}");
+    if let Some(Interrupted { id }) = error.downcast_ref() {
+        eprintln!("  see it: palatine status {id}, or stop it: palatine stop {id}; its token is kept");
+        return Exit::Interrupted.into();
+    }
     match fault {
         Some(fault) => {
+            if let Some(guest) = &fault.guest {
+                eprintln!("{}", output::guest(guest));
+            }
             if let Some(advice) = advice(fault) {
                 eprintln!("  {advice}");
             }

@@ -123,6 +123,25 @@ impl ClientError {
         self.fault().map(|fault| fault.code)
     }
 
+    /// Whether it may pass by itself: the gateway is restarted, say.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::TimedOut { .. } | Self::BrokenOff(_) => true,
+            Self::Refused(refused) => {
+                refused.fault().retry_after.is_some() || refused.fault().code.status() == 503
+            }
+            Self::Gateway(_)
+            | Self::Setup(_)
+            | Self::Unsigned(_)
+            | Self::Agent { .. }
+            | Self::Rpc(_)
+            | Self::Payment(_)
+            | Self::Protocol { .. }
+            | Self::Local { .. } => false,
+        }
+    }
+
     pub(super) fn protocol(operation: &'static str, why: impl fmt::Display) -> Self {
         Self::Protocol { operation, why: why.to_string() }
     }

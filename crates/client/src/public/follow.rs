@@ -60,7 +60,7 @@ impl Follower {
                     return Ok(change);
                 }
                 Ok(None) => self.empty_connections += 1,
-                Err(error) if may_pass(&error) => self.empty_connections += 1,
+                Err(error) if error.may_pass() => self.empty_connections += 1,
                 Err(error) => return Err(error),
             }
             self.flow = None;
@@ -89,21 +89,5 @@ async fn connect(client: &GatewayClient, agent: PodId, after: u64) -> Result<Eve
         .with_max_delay(LONGEST_PAUSE)
         .with_max_times(ATTEMPTS)
         .with_jitter();
-    (|| client.events(agent, after)).retry(patience).when(may_pass).await
-}
-
-/// Whether it may pass by itself: the gateway is restarted, say.
-fn may_pass(error: &ClientError) -> bool {
-    match error {
-        ClientError::Unreachable { .. } | ClientError::TimedOut { .. } | ClientError::BrokenOff(_) => true,
-        ClientError::Refused(refused) => refused.fault().retry_after.is_some() || refused.fault().code.status() == 503,
-        ClientError::Gateway(_)
-        | ClientError::Setup(_)
-        | ClientError::Unsigned(_)
-        | ClientError::Agent { .. }
-        | ClientError::Rpc(_)
-        | ClientError::Payment(_)
-        | ClientError::Protocol { .. }
-        | ClientError::Local { .. } => false,
-    }
+    (|| client.events(agent, after)).retry(patience).when(ClientError::may_pass).await
 }

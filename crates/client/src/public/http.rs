@@ -29,7 +29,8 @@ pub struct Timeouts {
     pub connect: Duration,
     /// Reading, and the head of every stream.
     pub read: Duration,
-    /// Spawning: the agent boots before the answer comes.
+    /// Spawning: the agent boots before the answer comes. No gateway waits for an hour, and
+    /// each says itself when its own deadline is over.
     pub spawn: Duration,
     /// Stopping: the agent may take its time.
     pub stop: Duration,
@@ -56,7 +57,7 @@ impl Default for Timeouts {
         Self {
             connect: Duration::from_secs(5),
             read: Duration::from_secs(20),
-            spawn: Duration::from_secs(300),
+            spawn: Duration::from_secs(3_900),
             stop: Duration::from_secs(90),
             events_idle: Duration::from_secs(60),
             answer_idle: Duration::from_secs(300),
@@ -68,6 +69,9 @@ impl Default for Timeouts {
         }
     }
 }
+
+/// How often a connection that is silent is asked whether its other end is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// A client of one gateway. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -157,6 +161,7 @@ impl GatewayClient {
         let builder = if resolver.is_here() { builder.no_proxy() } else { builder };
         let http = builder
             .dns_resolver(Arc::new(resolver))
+            .tcp_keepalive(KEEP_ALIVE)
             .user_agent(concat!("palatine/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| ClientError::Setup(error.into()))?;

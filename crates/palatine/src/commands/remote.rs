@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use client::{AgentEndpoint, ChatPrompt, ClientError, GatewayClient, LogSource, SpawnOptions};
+use client::{AgentEndpoint, ChatPrompt, ClientError, GatewayClient, LogSource};
 use domain::{Clock, PodId, SystemClock};
 use futures_util::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,6 +17,7 @@ use wire::v1::vault::Prices;
 use wire::{Environment, Secret};
 
 use super::pay::LimitedPayer;
+use super::starting::Starting;
 use super::{gateway, signer};
 use crate::answers::{Removed, RemovedAgent};
 use crate::cli::{Ask, Command, EnvEntry, Exec, Logs, Price, Run, Signer, Spawn, Start, Target};
@@ -101,11 +102,8 @@ impl Session<'_> {
             image_ref: run.image,
             ..of
         };
-        let how = SpawnOptions { detached: run.no_wait, idempotency_key: run.idempotency_key };
-        let answer = self.client.spawn(&request, &how).await?;
-        if let Some(token) = &answer.agent.token {
-            self.tokens.keep(answer.agent.id, token).context("keep the agent's token")?;
-        }
+        let starting = Starting::new(&self.client, &self.tokens, request, run.idempotency_key)?;
+        let answer = if run.no_wait { starting.begin().await? } else { starting.until_ready(interrupted()?).await? };
         show(self.json, &answer, output::spawned)?;
         Ok(answer.agent.id)
     }
@@ -227,13 +225,13 @@ impl Session<'_> {
     }
 }
 
-/// Comes when we are asked to end, by the keyboard, by a lost terminal or by name.
 /// Whether the gateway refused because the agent's key is not there.
 fn is_key_missing(error: &anyhow::Error) -> bool {
     let fault = error.chain().find_map(|cause| cause.downcast_ref::<Fault>());
     fault.is_some_and(|fault| fault.code == Code::KeyMissing)
 }
 
+/// Comes when we are asked to end, by the keyboard, by a lost terminal or by name.
 fn interrupted() -> Result<impl Future<Output = ()>> {
     let kinds = [SignalKind::interrupt(), SignalKind::hangup(), SignalKind::terminate()];
     let heard = kinds.map(signal).into_iter().collect::<Result<Vec<_>, _>>().context("listen for signals")?;

@@ -5,7 +5,6 @@
 //! signature is spent.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Extension;
 use axum::body::Body;
@@ -163,7 +162,7 @@ impl Gateway {
 
     /// Waits until the agent no longer starts.
     async fn started(&self, record: RunRecord) -> Result<RunRecord, ApiError> {
-        let deadline = Duration::from_millis(self.limits.agent_answer_ms);
+        let deadline = self.parts.control.spawn_timeout();
         let id = record.id;
         let mut news = self.parts.store.subscribe();
         let waiting = async {
