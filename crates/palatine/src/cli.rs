@@ -350,19 +350,20 @@ pub(crate) struct Exec {
 
 #[derive(Debug, Args)]
 pub(crate) struct Ask {
-    /// The agent
-    pub(crate) id: PodId,
-    /// What to ask
-    pub(crate) question: String,
+    /// The agent [default: the only one that runs]
+    #[arg(value_name = "AGENT")]
+    pub(crate) agent: Option<String>,
+    /// What to ask; - or nothing reads it from the standard input
+    pub(crate) question: Option<String>,
     /// The agent's token [default: the one kept when it was spawned from here]
     #[arg(long, env = "PALATINE_AGENT_TOKEN", hide_env_values = true)]
     pub(crate) token: Option<String>,
     /// Its URL, if it is not one of your own
     #[arg(long, value_hint = ValueHint::Url)]
     pub(crate) url: Option<String>,
-    /// The model to name in the request
-    #[arg(long, default_value = "default")]
-    pub(crate) model: String,
+    /// The model to name in the request [default: the first that the agent lists; its own choice, if you pay and are not shown the list]
+    #[arg(long)]
+    pub(crate) model: Option<String>,
     /// Pay for the answer by itself, if it costs no more than this, in USDC
     #[arg(long, value_name = "USDC")]
     pub(crate) pay_up_to: Option<Usdc>,

@@ -1,5 +1,6 @@
 //! What the commands do.
 
+pub(crate) mod asked;
 pub(crate) mod image;
 pub(crate) mod pay;
 pub(crate) mod pod;

@@ -100,7 +100,7 @@ impl GatewayClient {
         question: &ChatPrompt,
         payer: Option<&dyn Payer>,
     ) -> Result<EventStream<String>, ClientError> {
-        let url = chat_url(&endpoint.url)?;
+        let url = agent_url(&endpoint.url, CHAT)?;
         let content = Message { role: "user", content: &question.text };
         let body = ChatRequest { model: &question.model, stream: true, messages: [content] };
         let body = serde_json::to_vec(&body).map_err(|error| ClientError::protocol(OPERATION, error))?;
@@ -140,9 +140,45 @@ impl GatewayClient {
     }
 }
 
-fn chat_url(agent: &str) -> Result<Url, ClientError> {
+/// OpenAI's list of models.
+#[derive(Deserialize)]
+struct Models {
+    data: Vec<Model>,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    id: String,
+}
+
+impl GatewayClient {
+    /// The models that an agent lists, in its order.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; as [`GatewayClient::ask`].
+    pub async fn models(&self, endpoint: &AgentEndpoint) -> Result<Vec<String>, ClientError> {
+        let operation = "list the agent's models";
+        let mut request = self.http.get(agent_url(&endpoint.url, MODELS)?);
+        if let Some(token) = &endpoint.token {
+            request = request.bearer_auth(token.expose());
+        }
+        let answer = async {
+            let response = request.send().await.map_err(|error| ClientError::transport(operation, error))?;
+            whole(operation, willing(response).await?).await
+        };
+        let body = within(operation, self.limits.read, answer).await?;
+        let models: Models = serde_json::from_slice(&body).map_err(|error| ClientError::protocol(operation, error))?;
+        Ok(models.data.into_iter().map(|model| model.id).collect())
+    }
+}
+
+/// OpenAI's paths.
+const CHAT: &str = "/v1/chat/completions";
+const MODELS: &str = "/v1/models";
+
+fn agent_url(agent: &str, path: &str) -> Result<Url, ClientError> {
     let agent = if agent.contains("://") { agent.to_owned() } else { format!("https://{agent}") };
-    let url = Url::parse(&format!("{}/v1/chat/completions", agent.trim_end_matches('/')));
+    let url = Url::parse(&format!("{}{path}", agent.trim_end_matches('/')));
     url.map_err(|_| ClientError::protocol(OPERATION, format!("{agent:?} is not an agent's URL")))
 }
 
@@ -254,7 +290,7 @@ mod tests {
 
     #[test]
     fn an_agents_url_may_lack_its_scheme_as_the_seeds_do() {
-        let url = |agent| chat_url(agent).unwrap().to_string();
+        let url = |agent| agent_url(agent, CHAT).unwrap().to_string();
         assert_eq!(url("a1b2c3d4-e5f6-7890.romulus.ai"), "https://a1b2c3d4-e5f6-7890.romulus.ai/v1/chat/completions");
         assert_eq!(url("http://x.localhost:8080"), "http://x.localhost:8080/v1/chat/completions");
         // An agent's root may be a path.

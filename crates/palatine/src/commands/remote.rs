@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use client::{AgentEndpoint, ChatPrompt, ClientError, GatewayClient, LogSource};
 use domain::{Clock, PodId, SystemClock};
 use futures_util::StreamExt;
@@ -16,6 +16,7 @@ use wire::v1::public::{AgentsResponse, SpawnRequest};
 use wire::v1::vault::Prices;
 use wire::{Environment, Secret};
 
+use super::asked::{Asked, first_model, payers_model, read_question};
 use super::pay::LimitedPayer;
 use super::starting::Starting;
 use super::{gateway, signer};
@@ -180,14 +181,23 @@ impl Session<'_> {
     }
 
     async fn ask(&self, options: Ask) -> Result<()> {
-        let url = match options.url {
-            Some(url) => url,
-            None => self.client.status(options.id).await?.agent.url,
+        let named = options.url.is_some();
+        let asked = Asked::of(options.agent, options.question, || self.client.agents(), named).await?;
+        let text = asked.question.map_or_else(read_question, Ok)?;
+        let url = match (options.url, asked.agent) {
+            (Some(url), _) => url,
+            (None, Some(id)) => self.client.status(id).await?.agent.url,
+            (None, None) => bail!("whom? name one of your agents, or an agent's --url"),
         };
-        let token = options.token.map(Secret::from).or_else(|| self.tokens.find(options.id));
-        let question = ChatPrompt { model: options.model, text: options.question };
+        let kept = || asked.agent.and_then(|id| self.tokens.find(id));
+        let endpoint = AgentEndpoint { url, token: options.token.map(Secret::from).or_else(kept) };
+        let model = match options.model {
+            Some(model) => model,
+            None if options.pay_up_to.is_some() => payers_model(&self.client, &endpoint).await?,
+            None => first_model(&self.client, &endpoint).await?,
+        };
         let payer = LimitedPayer::new(&options.signer, self.state, options.pay_up_to);
-        let mut words = self.client.ask(&AgentEndpoint { url, token }, &question, Some(&payer)).await?;
+        let mut words = self.client.ask(&endpoint, &ChatPrompt { model, text }, Some(&payer)).await?;
         let mut out = std::io::stdout();
         while let Some(word) = words.next().await {
             out.write_all(word?.as_bytes())?;

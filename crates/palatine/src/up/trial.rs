@@ -12,6 +12,7 @@ use wire::v1::public::SpawnRequest;
 
 use super::progress::Step;
 use super::stack::LocalStackInfo;
+use crate::commands::asked::first_model;
 use crate::keypair;
 
 /// What the agent is asked.
@@ -48,9 +49,11 @@ async fn job(client: &GatewayClient) -> Result<()> {
     step.done();
     eprintln!("  {}", agent.url);
     eprintln!("  > {QUESTION}");
-    let question = ChatPrompt { model: "default".to_owned(), text: QUESTION.to_owned() };
+    let endpoint = AgentEndpoint { url: agent.url, token: agent.token };
     let ask = async {
-        let mut words = client.ask(&AgentEndpoint { url: agent.url, token: agent.token }, &question, None).await?;
+        let model = first_model(client, &endpoint).await?;
+        let question = ChatPrompt { model, text: QUESTION.to_owned() };
+        let mut words = client.ask(&endpoint, &question, None).await?;
         let mut answer = String::new();
         while let Some(word) = words.next().await {
             answer.push_str(&word?);
