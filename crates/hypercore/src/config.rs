@@ -54,6 +54,10 @@ pub struct Config {
     /// Percent of that memory that is given away: more than 100 overcommits, and a
     /// guest may then be killed for want of memory. Default 100.
     pub memory_percent: u32,
+    /// What the VMM of an emulated guest (`tcg`) keeps of translated code, in MiB, from 16 to
+    /// 2047; promised to each guest beside its memory. More makes large programs faster:
+    /// with 256 a browser opens a page six times as fast. Default 64.
+    pub translation_cache_mib: u64,
     /// Size of each agent's writable layer, in MiB; takes only the space that is used.
     /// Default 4096.
     pub layer_mib: u64,
@@ -127,6 +131,7 @@ impl Default for Config {
             vcpus_per_core: 4,
             memory_mib: 0,
             memory_percent: 100,
+            translation_cache_mib: 64,
             layer_mib: 4_096,
             data_mib: 4_096,
             disk_mib_per_second: 0,
@@ -198,8 +203,10 @@ impl Config {
         if self.first_uid < Self::MIN_UID || !room { Err(ConfigError::Uid) } else { Ok(()) }
     }
 
-    fn bounds(&self) -> [BoundedSetting; 19] {
+    fn bounds(&self) -> [BoundedSetting; 20] {
         [
+            // Above that QEMU takes what it likes.
+            ("translation_cache_mib", self.translation_cache_mib, 16..=2_047),
             // A disk on which a filesystem fits.
             ("layer_mib", self.layer_mib, Self::MIN_DISK_MIB..=u64::MAX),
             ("data_mib", self.data_mib, Self::MIN_DISK_MIB..=u64::MAX),
@@ -270,6 +277,10 @@ mod tests {
         let bounds = |key, given, allowed| OutOfBounds { section: "node", key, given, allowed }.into();
         let cases = [
             (Config { streams: 0, ..Config::default() }, bounds("streams", 0, 1..=u64::MAX)),
+            (
+                Config { translation_cache_mib: 4_096, ..Config::default() },
+                bounds("translation_cache_mib", 4_096, 16..=2_047),
+            ),
             (Config { data_mib: 1, ..Config::default() }, bounds("data_mib", 1, 16..=u64::MAX)),
             (Config { socket: "node.sock".into(), ..Config::default() }, ConfigError::Relative("socket")),
             (Config { first_uid: 1_000, ..Config::default() }, ConfigError::Uid),

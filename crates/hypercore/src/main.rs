@@ -145,6 +145,7 @@ fn settings(sections: &Sections, kernel: Kernel) -> QemuSettings {
         first_uid: node.first_uid,
         layer_mib: node.layer_mib,
         data_mib: node.data_mib,
+        translation_cache_mib: node.translation_cache_mib,
         disk_mib_per_second: node.disk_mib_per_second,
         least_free_mib: node.disk_free_mib,
         network: sections.network.clone(),

@@ -40,6 +40,7 @@ async fn driver(state: &Path, name: &str, number: u32) -> Qemu {
         first_uid: 1_878_000_000 + number * 1_000,
         layer_mib: 64,
         data_mib: 16,
+        translation_cache_mib: 64,
         disk_mib_per_second: 0,
         least_free_mib: 1,
         network,

@@ -36,6 +36,7 @@ fn settings(state: &Path) -> QemuSettings {
         first_uid: 1_879_100_000,
         layer_mib: 256,
         data_mib: 64,
+        translation_cache_mib: 64,
         disk_mib_per_second: 0,
         least_free_mib: 100,
         network: machine::network("pltq", "10.211.0.0/16"),

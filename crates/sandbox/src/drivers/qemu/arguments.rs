@@ -6,9 +6,6 @@ use super::jail::{INITRAMFS, VMLINUX};
 use super::probe::Accelerator;
 use crate::network::Tap;
 
-/// What QEMU keeps of translated code. The default would be as large as a guest.
-const TRANSLATION_CACHE_MIB: u32 = 64;
-
 /// A disk that is handed over as an open file.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Disk {
@@ -24,6 +21,9 @@ pub(super) struct CommandLine<'a> {
     pub(super) accelerator: Accelerator,
     pub(super) cores: u32,
     pub(super) memory_mib: u64,
+    /// What an emulated guest's VMM keeps of translated code, at most. QEMU's own default
+    /// would be an eighth of the machine's memory.
+    pub(super) translation_cache_mib: u64,
     /// The host's TSC, where the kernel cannot find out for itself.
     pub(super) tsc_khz: u64,
     /// Further words for the kernel.
@@ -55,7 +55,7 @@ impl CommandLine<'_> {
     fn board(&self) -> Vec<String> {
         let accelerator = match self.accelerator {
             Accelerator::Kvm => "kvm".to_owned(),
-            Accelerator::Tcg => format!("tcg,thread=multi,tb-size={TRANSLATION_CACHE_MIB}"),
+            Accelerator::Tcg => format!("tcg,thread=multi,tb-size={}", self.translation_cache_mib),
         };
         let kernel = self.kernel_words();
         words(&[
@@ -146,6 +146,7 @@ mod tests {
             accelerator,
             cores: 2,
             memory_mib: 512,
+            translation_cache_mib: 256,
             tsc_khz: 2_000_000,
             words: "",
             disks: &[Disk { serial: "base", fd: 7, read_only: true }, Disk { serial: "data", fd: 8, read_only: false }],
@@ -174,6 +175,12 @@ mod tests {
     fn only_an_emulated_guest_is_told_the_hosts_clock_rate() {
         assert!(command_line(Accelerator::Tcg).arguments().join(" ").contains("tsc_early_khz=2000000"));
         assert!(!command_line(Accelerator::Kvm).arguments().join(" ").contains("tsc"));
+    }
+
+    #[test]
+    fn an_emulated_guest_alone_has_a_cache_of_translated_code_of_the_size_that_is_set() {
+        assert!(command_line(Accelerator::Tcg).arguments().contains(&"tcg,thread=multi,tb-size=256".to_owned()));
+        assert!(!command_line(Accelerator::Kvm).arguments().join(" ").contains("tb-size"));
     }
 
     #[test]

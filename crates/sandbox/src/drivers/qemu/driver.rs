@@ -100,7 +100,7 @@ impl Runtime for Qemu {
         RuntimeInfo {
             name: verdict.accelerator.runtime(),
             reason: verdict.reason.clone(),
-            overhead_mib: overhead_mib(verdict.accelerator),
+            overhead_mib: overhead_mib(verdict.accelerator, settings),
             slots: settings.network.range.slots(),
         }
     }

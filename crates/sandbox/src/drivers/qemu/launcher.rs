@@ -13,10 +13,11 @@ use super::probe::Accelerator;
 use crate::cgroup::{CgroupLimits, Cgroups, DeviceNumber, DiskRate};
 use crate::{DriverFailure, files};
 
-/// What a guest's VMM takes beyond the guest's memory: QEMU itself, its threads, and
-/// under emulation its translations. Measured; the cgroup's limit is set with it.
+/// What a guest's VMM takes beyond the guest's memory: QEMU itself and its threads. Measured;
+/// the cgroup's limit is set with it.
 const KVM_OVERHEAD_MIB: u64 = 64;
-const TCG_OVERHEAD_MIB: u64 = 192;
+/// The same under emulation, without its cache of translated code.
+const TCG_OVERHEAD_MIB: u64 = 128;
 
 const MIB: u64 = 1024 * 1024;
 
@@ -60,6 +61,7 @@ impl VmmLauncher<'_> {
             accelerator,
             cores: config.cores,
             memory_mib: config.memory_mib,
+            translation_cache_mib: self.settings.translation_cache_mib,
             tsc_khz,
             words: config.words,
             disks: &disks,
@@ -69,7 +71,7 @@ impl VmmLauncher<'_> {
         };
         let limits = CgroupLimits {
             cores: config.cores,
-            memory_mib: config.memory_mib + overhead_mib(accelerator),
+            memory_mib: config.memory_mib + overhead_mib(accelerator, self.settings),
             disk: self.disk_rate(config.cores)?,
         };
         let launch = VmmLaunch {
@@ -122,16 +124,38 @@ fn listener(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Memory of the host that a guest takes beyond its own.
-pub(super) const fn overhead_mib(accelerator: Accelerator) -> u64 {
+pub(super) const fn overhead_mib(accelerator: Accelerator, settings: &QemuSettings) -> u64 {
     match accelerator {
         Accelerator::Kvm => KVM_OVERHEAD_MIB,
-        Accelerator::Tcg => TCG_OVERHEAD_MIB,
+        Accelerator::Tcg => TCG_OVERHEAD_MIB + settings.translation_cache_mib,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::drivers::qemu::{AcceleratorChoice, Kernel};
+
+    #[test]
+    fn an_emulated_guest_is_promised_its_cache_of_translated_code_beside_its_memory() {
+        let settings = |translation_cache_mib| QemuSettings {
+            state: "/nowhere".into(),
+            kernel: Kernel { vmlinux: "/v".into(), initramfs: "/i".into(), version: "1".into() },
+            accelerator: AcceleratorChoice::Tcg,
+            probe_deadline: Duration::from_secs(5),
+            first_uid: 1,
+            translation_cache_mib,
+            layer_mib: 16,
+            data_mib: 16,
+            disk_mib_per_second: 0,
+            least_free_mib: 0,
+            network: crate::network::Config::default(),
+        };
+        let promised = |cache| [Accelerator::Tcg, Accelerator::Kvm].map(|on| overhead_mib(on, &settings(cache)));
+        assert_eq!((promised(64), promised(256)), ([192, 64], [384, 64]));
+    }
 
     #[test]
     fn fault_1_8_a_disk_of_earlier_settings_may_be_written_to_its_end() {

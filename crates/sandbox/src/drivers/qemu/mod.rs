@@ -57,6 +57,9 @@ pub struct QemuSettings {
     pub layer_mib: u64,
     /// Size of a guest's `/data`.
     pub data_mib: u64,
+    /// What the VMM of an emulated guest keeps of translated code, at most; part of what a
+    /// guest is promised beyond its own memory.
+    pub translation_cache_mib: u64,
     /// MiB per second that each of a guest's cores may read from the disk of `state`,
     /// and as many that it may write; 0 is no limit.
     pub disk_mib_per_second: u64,
