@@ -104,6 +104,39 @@ async fn a_guest_reaches_the_world_and_neither_host_nor_neighbour_nor_private_no
     drop(internet);
 }
 
+#[tokio::test]
+async fn a_guest_reaches_the_private_services_that_its_operator_names_and_nothing_beside_them() {
+    needs::needs!(root, network, tun, cgroups);
+    const OWN: &str = "10.78.0.1";
+    let internet = InternetHost::start();
+    batch(&[], &format!("addr add {OWN}/32 dev near\n"));
+    let named = TcpListener::bind(format!("{OWN}:0")).unwrap();
+    let unnamed = TcpListener::bind(format!("{OWN}:0")).unwrap();
+    let [named, unnamed] = [&named, &unnamed].map(|listener| listener.local_addr().unwrap().to_string());
+    let [single, in_network, neither, .., other] = PRIVATE;
+    let reachable = [format!("{single}:{WORLD_PORT}"), format!("172.16.77.0/24:{WORLD_PORT}"), named.clone()];
+    let mut stack = Stack::start(&format!("[network]\nuplinks = [\"near\"]\nreachable = {reachable:?}\n")).await;
+    let holder = stack.holder(SMALL);
+    let id = stack.agent(&holder).await.id;
+    let open = [format!("{single}:{WORLD_PORT}"), format!("{in_network}:{WORLD_PORT}"), named];
+    for (target, how) in probe(&stack, &holder, &id, &open) {
+        assert_eq!(how, "answered", "{target}");
+    }
+    let mut closed = private_targets(named_port(&unnamed));
+    closed.retain(|target| !open.contains(target));
+    closed.extend([unnamed, format!("{single}:{}", WORLD_PORT + 1)]);
+    closed.extend([neither, other].map(|address| format!("{address}:{WORLD_PORT}")));
+    for (target, how) in probe(&stack, &holder, &id, &closed) {
+        assert_ne!(how, "answered", "{target}");
+    }
+    stack.end();
+    drop(internet);
+}
+
+fn named_port(address: &str) -> u16 {
+    address.parse::<std::net::SocketAddr>().unwrap().port()
+}
+
 /// What no guest may reach over IPv4: the host at this port, the neighbour, private, link-local
 /// and metadata addresses.
 fn private_targets(port: u16) -> Vec<String> {

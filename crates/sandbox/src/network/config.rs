@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use domain::{OutOfBounds, check_bounds};
 use serde::{Deserialize, Serialize};
-use wire::v1::pod::GATEWAY_ADDRESS;
+use wire::v1::pod::{GATEWAY_ADDRESS, PREFIX_LENGTH};
 
 /// What guests may reach.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,11 @@ pub struct Config {
     /// Name servers of the guests. Reachable on port 53 even where their address is
     /// private, but never on the host itself. Default `["1.1.1.1", "9.9.9.9"]`.
     pub resolvers: Vec<Ipv4Addr>,
+    /// Private services that guests may reach all the same over TCP, such as one's own
+    /// models: an address or a network, with the port: `10.0.0.5:8000`, `192.168.7.0/24:443`.
+    /// The host's own addresses only where they are named singly. What lies behind another
+    /// interface than the internet needs that in `uplinks`. Default `[]`.
+    pub reachable: Vec<PrivateTarget>,
     /// Whether guests may send mail (TCP port 25). Default `false`.
     pub smtp: bool,
     /// The private range from which each guest's uplink takes four addresses, with a
@@ -64,6 +69,7 @@ impl Default for Config {
             name: NetworkName("palatine".to_owned()),
             egress: Egress::Internet,
             resolvers: vec![Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(9, 9, 9, 9)],
+            reachable: Vec::new(),
             smtp: false,
             range: AddressRange { base: Ipv4Addr::new(10, 201, 0, 0), prefix: 16 },
             uplinks: Vec::new(),
@@ -93,6 +99,35 @@ pub enum ConfigError {
     /// Too many name servers.
     #[error("network.resolvers: at most {max} are used", max = Config::MAX_RESOLVERS)]
     Resolvers,
+    /// A private service of another shape.
+    #[error(
+        "network.reachable: {0:?} is not an IPv4 address or network with a port, such as 10.0.0.5:8000 or \
+         192.168.7.0/24:443"
+    )]
+    Target(String),
+    /// One over IPv6.
+    #[error("network.reachable: {0:?} is reached over IPv6, which guests do not have")]
+    TargetV6(String),
+    /// One that is public, or that nobody may reach.
+    #[error(
+        "network.reachable: {0} is not private (10.0.0.0/8, 100.64.0.0/10, 172.16.0.0/12, 192.168.0.0/16): public \
+         addresses are reached anyway, and loopback, link-local and multicast ones never"
+    )]
+    NotPrivate(PrivateTarget),
+    /// One among the guests' own links.
+    #[error("network.reachable: {target} meets {range}, where guests' own links are; name what is meant more narrowly")]
+    TargetOfGuests {
+        /// Which.
+        target: PrivateTarget,
+        /// What it meets.
+        range: AddressRange,
+    },
+    /// Too many of them.
+    #[error("network.reachable: at most {max} can be named", max = Config::MAX_TARGETS)]
+    Targets,
+    /// Some, where nothing is reached.
+    #[error("network.reachable: with egress = \"none\" guests reach nothing; leave it empty, or set \"internet\"")]
+    TargetsWithoutEgress,
     /// A number out of its bounds.
     #[error(transparent)]
     Bounds(#[from] OutOfBounds),
@@ -104,6 +139,8 @@ pub enum ConfigError {
 impl Config {
     /// Name servers at most: what a guest's resolver looks at.
     pub const MAX_RESOLVERS: usize = 3;
+    /// Private services that can be named at most.
+    pub const MAX_TARGETS: usize = 64;
     /// The largest rate that is shaped.
     pub const MAX_MBIT: u64 = 400_000;
     /// The largest limit: more is none.
@@ -124,6 +161,7 @@ impl Config {
         if let Some(address) = self.resolvers.iter().find(unfit) {
             return Err(ConfigError::Resolver(*address));
         }
+        self.check_targets()?;
         check_bounds(
             "network",
             [
@@ -141,6 +179,114 @@ impl Config {
             Some(name) => Err(ConfigError::Uplink(name.clone())),
             None => Ok(()),
         }
+    }
+}
+
+impl Config {
+    fn check_targets(&self) -> Result<(), ConfigError> {
+        if self.reachable.len() > Self::MAX_TARGETS {
+            return Err(ConfigError::Targets);
+        }
+        if self.egress == Egress::None && !self.reachable.is_empty() {
+            return Err(ConfigError::TargetsWithoutEgress);
+        }
+        let link = AddressRange { base: GUESTS_LINK, prefix: PREFIX_LENGTH };
+        for target in &self.reachable {
+            if let Some(range) = [self.range, link].into_iter().find(|range| target.meets(*range)) {
+                return Err(ConfigError::TargetOfGuests { target: *target, range });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The network of every guest's own link.
+const GUESTS_LINK: Ipv4Addr = Ipv4Addr::new(10, 200, 0, 0);
+
+/// The private networks in which a service may be named.
+const PRIVATE: [(Ipv4Addr, u8); 4] = [
+    (Ipv4Addr::new(10, 0, 0, 0), 8),
+    (Ipv4Addr::new(100, 64, 0, 0), 10),
+    (Ipv4Addr::new(172, 16, 0, 0), 12),
+    (Ipv4Addr::new(192, 168, 0, 0), 16),
+];
+
+/// A private service that guests may reach: an address or a network, and a TCP port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PrivateTarget {
+    base: Ipv4Addr,
+    prefix: u8,
+    port: u16,
+}
+
+impl PrivateTarget {
+    /// Whether it is one address: then it may be the host's own.
+    pub(super) const fn is_single(self) -> bool {
+        self.prefix == 32
+    }
+
+    /// Its port.
+    pub(super) const fn port(self) -> u16 {
+        self.port
+    }
+
+    /// Its address or network, as `nft` reads it.
+    pub(super) fn network(self) -> String {
+        if self.is_single() { self.base.to_string() } else { format!("{}/{}", self.base, self.prefix) }
+    }
+
+    fn mask(self) -> u32 {
+        u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0)
+    }
+
+    fn meets(self, range: AddressRange) -> bool {
+        range.meets(self.base, self.mask())
+    }
+
+    fn is_private(self) -> bool {
+        PRIVATE.iter().any(|(base, prefix)| AddressRange { base: *base, prefix: *prefix }.holds(self.base) && self.prefix >= *prefix)
+    }
+}
+
+impl FromStr for PrivateTarget {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        let refuse = || ConfigError::Target(text.to_owned());
+        if text.matches(':').count() > 1 {
+            return Err(ConfigError::TargetV6(text.to_owned()));
+        }
+        let (network, port) = text.split_once(':').ok_or_else(refuse)?;
+        let (base, prefix) = network.split_once('/').unwrap_or((network, "32"));
+        let base: Ipv4Addr = base.parse().map_err(|_| refuse())?;
+        let prefix: u8 = prefix.parse().ok().filter(|prefix| (1..=32).contains(prefix)).ok_or_else(refuse)?;
+        let port: u16 = port.parse().ok().filter(|port| *port != 0).ok_or_else(refuse)?;
+        let target = Self { base, prefix, port };
+        if base.to_bits() & !target.mask() != 0 {
+            return Err(refuse());
+        }
+        if target.is_private() { Ok(target) } else { Err(ConfigError::NotPrivate(target)) }
+    }
+}
+
+impl TryFrom<String> for PrivateTarget {
+    type Error = ConfigError;
+
+    fn try_from(text: String) -> Result<Self, ConfigError> {
+        text.parse()
+    }
+}
+
+impl From<PrivateTarget> for String {
+    fn from(target: PrivateTarget) -> Self {
+        target.to_string()
+    }
+}
+
+impl fmt::Display for PrivateTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.network(), self.port)
     }
 }
 
@@ -272,6 +418,37 @@ mod tests {
         }
         let config = Config { range: "10.200.0.0/16".parse().unwrap(), ..Config::default() };
         assert!(matches!(config.check(), Err(ConfigError::Overlap(_))));
+    }
+
+    #[test]
+    fn a_private_service_is_named_by_address_or_network_and_port_and_nothing_else_is_one() {
+        for text in ["10.0.0.5:8000", "192.168.7.0/24:443", "100.64.1.1:80", "172.16.0.0/12:11434"] {
+            assert_eq!(text.parse::<PrivateTarget>().unwrap().to_string(), text);
+        }
+        for text in ["10.0.0.5", "10.0.0.5:0", "10.0.0.5:65536", "10.0.0.5/24:80", "10.0.0.0/0:80", "model:80", ":80", "10.0.0.0/33:80"] {
+            assert_eq!(text.parse::<PrivateTarget>(), Err(ConfigError::Target(text.to_owned())));
+        }
+        for text in ["[fd00::1]:80", "fd00::/8:80"] {
+            assert_eq!(text.parse::<PrivateTarget>(), Err(ConfigError::TargetV6(text.to_owned())));
+        }
+        for text in ["8.8.8.8:53", "127.0.0.1:80", "169.254.169.254:80", "224.0.0.1:80", "10.0.0.0/7:80", "0.0.0.0/1:80"] {
+            assert!(matches!(text.parse::<PrivateTarget>(), Err(ConfigError::NotPrivate(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_reachable_holds_no_guests_link_and_is_nothing_without_egress() {
+        let config = |targets: &[&str]| Config {
+            reachable: targets.iter().map(|target| target.parse().unwrap()).collect(),
+            ..Config::default()
+        };
+        assert_eq!(config(&["10.0.0.5:8000", "10.202.0.0/16:443"]).check(), Ok(()));
+        for target in ["10.201.3.4:80", "10.0.0.0/8:80", "10.200.0.1:49983", "10.201.0.0/16:8080"] {
+            assert!(matches!(config(&[target]).check(), Err(ConfigError::TargetOfGuests { .. })), "{target}");
+        }
+        assert_eq!(config(&["10.0.0.5:80"; 65]).check(), Err(ConfigError::Targets));
+        let closed = Config { egress: Egress::None, ..config(&["10.0.0.5:80"]) };
+        assert_eq!(closed.check(), Err(ConfigError::TargetsWithoutEgress));
     }
 
     #[test]

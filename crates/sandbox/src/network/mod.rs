@@ -28,7 +28,7 @@ mod rules;
 mod ruleset;
 mod shared;
 
-pub use config::{AddressRange, Config, ConfigError, Egress, NetworkName};
+pub use config::{AddressRange, Config, ConfigError, Egress, NetworkName, PrivateTarget};
 pub(crate) use dial::NamespaceSockets;
 pub use guest::DroppedPackets;
 pub(crate) use guest::{Namespace, Tap};

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 
 use wire::v1::pod::{GATEWAY_ADDRESS, GUEST_ADDRESS};
 
-use super::Config;
+use super::{Config, PrivateTarget};
 
 /// Interfaces, and the nodes whose guests' packets go through each.
 pub(super) type GuardedUplinks = BTreeMap<String, BTreeSet<String>>;
@@ -48,6 +48,9 @@ pub(super) const COUNTERS: [&str; 3] = ["over_packets", "over_rate", "over_conne
 pub(super) fn guest(config: &Config) -> String {
     let closed = closed_set();
     let resolvers = resolvers(config, "tap0");
+    let reachable = reachable(config, |_| true, |network, port| {
+        format!("    iifname \"tap0\" ip daddr {network} tcp dport {port} accept\n")
+    });
     let limits = Limits::of(config);
     let smtp = if config.smtp { "" } else { "    iifname \"tap0\" tcp dport 25 drop\n" };
     format!(
@@ -59,7 +62,7 @@ pub(super) fn guest(config: &Config) -> String {
     iifname \"tap0\" {packets}
     iifname \"tap0\" ip saddr != {GUEST_ADDRESS} drop
     iifname \"tap0\" ip daddr {GATEWAY_ADDRESS} accept
-{resolvers}    iifname \"tap0\" ip daddr @closed drop
+{resolvers}{reachable}    iifname \"tap0\" ip daddr @closed drop
   }}
   chain input {{
     type filter hook input priority filter; policy drop
@@ -121,6 +124,16 @@ pub(super) fn host(config: &Config) -> String {
     let (name, range, closed) = (&config.name, config.range, closed_set());
     let ours = format!("\"{name}-*\"");
     let resolvers = resolvers(config, &format!("{name}-*"));
+    let towards = |network: &str, port| format!("    ip daddr {network} tcp dport {port} accept\n");
+    // An address that is named singly may be the host's own; of a network only others' are meant.
+    let singly = reachable(config, PrivateTarget::is_single, towards);
+    let widely = reachable(config, |target| !target.is_single(), towards);
+    let input = reachable(config, PrivateTarget::is_single, |address, port| {
+        format!("    iifname {ours} ip daddr {address} tcp dport {port} accept\n")
+    });
+    let output = reachable(config, PrivateTarget::is_single, |address, port| {
+        format!("    oifname {ours} ip saddr {address} tcp sport {port} ct state established accept\n")
+    });
     format!(
         "table inet {name} {{
 }}
@@ -131,12 +144,12 @@ table inet {name} {{
     iifname != {ours} accept
     meta nfproto ipv6 drop
     ip saddr != {range} drop
-    fib daddr type local drop
-{resolvers}    ip daddr @closed drop
+{singly}    fib daddr type local drop
+{resolvers}{widely}    ip daddr @closed drop
   }}
   chain input {{
     type filter hook input priority -10; policy accept
-    iifname {ours} drop
+{input}    iifname {ours} drop
   }}
   chain forward {{
     type filter hook forward priority -10; policy accept
@@ -148,7 +161,7 @@ table inet {name} {{
   chain output {{
     type filter hook output priority -10; policy accept
     oifname {ours} ct state related accept
-    oifname {ours} drop
+{output}    oifname {ours} drop
   }}
   chain leave {{
     type nat hook postrouting priority srcnat; policy accept
@@ -200,6 +213,16 @@ fn resolvers(config: &Config, link: &str) -> String {
     format!("    iifname \"{link}\" ip daddr {{ {addresses} }} meta l4proto {{ tcp, udp }} th dport 53 accept\n")
 }
 
+/// A rule for each private service of these that guests may reach.
+fn reachable(
+    config: &Config,
+    of: impl Fn(PrivateTarget) -> bool,
+    rule: impl Fn(&str, u16) -> String,
+) -> String {
+    let targets = config.reachable.iter().copied().filter(|target| of(*target));
+    targets.map(|target| rule(&target.network(), target.port())).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,6 +258,41 @@ mod tests {
         for public in ["1.1.1.1", "9.9.9.9", "100.63.255.255", "100.128.0.1", "172.32.0.1", "223.255.255.255"] {
             assert!(!closed(public.parse().unwrap()), "{public}");
         }
+    }
+
+    #[test]
+    fn a_private_service_is_open_before_the_rest_is_closed_and_the_hosts_own_only_where_it_is_named_singly() {
+        let targets = ["10.0.0.5:8000", "192.168.7.0/24:443"].map(|target| target.parse().unwrap());
+        let config = Config { reachable: targets.into(), ..Config::default() };
+        let places = |rules: &str, order: &[&str]| {
+            let found: Vec<usize> =
+                order.iter().map(|rule| rules.find(rule).unwrap_or_else(|| panic!("{rule} in {rules}"))).collect();
+            assert!(found.is_sorted(), "{rules}");
+        };
+        places(
+            &guest(&config),
+            &[
+                "ip saddr != 10.200.0.2 drop",
+                "ip daddr 10.0.0.5 tcp dport 8000 accept",
+                "ip daddr 192.168.7.0/24 tcp dport 443 accept",
+                "ip daddr @closed drop",
+            ],
+        );
+        places(
+            &host(&config),
+            &[
+                "ip saddr != 10.201.0.0/16 drop",
+                "ip daddr 10.0.0.5 tcp dport 8000 accept",
+                "fib daddr type local drop",
+                "ip daddr 192.168.7.0/24 tcp dport 443 accept",
+                "ip daddr @closed drop",
+                "iifname \"palatine-*\" ip daddr 10.0.0.5 tcp dport 8000 accept",
+                "iifname \"palatine-*\" drop",
+                "oifname \"palatine-*\" ip saddr 10.0.0.5 tcp sport 8000 ct state established accept",
+            ],
+        );
+        assert_eq!(host(&config).matches("192.168.7.0/24").count(), 1, "a network opens nothing of the host");
+        assert!(!host(&Config::default()).contains("tcp dport"));
     }
 
     #[test]
