@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use domain::ImageDigest;
 use image::{ImageError, ImageStore};
+use wire::v1::node::ImageNeeds;
 use wire::v1::pod::ImageRunConfig;
 
 /// An image, as far as a node needs it.
@@ -14,6 +15,8 @@ pub struct BaseImage {
     pub disk: PathBuf,
     /// How it is run.
     pub run: ImageRunConfig,
+    /// What it needs.
+    pub needs: ImageNeeds,
 }
 
 /// Where images are found. Calls may read the disk.
@@ -34,7 +37,7 @@ pub trait ImageCatalog: Send + Sync + 'static {
 impl ImageCatalog for ImageStore {
     fn find(&self, digest: &ImageDigest) -> Result<Option<BaseImage>, ImageError> {
         match self.get(digest) {
-            Ok(image) => Ok(Some(BaseImage { disk: image.disk, run: image.run })),
+            Ok(image) => Ok(Some(BaseImage { disk: image.disk, run: image.run, needs: image.needs })),
             Err(ImageError::UnknownDigest(_)) => Ok(None),
             Err(error) => Err(error),
         }

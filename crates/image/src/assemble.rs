@@ -6,6 +6,8 @@ use std::path::Path;
 
 use domain::ImageDigest;
 use oci_spec::image::{ImageConfiguration, ImageManifest};
+use wire::v1::node::ImageNeeds;
+use wire::v1::pod::ImageRunConfig;
 
 use crate::blobs::{BlobStore, settle};
 use crate::contract::{self, Accounts};
@@ -39,9 +41,10 @@ pub(crate) fn assemble(
     // Before the disk, which takes longer: most images that fail, fail here.
     let accounts = Accounts::of(&root).map_err(|source| ImageError::file("read the accounts of", &path, source))?;
     let run = contract::run(image.config.config().as_ref(), &accounts)?;
+    let needs = contract::needs(image.config.config().as_ref())?;
     to.step("make the disk", None);
     make_disk(&path, &scratch.join("disk"), disk, manifest)?;
-    image.record(run)
+    image.record(run, needs)
 }
 
 fn make_disk(root: &Path, unfinished: &Path, disk: &Path, image: BlobDigest) -> Result<(), ImageError> {
@@ -96,12 +99,13 @@ impl Parts {
         Ok(())
     }
 
-    fn record(&self, run: wire::v1::pod::ImageRunConfig) -> Result<ImageRecord, ImageError> {
+    fn record(&self, run: ImageRunConfig, needs: ImageNeeds) -> Result<ImageRecord, ImageError> {
         let layers = self.manifest.layers();
         let blobs =
             layers.iter().chain([self.manifest.config()]).map(|one| Ok(ImageDigest::from(BlobDigest::named(one)?)));
         Ok(ImageRecord {
             run,
+            needs,
             created: self.config.created().clone(),
             blobs: blobs.collect::<Result<_, ImageError>>()?,
             layers: layers.len(),

@@ -9,6 +9,9 @@
 //! | `ai.palatine.health` | the path that answers 2xx while it is alive | `/health` |
 //! | `ai.palatine.ready` | the path that answers 2xx when it is usable | the health path |
 //! | `ai.palatine.state-dir` | where it keeps state | `/data` |
+//! | `ai.palatine.min-memory` | the least memory it works with, in MiB | any |
+//! | `ai.palatine.min-tier` | the lowest tier that it works in | any |
+//! | `ai.palatine.runtimes` | the runtimes that it works in, such as `qemu-kvm,container` | any |
 //!
 //! The user is looked up here, in the image's own files, so that what is wrong
 //! with it is found on import and not at a boot. One that names nobody runs as root, as OCI
@@ -16,7 +19,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use domain::TierName;
 use oci_spec::image::Config as OciConfig;
+use wire::v1::node::ImageNeeds;
 use wire::v1::pod::ImageRunConfig;
 
 use crate::layer::ImageRoot;
@@ -30,6 +35,13 @@ pub const HEALTH: &str = "ai.palatine.health";
 /// The state directory's label.
 pub const STATE_DIR: &str = "ai.palatine.state-dir";
 
+/// The label of the least memory.
+pub const MIN_MEMORY: &str = "ai.palatine.min-memory";
+/// The label of the lowest tier.
+pub const MIN_TIER: &str = "ai.palatine.min-tier";
+/// The label of the runtimes.
+pub const RUNTIMES: &str = "ai.palatine.runtimes";
+
 const DEFAULT_PORT: u16 = 8080;
 const DEFAULT_HEALTH: &str = "/health";
 const DEFAULT_STATE_DIR: &str = "/data";
@@ -40,6 +52,9 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 const MAX_BYTES: usize = 64 << 10;
 /// Bytes of a path at most.
 const MAX_PATH: usize = 1024;
+/// Bytes of a runtime's name at most, and how many there may be.
+const MAX_RUNTIME: usize = 32;
+const MAX_RUNTIMES: usize = 16;
 /// Bytes of `/etc/passwd` and `/etc/group` that are read.
 const MAX_ACCOUNTS: u64 = 1 << 20;
 
@@ -67,6 +82,16 @@ pub enum ContractError {
     Port {
         /// What it says.
         value: String,
+    },
+    /// Memory, a tier or runtimes that are none.
+    #[error("{label} is {value:?}, which is not {expected}")]
+    Needs {
+        /// The label.
+        label: &'static str,
+        /// What it says.
+        value: String,
+        /// What it should be.
+        expected: &'static str,
     },
     /// A path that is not absolute, or too long.
     #[error("{what} is {value:?}, which is no absolute path of printable characters")]
@@ -164,6 +189,36 @@ pub(crate) fn run(config: Option<&OciConfig>, accounts: &Accounts) -> Result<Ima
     let bytes = run.argv.iter().map(String::len).sum::<usize>()
         + run.env.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
     if bytes > MAX_BYTES { Err(ContractError::TooLarge) } else { Ok(run) }
+}
+
+/// What an image needs.
+pub(crate) fn needs(config: Option<&OciConfig>) -> Result<ImageNeeds, ContractError> {
+    let labels = config.and_then(|config| config.labels().clone()).unwrap_or_default();
+    let wrong = |label, value: &str, expected| {
+        let value = value.chars().take(100).collect();
+        ContractError::Needs { label, value, expected }
+    };
+    let memory = labels.get(MIN_MEMORY).map(|value| {
+        let mib = value.parse().ok().filter(|mib| *mib > 0);
+        mib.ok_or_else(|| wrong(MIN_MEMORY, value, "a number of MiB"))
+    });
+    let tier = labels.get(MIN_TIER).map(|value| {
+        TierName::try_from(value.clone()).map_err(|_| wrong(MIN_TIER, value, "the name of a tier"))
+    });
+    let runtimes = labels.get(RUNTIMES).map(|value| {
+        let names: Vec<&str> = value.split(',').map(str::trim).collect();
+        let plain = |name: &&str| {
+            (1..=MAX_RUNTIME).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        };
+        let fine = names.len() <= MAX_RUNTIMES && names.iter().all(plain);
+        let names = fine.then(|| names.into_iter().map(str::to_owned).collect());
+        names.ok_or_else(|| wrong(RUNTIMES, value, "names of runtimes such as qemu-kvm, with commas between them"))
+    });
+    Ok(ImageNeeds {
+        min_memory_mib: memory.transpose()?,
+        min_tier: tier.transpose()?,
+        runtimes: runtimes.transpose()?.unwrap_or_default(),
+    })
 }
 
 fn argv(config: &OciConfig) -> Result<Vec<String>, ContractError> {
@@ -309,6 +364,27 @@ mod tests {
         }
         for user in ["nobody", "node:wheel"] {
             assert_eq!(running(json!({"Cmd": ["/a"], "User": user})), Err(ContractError::User(user.into())));
+        }
+    }
+
+    #[test]
+    fn what_an_image_needs_is_read_from_its_labels() {
+        let labelled = |labels: serde_json::Value| needs(Some(&config(json!({"Cmd": ["/a"], "Labels": labels}))));
+        assert!(labelled(json!({})).unwrap().is_empty() && needs(None).unwrap().is_empty());
+        let found = labelled(json!({MIN_MEMORY: "1536", MIN_TIER: "standard", RUNTIMES: "qemu-kvm, container"})).unwrap();
+        assert_eq!((found.min_memory_mib, found.min_tier.as_ref().map(ToString::to_string)), (Some(1_536), Some("standard".to_owned())));
+        assert!(["qemu-kvm", "container", "container-runc"].iter().all(|runtime| found.allow(runtime)));
+        assert!(["qemu-tcg", "qemu", "containers", "con"].iter().all(|runtime| !found.allow(runtime)));
+        for (label, value) in [
+            (MIN_MEMORY, "2 GiB"),
+            (MIN_MEMORY, "0"),
+            (MIN_TIER, "Big One"),
+            (RUNTIMES, ""),
+            (RUNTIMES, "qemu-kvm,,"),
+            (RUNTIMES, "QEMU"),
+        ] {
+            let said = labelled(json!({label: value}));
+            assert!(matches!(&said, Err(ContractError::Needs { label: named, .. }) if *named == label), "{label} {value}");
         }
     }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use domain::ImageDigest;
 use serde::{Deserialize, Serialize};
+use wire::v1::node::ImageNeeds;
 use wire::v1::pod::ImageRunConfig;
 
 /// An image that can be booted.
@@ -17,6 +18,8 @@ pub struct Image {
     pub disk_bytes: u64,
     /// How it is run.
     pub run: ImageRunConfig,
+    /// What it needs.
+    pub needs: ImageNeeds,
     /// When it was built, as it says itself (RFC 3339).
     pub created: Option<String>,
     /// Layers it is made of.
@@ -47,6 +50,8 @@ pub struct Removal {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ImageRecord {
     pub(crate) run: ImageRunConfig,
+    #[serde(default)]
+    pub(crate) needs: ImageNeeds,
     #[serde(default)]
     pub(crate) created: Option<String>,
     /// The blobs it needs: config and layers.

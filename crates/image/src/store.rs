@@ -168,7 +168,8 @@ impl ImageStore {
         let record = self.record(digest).ok_or_else(unknown)?;
         let disk = self.disk(digest);
         let disk_bytes = fs::metadata(&disk).map_err(|_| unknown())?.len();
-        Ok(Image { digest: *digest, disk, disk_bytes, run: record.run, created: record.created, layers: record.layers })
+        let ImageRecord { run, needs, created, layers, .. } = record;
+        Ok(Image { digest: *digest, disk, disk_bytes, run, needs, created, layers })
     }
 
     /// Removes a name; and the image with it, when no other name means it.

@@ -49,6 +49,7 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
         | Code::UnsupportedMediaType
         | Code::UnknownHost
         | Code::ExceedsCapacity
+        | Code::ImageNeeds
         | Code::HeadersTooLarge => Exit::Usage,
         Code::MissingSignature
         | Code::MalformedSignature
@@ -136,6 +137,10 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
             format!("try again in {} s", fault.retry_after.unwrap_or(5))
         }
         Code::ExceedsCapacity => "ask for less: palatine spawn --cores N --memory MIB".to_owned(),
+        Code::ImageNeeds => match fault.known.as_deref().unwrap_or_default() {
+            [] => "see what the tiers give: palatine tiers".to_owned(),
+            [first, ..] => format!("spawn one that works: palatine spawn --type {first}"),
+        },
         Code::PaymentRequired => "say what you would pay at most: --pay-up-to 0.50".to_owned(),
         Code::NotLinked => "link it to an owner: palatine wallet link".to_owned(),
         Code::NoChain => "everything but vaults and payments works; the operator sets [evm] to have a chain".to_owned(),

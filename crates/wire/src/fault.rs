@@ -31,7 +31,8 @@ pub struct Fault {
     /// 403 `disk_quota`: agents whose data could go, the largest first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Vec<KeptAgent>>,
-    /// 400 `unknown_agent_type`: the names that are known.
+    /// 400 `unknown_agent_type`: the names that are known; 422 `image_needs`: those that would
+    /// work.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known: Option<Vec<String>>,
     /// 429 and 503: whole seconds to wait, as in `Retry-After`.
@@ -213,6 +214,9 @@ codes! {
     UnknownHost = "unknown_host", 421;
     /// This `Idempotency-Key` was used with another request.
     IdempotencyMismatch = "idempotency_mismatch", 422;
+    /// The image needs more than it would get, or another runtime; what would work is beside
+    /// this.
+    ImageNeeds = "image_needs", 422;
     /// No node could hold it, even empty; ask for less.
     ExceedsCapacity = "exceeds_capacity", 422;
     /// Too many requests.

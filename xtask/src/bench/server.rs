@@ -93,6 +93,7 @@ impl Node for InstantNode {
             disk: None,
             sandboxes: 0,
             images: BTreeMap::from([("echo".to_owned(), ImageDigest([0x11; 32]))]),
+            image_needs: BTreeMap::new(),
         })
     }
 

@@ -17,8 +17,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use wire::fault::{Code, Fault};
 use wire::v1::node::{
-    AgentMark, DataDisk, DataPolicy, DeleteResponse, KeptData, MarksPage, NodeInfo, Quarantined, Sandbox, SandboxPhase,
-    SandboxSpec, Sandboxes,
+    AgentMark, DataDisk, DataPolicy, DeleteResponse, ImageNeeds, KeptData, MarksPage, NodeInfo, Quarantined, Sandbox, SandboxPhase, SandboxSpec, Sandboxes,
 };
 
 use crate::fake::behaviour::{CallOutcome, Chaos, FakeNodeSpec};
@@ -84,6 +83,11 @@ impl FakeNode {
     /// Decides which images it holds.
     pub fn set_images(&self, images: BTreeMap<String, ImageDigest>) {
         self.state().images = images;
+    }
+
+    /// Decides what those images need.
+    pub fn set_image_needs(&self, needs: BTreeMap<String, ImageNeeds>) {
+        self.state().image_needs = needs;
     }
 
     /// Makes it refuse every creation with this code, or none.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use domain::{ImageDigest, Mark, MarkKind, PodId, RunId, UnixMillis};
 use wire::fault::Code;
-use wire::v1::node::{AgentMark, NodeInfo, RuntimeName, Sandbox, SandboxPhase, SandboxSpec};
+use wire::v1::node::{AgentMark, ImageNeeds, NodeInfo, RuntimeName, Sandbox, SandboxPhase, SandboxSpec};
 
 use crate::fake::behaviour::{CallOutcome, Chaos, FakeNodeSpec};
 
@@ -19,6 +19,7 @@ pub(super) struct FakeNodeState {
     pub(super) refuse: Option<Code>,
     pub(super) next_creation: Option<CallOutcome>,
     pub(super) images: BTreeMap<String, ImageDigest>,
+    pub(super) image_needs: BTreeMap<String, ImageNeeds>,
     pub(super) sandboxes: BTreeMap<RunId, Sandbox>,
     /// Disks that were set aside, and those that are held by no sandbox at all.
     pub(super) kept: BTreeMap<PodId, UnixMillis>,
@@ -43,6 +44,7 @@ impl FakeNodeState {
             refuse: None,
             next_creation: None,
             images: BTreeMap::new(),
+            image_needs: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             kept: BTreeMap::new(),
             quarantined: BTreeMap::new(),
@@ -70,6 +72,7 @@ impl FakeNodeState {
             disk: None,
             sandboxes: u32::try_from(self.sandboxes.len()).unwrap_or(u32::MAX),
             images: self.images.clone(),
+            image_needs: self.image_needs.clone(),
         }
     }
 

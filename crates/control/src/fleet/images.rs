@@ -1,12 +1,43 @@
 //! The images that the nodes hold, and whether they have disk for another agent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use domain::ImageDigest;
-use wire::v1::node::{NodeDisk, NodeInfo};
+use wire::v1::node::{ImageNeeds, NodeDisk, NodeInfo};
 
 /// The images' names and digests.
 pub type ImageTable = BTreeMap<String, ImageDigest>;
+
+/// An image that needs something, and where it is held.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct DemandingImage {
+    /// What it needs.
+    pub(crate) needs: ImageNeeds,
+    /// The runtimes of the nodes that hold it.
+    pub(crate) runtimes: BTreeSet<&'static str>,
+}
+
+/// The images that need something.
+pub(crate) type DemandingImages = BTreeMap<ImageDigest, DemandingImage>;
+
+/// The images that need something, of all nodes.
+pub(crate) fn demanding<'a>(nodes: impl Iterator<Item = &'a NodeInfo> + Clone) -> DemandingImages {
+    let mut found = DemandingImages::new();
+    for node in nodes.clone() {
+        let named = |(name, needs): (&String, &ImageNeeds)| Some((*node.images.get(name)?, needs.clone()));
+        for (digest, needs) in node.image_needs.iter().filter_map(named) {
+            found.entry(digest).or_insert(DemandingImage { needs, runtimes: BTreeSet::new() });
+        }
+    }
+    for node in nodes {
+        for digest in node.images.values() {
+            if let Some(image) = found.get_mut(digest) {
+                image.runtimes.insert(node.runtime.as_str());
+            }
+        }
+    }
+    found
+}
 
 /// The images of all nodes. Where two disagree on a name, the first wins.
 pub(crate) fn merged<'a>(nodes: impl DoubleEndedIterator<Item = &'a NodeInfo>) -> ImageTable {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use client::NodeError;
-use domain::{Backoff, NodeView, PlacementError, ResourceRequest, RunId, place};
+use domain::{Backoff, ImageDigest, NodeView, PlacementError, ResourceRequest, RunId, place};
 use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, Stream};
 use tokio::sync::Notify;
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use wire::v1::node::NodeInfo;
 
 use crate::config::Config;
-use crate::fleet::images::{ImageTable, has_disk, merged};
+use crate::fleet::images::{DemandingImages, ImageTable, demanding, has_disk, merged};
 use crate::fleet::node::{Node, within};
 use crate::fleet::report::Report;
 
@@ -41,6 +41,7 @@ pub struct Fleet {
     members: Vec<Member>,
     reports: Mutex<HashMap<String, Report>>,
     images: RwLock<Option<Arc<ImageTable>>>,
+    demanding: RwLock<Arc<DemandingImages>>,
     period: Duration,
     deadline: Duration,
 }
@@ -69,13 +70,16 @@ struct Reading {
 pub(crate) struct NodeSelector {
     /// Only this one.
     pub(crate) only: Option<String>,
-    /// None of these.
+    /// None of these, which have refused.
     pub(crate) except: Vec<String>,
+    /// None of these, in whose runtime the image does not work.
+    pub(crate) unfit: Vec<String>,
 }
 
 impl NodeSelector {
     fn matches(&self, node: &str) -> bool {
-        self.only.as_deref().is_none_or(|only| only == node) && !self.except.iter().any(|one| one == node)
+        let is_out = self.except.iter().chain(&self.unfit).any(|one| one == node);
+        self.only.as_deref().is_none_or(|only| only == node) && !is_out
     }
 }
 
@@ -119,6 +123,7 @@ impl Fleet {
             members: nodes.into_iter().map(member).collect(),
             reports: Mutex::default(),
             images: RwLock::default(),
+            demanding: RwLock::default(),
             period: config.inventory(),
             deadline: config.look(),
         }
@@ -135,6 +140,23 @@ impl Fleet {
     #[must_use]
     pub fn images(&self) -> Option<Arc<ImageTable>> {
         self.images.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The images that need something, by what each node said last.
+    pub(crate) fn demanding(&self) -> Arc<DemandingImages> {
+        Arc::clone(&self.demanding.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The nodes in whose runtime an image does not work.
+    pub(crate) fn unfit(&self, image: ImageDigest) -> Vec<String> {
+        let demanding = self.demanding();
+        let Some(image) = demanding.get(&image) else { return Vec::new() };
+        let reports = self.reports();
+        let unfit = |node: &&str| {
+            let info = reports.get(*node).and_then(Report::info);
+            info.is_some_and(|info| !image.needs.allow(info.runtime.as_str()))
+        };
+        self.nodes().map(|node| node.name()).filter(unfit).map(str::to_owned).collect()
     }
 
     /// Whether one of the nodes has disk for an agent, were it the only one there, by
@@ -315,7 +337,13 @@ impl Fleet {
     fn publish_images(&self) {
         let reports = self.reports();
         let said: Vec<_> = self.nodes().filter_map(|node| reports.get(node.name())).filter_map(Report::info).collect();
+        let demanding = demanding(said.iter().copied());
         let table = merged(said.into_iter());
+        let mut known = self.demanding.write().unwrap_or_else(PoisonError::into_inner);
+        if **known != demanding {
+            *known = Arc::new(demanding);
+        }
+        drop(known);
         let mut images = self.images.write().unwrap_or_else(PoisonError::into_inner);
         if images.as_deref() != Some(&table) {
             *images = Some(Arc::new(table));

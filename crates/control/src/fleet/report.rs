@@ -166,6 +166,7 @@ mod tests {
             disk: None,
             sandboxes: 0,
             images: BTreeMap::new(),
+            image_needs: BTreeMap::new(),
         }
     }
 

@@ -8,6 +8,7 @@ use domain::{ImageDigest, Tier, TierName, Tiers, Wallet};
 
 use crate::context::Context;
 use crate::fleet::images::ImageTable;
+use crate::pods::needs::{Conditions, UnmetNeed};
 
 /// What a holder asks for.
 #[derive(Clone, Copy, Debug)]
@@ -78,6 +79,14 @@ pub enum AdmitError {
         /// What the lowest tier asks for.
         required: u64,
     },
+    /// The image needs what the holder would not get.
+    #[error("the image cannot work: {unmet}")]
+    Unmet {
+        /// What it needs.
+        unmet: UnmetNeed,
+        /// The names of the images that would work.
+        working: Vec<String>,
+    },
     /// More than the tier gives, or less than an agent needs.
     #[error("{field} must be from {least} to {most}, which your tier gives, not {asked}")]
     Share {
@@ -103,7 +112,19 @@ impl Context {
                 (brought_image(&table, digest, &tier, ask.may_bring)?, (tier, tier_config))
             }
         };
-        Ok(Grant { image, tier, tier_config })
+        let grant = Grant { image, tier, tier_config };
+        self.check_needs(&grant)?;
+        Ok(grant)
+    }
+
+    /// Whether the image can work with what it would get.
+    fn check_needs(&self, grant: &Grant) -> Result<(), AdmitError> {
+        let demanding = self.fleet.demanding();
+        let Some(image) = demanding.get(&grant.image) else { return Ok(()) };
+        let conditions = Conditions { tiers: &self.tiers, tier: &grant.tier, share: &grant.tier_config };
+        let Some(unmet) = conditions.unmet(image) else { return Ok(()) };
+        let table = self.fleet.images().unwrap_or_default();
+        Err(AdmitError::Unmet { unmet, working: conditions.working(&table, &demanding) })
     }
 
     async fn share(&self, ask: &SpawnAsk<'_>) -> Result<(TierName, Tier), AdmitError> {

@@ -5,6 +5,7 @@ mod boot;
 pub(crate) mod error;
 pub(crate) mod inflight;
 pub(crate) mod locks;
+pub(crate) mod needs;
 mod place;
 pub(crate) mod spawn;
 pub(crate) mod status;

@@ -32,7 +32,7 @@ impl Search {
         match why {
             _ if self.full => SpawnFailure::no_room(PlacementError::Full),
             _ if self.away.is_some() => self.unavailable(self.away.clone()),
-            PlacementError::NoNodes if !self.selector.except.is_empty() => {
+            PlacementError::NoNodes if !self.selector.except.is_empty() || !self.selector.unfit.is_empty() => {
                 SpawnFailure::new(FailReason::NodeRefused, SpawnError::NoImage(image))
             }
             PlacementError::NoNodes | PlacementError::TooLarge { .. } | PlacementError::Full => {
@@ -56,7 +56,8 @@ impl Context {
         let ReservedRun { record, env, traceparent } = run;
         let keeper = self.keeper(&record);
         let data = if keeper.is_some() { DataDisk::Kept } else { DataDisk::KeptOrEmpty };
-        let mut search = Search { selector: NodeSelector { only: keeper, except: Vec::new() }, ..Search::default() };
+        let selector = NodeSelector { only: keeper, except: Vec::new(), unfit: self.fleet.unfit(record.image) };
+        let mut search = Search { selector, ..Search::default() };
         let spec = SandboxSpec {
             pod: record.pod,
             data,

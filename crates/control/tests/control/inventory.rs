@@ -1,12 +1,14 @@
 //! What the control plane knows of its nodes without asking them, and when it asks.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use domain::{FailReason, PlacementError, State, StopReason};
+use domain::{FailReason, ImageDigest, PlacementError, State, StopReason};
 use palatine_control::fake::{CallOutcome, Chaos, FakeNode, FakeNodeSpec};
-use palatine_control::{Config, Node, SpawnError};
+use palatine_control::{AdmitError, Config, ImageAsk, Node, SpawnAsk, SpawnError, UnmetNeed};
+use wire::v1::node::ImageNeeds;
 
-use crate::cluster::{ClusterSetup, TestCluster, id};
+use crate::cluster::{ClusterSetup, TestCluster, id, wallet};
 
 /// Room for one agent.
 fn small() -> FakeNodeSpec {
@@ -227,4 +229,33 @@ async fn nothing_is_placed_on_a_node_that_hangs_because_no_other_has_room() {
     assert!(matches!(refused, SpawnError::NoCapacity(PlacementError::Full)), "{refused}");
     assert!(took < 12_000, "it waited for {took} ms");
     assert!(cluster.is_free(2).await, "no node was told of it");
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_work_is_refused_before_anything_is_written_with_the_names_of_those_that_would() {
+    let cluster = ClusterSetup::default().start();
+    let [coding, fast, nano] = [1, 2, 3].map(|n| ImageDigest([n; 32]));
+    let images = [("coding", coding), ("fast", fast), ("nano", nano)].map(|(name, digest)| (name.to_owned(), digest));
+    cluster.node().set_images(images.into());
+    cluster.node().set_image_needs(BTreeMap::from([
+        ("coding".to_owned(), ImageNeeds { min_memory_mib: Some(1_536), ..ImageNeeds::default() }),
+        ("fast".to_owned(), ImageNeeds { runtimes: vec!["qemu-kvm".to_owned()], ..ImageNeeds::default() }),
+    ]));
+    cluster.pass(Duration::from_secs(5)).await;
+    let none = BTreeSet::new();
+    let admit = async |name: &str, memory_mib| {
+        let ask =
+            SpawnAsk { holder: wallet(1), image: ImageAsk::Named(name), cores: None, memory_mib, may_bring: &none };
+        cluster.finish(cluster.control.admit(&ask)).await
+    };
+    assert_eq!(admit("coding", None).await.unwrap().image, coding);
+    let too_little = admit("coding", Some(1_024)).await.unwrap_err();
+    let AdmitError::Unmet { unmet: UnmetNeed::Memory { needs: 1_536, gets: 1_024, .. }, working } = too_little else {
+        panic!("{too_little}")
+    };
+    assert_eq!(working, ["nano"]);
+    // No node has the runtime that it works in.
+    let elsewhere = admit("fast", None).await.unwrap_err();
+    assert!(matches!(&elsewhere, AdmitError::Unmet { unmet: UnmetNeed::Runtime { .. }, .. }), "{elsewhere}");
+    assert!(cluster.is_free(1).await);
 }

@@ -1,10 +1,15 @@
 //! The node, as it describes itself.
 
+use std::collections::BTreeMap;
+
+use domain::ImageDigest;
+use image::ImageError;
 use sandbox::{DiskUsage, DriverError};
 use tokio::task::spawn_blocking;
-use wire::v1::node::{KeptDisks, NodeDisk, NodeInfo};
+use wire::v1::node::{ImageNeeds, KeptDisks, NodeDisk, NodeInfo};
 
 use super::{CreateError, Node};
+use crate::images::ImageCatalog;
 use crate::policy::{Allocated, DiskSpace};
 
 const MIB: u64 = 1024 * 1024;
@@ -19,8 +24,8 @@ impl Node {
     /// The node, as it describes itself.
     pub(crate) async fn info(&self) -> Result<NodeInfo, CreateError> {
         let images = self.shared.images.clone();
-        let named = spawn_blocking(move || images.named()).await;
-        let images = named.map_err(|error| CreateError::Disk(std::io::Error::other(error)))??;
+        let named = spawn_blocking(move || described(&*images)).await;
+        let (images, image_needs) = named.map_err(|error| CreateError::Disk(std::io::Error::other(error)))??;
         let (load, capacity, runtime_info) =
             (self.shared.registry.load(), self.shared.registry.capacity(), &self.shared.runtime_info);
         Ok(NodeInfo {
@@ -36,6 +41,7 @@ impl Node {
             disk: Some(self.disk(load).await?),
             sandboxes: load.sandboxes,
             images,
+            image_needs,
         })
     }
 
@@ -54,6 +60,17 @@ impl Node {
             kept_mib: kept.iter().map(|disk| disk.bytes).sum::<u64>() / MIB,
         })
     }
+}
+
+type Described = (BTreeMap<String, ImageDigest>, BTreeMap<String, ImageNeeds>);
+
+/// The images by name, and what they need. One that cannot be read needs nothing that is known.
+fn described(images: &dyn ImageCatalog) -> Result<Described, ImageError> {
+    let named = images.named()?;
+    let needs = |digest: &ImageDigest| images.find(digest).ok().flatten().map(|image| image.needs);
+    let needs = named.iter().filter_map(|(name, digest)| Some((name.clone(), needs(digest)?)));
+    let needs = needs.filter(|(_, needs)| !needs.is_empty()).collect();
+    Ok((named, needs))
 }
 
 pub(super) fn disk_room(room: DiskUsage) -> DiskSpace {

@@ -80,6 +80,7 @@ async fn a_reader_may_wait_for_readiness_and_no_answer_shows_the_environment() {
     assert!(!all.to_string().contains("hush"));
     let (_, node) = json(call(&daemon, Method::GET, "/v1/node", "").await).await;
     assert_eq!(node["sandboxes"], 1);
+    assert_eq!(node["image_needs"], serde_json::json!({"echo": {"min_memory_mib": 128}}));
     assert_eq!(node["free_memory_mib"], 4_096 - 128 - 2 * 16);
 }
 

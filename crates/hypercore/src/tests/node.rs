@@ -11,7 +11,7 @@ use metrics_exporter_prometheus::PrometheusBuilder;
 use sandbox::fake::FakeHost;
 use tempfile::TempDir;
 use tokio::time::timeout;
-use wire::v1::node::{AgentMark, DataDisk, Sandbox, SandboxPhase, SandboxSpec};
+use wire::v1::node::{AgentMark, DataDisk, ImageNeeds, Sandbox, SandboxPhase, SandboxSpec};
 use wire::{Environment, Secret};
 
 use super::pod::{Guests, PodBehavior, run};
@@ -33,9 +33,13 @@ pub(super) const SOON: Duration = Duration::from_secs(20);
 
 struct OneImage;
 
+fn needs() -> ImageNeeds {
+    ImageNeeds { min_memory_mib: Some(128), ..ImageNeeds::default() }
+}
+
 impl ImageCatalog for OneImage {
     fn find(&self, digest: &ImageDigest) -> Result<Option<BaseImage>, ImageError> {
-        Ok((*digest == IMAGE).then(|| BaseImage { disk: "/dev/null".into(), run: run() }))
+        Ok((*digest == IMAGE).then(|| BaseImage { disk: "/dev/null".into(), run: run(), needs: needs() }))
     }
 
     fn named(&self) -> Result<BTreeMap<String, ImageDigest>, ImageError> {

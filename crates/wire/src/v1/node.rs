@@ -15,7 +15,9 @@
 //! | `GET /v1/node` | [`NodeInfo`] |
 //! | `GET /health`, `/metrics`, `/openapi.json` | as everywhere |
 
-use domain::{FailReason, Generation, ImageDigest, Mark, NodeShortage, PodId, RunId, UnixMillis};
+use std::collections::BTreeMap;
+
+use domain::{FailReason, Generation, ImageDigest, Mark, NodeShortage, PodId, RunId, TierName, UnixMillis};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -331,7 +333,42 @@ pub struct NodeInfo {
     /// Live sandboxes.
     pub sandboxes: u32,
     /// The images it holds, by name.
-    pub images: std::collections::BTreeMap<String, ImageDigest>,
+    pub images: BTreeMap<String, ImageDigest>,
+    /// What those of them need that need anything, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub image_needs: BTreeMap<String, ImageNeeds>,
+}
+
+/// What an image needs to work, as its labels say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageNeeds {
+    /// `ai.palatine.min-memory`: the least memory, in MiB.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_memory_mib: Option<u32>,
+    /// `ai.palatine.min-tier`: the lowest tier, where the operator has one of that name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_tier: Option<TierName>,
+    /// `ai.palatine.runtimes`: the runtimes that it works in, by name (`qemu-kvm`) or by what
+    /// their names begin with (`qemu`); in any where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runtimes: Vec<String>,
+}
+
+impl ImageNeeds {
+    /// Whether it works anywhere.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether it works in this runtime.
+    #[must_use]
+    pub fn allow(&self, runtime: &str) -> bool {
+        let named = |name: &String| {
+            runtime.strip_prefix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        };
+        self.runtimes.is_empty() || self.runtimes.iter().any(named)
+    }
 }
 
 /// The disk under a node's state folder, in MiB.

@@ -1,7 +1,7 @@
 //! What a request for a spawn asks for, read and admitted: everything that can be refused
 //! before anything is written.
 
-use control::{AdmitError, Grant, ImageAsk, SpawnAsk};
+use control::{AdmitError, Grant, ImageAsk, SpawnAsk, UnmetNeed};
 use domain::{PodId, RunId};
 use http::header::HeaderMap;
 use store::{IdempotencyKey, RunPod, RunReservation};
@@ -188,6 +188,24 @@ fn refused(error: AdmitError) -> ApiError {
             (fault.balance, fault.required) = (Some(balance), Some(required));
             fault.into()
         }
+        AdmitError::Unmet { unmet, working } => unmet_need(&unmet, working),
         AdmitError::Share { field, .. } => fault(Code::InvalidRequest, field, &error.to_string()),
     }
+}
+
+/// Why an image cannot work for its holder, with the names of those that would.
+fn unmet_need(unmet: &UnmetNeed, working: Vec<String>) -> ApiError {
+    let (field, more) = match unmet {
+        UnmetNeed::Memory { needs, tier_gives, .. } if needs <= tier_gives => ("memory", "ask for more of your tier's"),
+        UnmetNeed::Memory { .. } | UnmetNeed::Tier { .. } => ("agent_type", "your tier gives no more"),
+        UnmetNeed::Runtime { .. } => ("agent_type", "the operator has to offer one of those"),
+    };
+    let instead = match &working[..] {
+        [] => String::new(),
+        names => format!("; what works for you: {}", names.join(", ")),
+    };
+    let said = format!("the image cannot work: {unmet}; {more}{instead}");
+    let mut fault = Fault::new(Code::ImageNeeds, said).field(field);
+    fault.known = Some(working);
+    fault.into()
 }
