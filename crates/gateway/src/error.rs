@@ -214,9 +214,7 @@ fn spawn_fault(error: &SpawnError) -> Fault {
             Code::NoData,
             "the node keeps no data of this agent any more; its operator may find it, or remove the agent",
         ),
-        SpawnError::Timeout { guest, .. } => {
-            Fault { guest: guest.clone(), ..failed_fault(FailReason::BootTimeout) }
-        }
+        SpawnError::Timeout { guest, .. } => Fault { guest: guest.clone(), ..failed_fault(FailReason::BootTimeout) },
         SpawnError::Failed { reason, guest } => Fault { guest: guest.clone(), ..failed_fault(*reason) },
         SpawnError::Stopped(_) => Fault::new(Code::WrongState, "the agent was stopped while it was starting"),
         SpawnError::ShuttingDown => {

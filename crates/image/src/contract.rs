@@ -202,13 +202,14 @@ pub(crate) fn needs(config: Option<&OciConfig>) -> Result<ImageNeeds, ContractEr
         let mib = value.parse().ok().filter(|mib| *mib > 0);
         mib.ok_or_else(|| wrong(MIN_MEMORY, value, "a number of MiB"))
     });
-    let tier = labels.get(MIN_TIER).map(|value| {
-        TierName::try_from(value.clone()).map_err(|_| wrong(MIN_TIER, value, "the name of a tier"))
-    });
+    let tier = labels
+        .get(MIN_TIER)
+        .map(|value| TierName::try_from(value.clone()).map_err(|_| wrong(MIN_TIER, value, "the name of a tier")));
     let runtimes = labels.get(RUNTIMES).map(|value| {
         let names: Vec<&str> = value.split(',').map(str::trim).collect();
         let plain = |name: &&str| {
-            (1..=MAX_RUNTIME).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            (1..=MAX_RUNTIME).contains(&name.len())
+                && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         };
         let fine = names.len() <= MAX_RUNTIMES && names.iter().all(plain);
         let names = fine.then(|| names.into_iter().map(str::to_owned).collect());
@@ -371,8 +372,12 @@ mod tests {
     fn what_an_image_needs_is_read_from_its_labels() {
         let labelled = |labels: serde_json::Value| needs(Some(&config(json!({"Cmd": ["/a"], "Labels": labels}))));
         assert!(labelled(json!({})).unwrap().is_empty() && needs(None).unwrap().is_empty());
-        let found = labelled(json!({MIN_MEMORY: "1536", MIN_TIER: "standard", RUNTIMES: "qemu-kvm, container"})).unwrap();
-        assert_eq!((found.min_memory_mib, found.min_tier.as_ref().map(ToString::to_string)), (Some(1_536), Some("standard".to_owned())));
+        let found =
+            labelled(json!({MIN_MEMORY: "1536", MIN_TIER: "standard", RUNTIMES: "qemu-kvm, container"})).unwrap();
+        assert_eq!(
+            (found.min_memory_mib, found.min_tier.as_ref().map(ToString::to_string)),
+            (Some(1_536), Some("standard".to_owned()))
+        );
         assert!(["qemu-kvm", "container", "container-runc"].iter().all(|runtime| found.allow(runtime)));
         assert!(["qemu-tcg", "qemu", "containers", "con"].iter().all(|runtime| !found.allow(runtime)));
         for (label, value) in [
@@ -384,7 +389,10 @@ mod tests {
             (RUNTIMES, "QEMU"),
         ] {
             let said = labelled(json!({label: value}));
-            assert!(matches!(&said, Err(ContractError::Needs { label: named, .. }) if *named == label), "{label} {value}");
+            assert!(
+                matches!(&said, Err(ContractError::Needs { label: named, .. }) if *named == label),
+                "{label} {value}"
+            );
         }
     }
 

@@ -128,9 +128,7 @@ impl ClientError {
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::TimedOut { .. } | Self::BrokenOff(_) => true,
-            Self::Refused(refused) => {
-                refused.fault().retry_after.is_some() || refused.fault().code.status() == 503
-            }
+            Self::Refused(refused) => refused.fault().retry_after.is_some() || refused.fault().code.status() == 503,
             Self::Gateway(_)
             | Self::Setup(_)
             | Self::Unsigned(_)

@@ -17,7 +17,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use wire::fault::{Code, Fault};
 use wire::v1::node::{
-    AgentMark, DataDisk, DataPolicy, DeleteResponse, ImageNeeds, KeptData, MarksPage, NodeInfo, Quarantined, Sandbox, SandboxPhase, SandboxSpec, Sandboxes,
+    AgentMark, DataDisk, DataPolicy, DeleteResponse, ImageNeeds, KeptData, MarksPage, NodeInfo, Quarantined, Sandbox,
+    SandboxPhase, SandboxSpec, Sandboxes,
 };
 
 use crate::fake::behaviour::{CallOutcome, Chaos, FakeNodeSpec};

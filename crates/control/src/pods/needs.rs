@@ -128,7 +128,8 @@ mod tests {
     #[test]
     fn what_would_work_is_named() {
         let [coding, nano, echo] = [1, 2, 3].map(|n| ImageDigest([n; 32]));
-        let table = [("coding", coding), ("nano", nano), ("echo", echo)].map(|(name, digest)| (name.to_owned(), digest));
+        let table =
+            [("coding", coding), ("nano", nano), ("echo", echo)].map(|(name, digest)| (name.to_owned(), digest));
         let demanding = [(coding, image(Some("standard"), None, &[])), (nano, image(None, Some(512), &["qemu"]))];
         let (tiers, basic) = (Tiers::romulus(), tier("basic"));
         let share = *tiers.lowest().1;

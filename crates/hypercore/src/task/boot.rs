@@ -224,12 +224,7 @@ async fn until_ready(pod: &PodClient, mut hear: impl FnMut(&PodStatus)) -> Resul
 }
 
 /// Shows what `pod` says of its agent's ends, where that is news.
-pub(super) fn hear_exits(
-    exits: &mut GuestExits,
-    view: &watch::Sender<Sandbox>,
-    status: &PodStatus,
-    now: UnixMillis,
-) {
+pub(super) fn hear_exits(exits: &mut GuestExits, view: &watch::Sender<Sandbox>, status: &PodStatus, now: UnixMillis) {
     if exits.hear(status, now) {
         view.send_modify(|shown| shown.guest = exits.report());
     }

@@ -64,7 +64,11 @@ fn only(own: &[Agent]) -> Result<PodId> {
         }
         (several, _) => {
             let ids: Vec<String> = several.iter().map(PodId::to_string).collect();
-            bail!("you have {} agents; say which: palatine ask <id> <question>, with one of {}", ids.len(), ids.join(", "))
+            bail!(
+                "you have {} agents; say which: palatine ask <id> <question>, with one of {}",
+                ids.len(),
+                ids.join(", ")
+            )
         }
     }
 }

@@ -165,7 +165,9 @@ impl<'a> Starting<'a> {
                 }
                 Ok(_) => bail!("{id} was started anew meanwhile: palatine status {id}"),
                 Err(error) if error.may_pass() && heard.elapsed() < self.patience.away => {}
-                Err(error) => return Err(anyhow!(error).context(format!("{id} goes on starting: palatine status {id}"))),
+                Err(error) => {
+                    return Err(anyhow!(error).context(format!("{id} goes on starting: palatine status {id}")));
+                }
             }
         }
         drop(shown);

@@ -41,8 +41,7 @@ pub(super) async fn tunnel(
     query: Result<Query<TunnelQuery>, QueryRejection>,
     mut request: Request,
 ) -> Result<Response, ApiError> {
-    let Query(TunnelQuery { port }) =
-        query.map_err(|error| ApiError::new(Code::InvalidRequest, error.body_text()))?;
+    let Query(TunnelQuery { port }) = query.map_err(|error| ApiError::new(Code::InvalidRequest, error.body_text()))?;
     let upgrade = request.extensions_mut().remove::<OnUpgrade>().filter(|_| wants_tunnel(request.headers()));
     let asks = || ApiError::new(Code::InvalidRequest, format!("a tunnel is asked for with Upgrade: {TUNNEL}"));
     let upgrade = upgrade.ok_or_else(asks)?;

@@ -21,9 +21,7 @@ impl Privileges {
     fn allow_root(self) -> bool {
         match self {
             Self::Machine => true,
-            Self::Container => {
-                std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| root_is_mapped(&map))
-            }
+            Self::Container => std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| root_is_mapped(&map)),
         }
     }
 }
@@ -59,7 +57,9 @@ pub(crate) struct User {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum UserError {
     /// Root, by name or number.
-    #[error("user {0:?} is root, which the host's root may not be inside a container; give the container a user namespace, or the agent a machine of its own")]
+    #[error(
+        "user {0:?} is root, which the host's root may not be inside a container; give the container a user namespace, or the agent a machine of its own"
+    )]
     Root(String),
     /// The number that the kernel reads as "leave it as it is", which is this program's.
     #[error("user {0:?} has an id that is none")]

@@ -245,7 +245,9 @@ impl PrivateTarget {
     }
 
     fn is_private(self) -> bool {
-        PRIVATE.iter().any(|(base, prefix)| AddressRange { base: *base, prefix: *prefix }.holds(self.base) && self.prefix >= *prefix)
+        PRIVATE.iter().any(|(base, prefix)| {
+            AddressRange { base: *base, prefix: *prefix }.holds(self.base) && self.prefix >= *prefix
+        })
     }
 }
 
@@ -425,13 +427,24 @@ mod tests {
         for text in ["10.0.0.5:8000", "192.168.7.0/24:443", "100.64.1.1:80", "172.16.0.0/12:11434"] {
             assert_eq!(text.parse::<PrivateTarget>().unwrap().to_string(), text);
         }
-        for text in ["10.0.0.5", "10.0.0.5:0", "10.0.0.5:65536", "10.0.0.5/24:80", "10.0.0.0/0:80", "model:80", ":80", "10.0.0.0/33:80"] {
+        for text in [
+            "10.0.0.5",
+            "10.0.0.5:0",
+            "10.0.0.5:65536",
+            "10.0.0.5/24:80",
+            "10.0.0.0/0:80",
+            "model:80",
+            ":80",
+            "10.0.0.0/33:80",
+        ] {
             assert_eq!(text.parse::<PrivateTarget>(), Err(ConfigError::Target(text.to_owned())));
         }
         for text in ["[fd00::1]:80", "fd00::/8:80"] {
             assert_eq!(text.parse::<PrivateTarget>(), Err(ConfigError::TargetV6(text.to_owned())));
         }
-        for text in ["8.8.8.8:53", "127.0.0.1:80", "169.254.169.254:80", "224.0.0.1:80", "10.0.0.0/7:80", "0.0.0.0/1:80"] {
+        for text in
+            ["8.8.8.8:53", "127.0.0.1:80", "169.254.169.254:80", "224.0.0.1:80", "10.0.0.0/7:80", "0.0.0.0/1:80"]
+        {
             assert!(matches!(text.parse::<PrivateTarget>(), Err(ConfigError::NotPrivate(_))), "{text}");
         }
     }

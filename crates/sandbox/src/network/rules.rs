@@ -48,9 +48,11 @@ pub(super) const COUNTERS: [&str; 3] = ["over_packets", "over_rate", "over_conne
 pub(super) fn guest(config: &Config) -> String {
     let closed = closed_set();
     let resolvers = resolvers(config, "tap0");
-    let reachable = reachable(config, |_| true, |network, port| {
-        format!("    iifname \"tap0\" ip daddr {network} tcp dport {port} accept\n")
-    });
+    let reachable = reachable(
+        config,
+        |_| true,
+        |network, port| format!("    iifname \"tap0\" ip daddr {network} tcp dport {port} accept\n"),
+    );
     let limits = Limits::of(config);
     let smtp = if config.smtp { "" } else { "    iifname \"tap0\" tcp dport 25 drop\n" };
     format!(
@@ -214,11 +216,7 @@ fn resolvers(config: &Config, link: &str) -> String {
 }
 
 /// A rule for each private service of these that guests may reach.
-fn reachable(
-    config: &Config,
-    of: impl Fn(PrivateTarget) -> bool,
-    rule: impl Fn(&str, u16) -> String,
-) -> String {
+fn reachable(config: &Config, of: impl Fn(PrivateTarget) -> bool, rule: impl Fn(&str, u16) -> String) -> String {
     let targets = config.reachable.iter().copied().filter(|target| of(*target));
     targets.map(|target| rule(&target.network(), target.port())).collect()
 }
