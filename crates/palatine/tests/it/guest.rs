@@ -1,6 +1,6 @@
 //! Agents as others make them: how they listen, as whom they run, how they end.
 
-use fixtures::{Answer, LARGE, PLAIN, SMALL, SpawnedAgent, Stack, stdout_of};
+use fixtures::{Answer, LARGE, PLAIN, SMALL, SpawnedAgent, Stack, stdout_of, until};
 use reqwest::Method;
 use serde_json::json;
 
@@ -54,5 +54,29 @@ async fn a_guests_programs_find_their_own_streams_in_dev() {
         let told = stack.exec_echo(&holder, &id, &["tell", "open", &format!("/dev/{name}")]).output().unwrap();
         assert_eq!(stdout_of(&told).trim(), "opened", "/dev/{name}");
     }
+    stack.end();
+}
+
+#[tokio::test]
+async fn an_agent_that_dies_again_and_again_shows_how_and_what_it_wrote_before_it_is_given_up() {
+    let mut stack = Stack::start(PLAIN).await;
+    let (holder, other) = (stack.holder(SMALL), stack.holder(SMALL));
+    let request = json!({"agent_type": "echo", "env": {"PORT": "none"}});
+    let begun = stack.ask(&holder, Method::POST, "/spawn?wait=false", request.clone()).await.expect(202);
+    let id = SpawnedAgent::of(&begun).id;
+    let guest = until("its ends are told", async || {
+        let guest = stack.status(&holder, &id).await.expect(200)["guest"].clone();
+        (guest["exits"].as_u64() >= Some(2) && guest["last_lines"].is_array()).then_some(guest)
+    })
+    .await;
+    assert_eq!(guest["last_exit"]["how"], "exit status 1", "{guest}");
+    assert!(guest["last_lines"].to_string().contains("PORT is no port"), "{guest}");
+    let told = stdout_of(&stack.cli(&holder, &["status", &id]).output().unwrap());
+    assert!(told.contains("exit status 1") && told.contains("PORT is no port"), "{told}");
+    stack.stop(&holder, &id).await.expect(200);
+    // Who waits for it is told the same with the refusal.
+    let refused = stack.ask(&other, Method::POST, "/spawn", request).await;
+    assert!(matches!(refused.status.as_u16(), 502 | 504), "{refused:?}");
+    assert_eq!(refused.body["guest"]["last_exit"]["how"], "exit status 1", "{refused:?}");
     stack.end();
 }
