@@ -137,10 +137,7 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
             format!("try again in {} s", fault.retry_after.unwrap_or(5))
         }
         Code::ExceedsCapacity => "ask for less: palatine spawn --cores N --memory MIB".to_owned(),
-        Code::ImageNeeds => match fault.known.as_deref().unwrap_or_default() {
-            [] => "see what the tiers give: palatine tiers".to_owned(),
-            [first, ..] => format!("spawn one that works: palatine spawn --type {first}"),
-        },
+        Code::ImageNeeds => one_that_works(fault.known.as_deref().unwrap_or_default()),
         Code::PaymentRequired => "say what you would pay at most: --pay-up-to 0.50".to_owned(),
         Code::NotLinked => "link it to an owner: palatine wallet link".to_owned(),
         Code::NoChain => "everything but vaults and payments works; the operator sets [evm] to have a chain".to_owned(),
@@ -174,6 +171,14 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
         | Code::HeadersTooLarge => return None,
     };
     Some(words)
+}
+
+/// What to spawn in the place of an image that cannot work.
+fn one_that_works(known: &[String]) -> String {
+    known.first().map_or_else(
+        || "see what the tiers give: palatine tiers".to_owned(),
+        |first| format!("spawn one that works: palatine spawn --type {first}"),
+    )
 }
 
 /// What could go, and what each frees.
