@@ -37,18 +37,18 @@ pub(crate) fn assemble(
     let image = Parts::read(manifest, blobs, bounds)?;
     let path = scratch.join("root");
     let root = ImageRoot::create(&path).map_err(|source| ImageError::file("create", &path, source))?;
-    image.unpack(&root, blobs, bounds, to)?;
+    let grant = image.unpack(&root, blobs, bounds, to)?;
     // Before the disk, which takes longer: most images that fail, fail here.
     let accounts = Accounts::of(&root).map_err(|source| ImageError::file("read the accounts of", &path, source))?;
     let run = contract::run(image.config.config().as_ref(), &accounts)?;
     let needs = contract::needs(image.config.config().as_ref())?;
     to.step("make the disk", None);
-    make_disk(&path, &scratch.join("disk"), disk, manifest)?;
+    make_disk(&path, &scratch.join("disk"), disk, manifest, grant)?;
     image.record(run, needs)
 }
 
-fn make_disk(root: &Path, unfinished: &Path, disk: &Path, image: BlobDigest) -> Result<(), ImageError> {
-    disk::make(root, unfinished, image)?;
+fn make_disk(root: &Path, unfinished: &Path, disk: &Path, image: BlobDigest, grant: bool) -> Result<(), ImageError> {
+    disk::make(root, unfinished, image, grant)?;
     let failed = |source| ImageError::file("write", disk, source);
     File::open(unfinished).and_then(|file| settle(&file)).map_err(failed)?;
     durable::failpoint("image disk", "synced");
@@ -70,33 +70,23 @@ impl Parts {
         Ok(Self { manifest, config })
     }
 
+    /// Whether a file of the layers grants capabilities.
     fn unpack(
         &self,
         root: &ImageRoot,
         blobs: &BlobStore,
         bounds: &Config,
         to: &dyn Progress,
-    ) -> Result<(), ImageError> {
-        let mut budget = UnpackBudget {
-            entries: bounds.max_entries,
-            max_entries: bounds.max_entries,
-            bytes: bounds.max_image_bytes(),
-        };
+    ) -> Result<bool, ImageError> {
+        let mut budget = budget(bounds);
         let layers = self.manifest.layers().iter().zip(self.config.rootfs().diff_ids());
         to.step("unpack the layers", Some(self.manifest.layers().iter().map(|layer| layer.size()).sum()));
+        let mut grant = false;
         for (at, (layer, diff_id)) in layers.enumerate() {
-            let expected = BlobDigest::parse(diff_id)?;
-            let blob = blobs.open(BlobDigest::named(layer)?)?;
-            let applied = one_layer(root, CountingReader::new(blob, to), expected, &mut budget, to);
-            applied.map_err(|source| match source {
-                LayerError::TooLarge => ImageError::TooLarge(bounds.max_image_mib),
-                LayerError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
-                    ImageError::NoSpace(bounds.store.clone())
-                }
-                source => ImageError::Layer { number: at + 1, source },
-            })?;
+            let (layer, diff_id) = (BlobDigest::named(layer)?, BlobDigest::parse(diff_id)?);
+            grant |= one_layer(root, at + 1, (layer, diff_id), blobs, &mut budget, bounds, to)?;
         }
-        Ok(())
+        Ok(grant)
     }
 
     fn record(&self, run: ImageRunConfig, needs: ImageNeeds) -> Result<ImageRecord, ImageError> {
@@ -113,20 +103,45 @@ impl Parts {
     }
 }
 
-fn one_layer(
+/// What all layers of an image may have together.
+pub(crate) fn budget(bounds: &Config) -> UnpackBudget {
+    UnpackBudget { entries: bounds.max_entries, max_entries: bounds.max_entries, bytes: bounds.max_image_bytes() }
+}
+
+/// Unpacks the layer that is counted so from 1: its blob, and the digest of its plain bytes.
+pub(crate) fn one_layer(
+    root: &ImageRoot,
+    number: usize,
+    (blob, diff_id): (BlobDigest, BlobDigest),
+    blobs: &BlobStore,
+    budget: &mut UnpackBudget,
+    bounds: &Config,
+    to: &dyn Progress,
+) -> Result<bool, ImageError> {
+    let applied = applied(root, CountingReader::new(blobs.open(blob)?, to), diff_id, budget, to);
+    applied.map_err(|source| match source {
+        LayerError::TooLarge => ImageError::TooLarge(bounds.max_image_mib),
+        LayerError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            ImageError::NoSpace(bounds.store.clone())
+        }
+        source => ImageError::Layer { number, source },
+    })
+}
+
+fn applied(
     root: &ImageRoot,
     blob: impl Read,
     expected: BlobDigest,
     budget: &mut UnpackBudget,
     to: &dyn Progress,
-) -> Result<(), LayerError> {
+) -> Result<bool, LayerError> {
     let malformed = |error: std::io::Error| LayerError::Malformed(error.to_string());
     let at_most = budget.bytes.saturating_add(OVERHEAD);
     let mut plain = HashingReader::new(unpack(blob).map_err(malformed)?, at_most);
-    apply(root, &mut plain, budget, to)?;
+    let grant = apply(root, &mut plain, budget, to)?;
     let (found, _) = plain.finish().map_err(malformed)?;
     if found == expected {
-        return Ok(());
+        return Ok(grant);
     }
     Err(LayerError::DiffId { expected: expected.to_string(), found: found.to_string() })
 }

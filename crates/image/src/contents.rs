@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 
 use tar::{Builder, EntryType, Header};
 
-use crate::recipe::{Ownership, Recipe, RecipeError};
+use crate::recipe::{Action, Ownership, RecipeError};
 use crate::{ImageError, Progress};
 
 const DIRECTORY: u32 = 0o755;
@@ -25,29 +25,42 @@ enum Node {
     Symlink(PathBuf),
 }
 
+/// An owner's numbers: user and group.
+pub(crate) type OwnerIds = (u32, u32);
+
 struct PlannedFile {
     node: Node,
     mode: u32,
-    owner: Ownership,
+    owner: OwnerIds,
 }
 
 /// A layer's content, by paths without a leading slash.
 pub(crate) struct LayerContents(BTreeMap<PathBuf, PlannedFile>);
 
 impl LayerContents {
-    /// What the recipe says, with files from `context`; later lines win.
-    pub(crate) fn of(recipe: &Recipe, context: &Path) -> Result<Self, ImageError> {
+    /// What these steps say, with files from `context`; later ones win. `owner` looks names up.
+    pub(crate) fn of(
+        steps: &[&Action],
+        context: &Path,
+        owner: &mut dyn FnMut(&Ownership) -> Result<OwnerIds, ImageError>,
+    ) -> Result<Self, ImageError> {
         let mut contents = Self(BTreeMap::new());
-        for one in &recipe.directory {
-            contents.put(&target(&one.path)?, Node::Directory, one.mode.map_or(DIRECTORY, |mode| mode.0), one.owner);
-        }
-        for one in &recipe.write {
-            let mode = one.mode.map_or(FILE, |mode| mode.0);
-            contents.put(&target(&one.to)?, Node::Text(one.text.clone()), mode, one.owner);
-        }
-        for one in &recipe.copy {
-            let from = inside(context, &one.from)?;
-            contents.copy(&from, &target(&one.to)?, one.mode.map(|mode| mode.0), one.owner, MAX_DEPTH)?;
+        for step in steps {
+            match step {
+                Action::Directory(one) => {
+                    let mode = one.mode.map_or(DIRECTORY, |mode| mode.0);
+                    contents.put(&target(&one.path)?, Node::Directory, mode, owner(&one.owner)?);
+                }
+                Action::Write(one) => {
+                    let mode = one.mode.map_or(FILE, |mode| mode.0);
+                    contents.put(&target(&one.to)?, Node::Text(one.text.clone()), mode, owner(&one.owner)?);
+                }
+                Action::Copy(one) => {
+                    let (from, mode) = (inside(context, &one.from)?, one.mode.map(|mode| mode.0));
+                    contents.copy(&from, &target(&one.to)?, mode, owner(&one.owner)?, MAX_DEPTH)?;
+                }
+                Action::Packages(_) | Action::Pip(_) | Action::Npm(_) | Action::Tar(_) | Action::Run(_) => {}
+            }
         }
         Ok(contents)
     }
@@ -71,9 +84,9 @@ impl LayerContents {
         archive.into_inner().map(|_| ()).map_err(|source| ImageError::file("pack", Path::new("the layer"), source))
     }
 
-    fn put(&mut self, path: &Path, node: Node, mode: u32, owner: Ownership) {
+    fn put(&mut self, path: &Path, node: Node, mode: u32, owner: OwnerIds) {
         for parent in path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()) {
-            let implied = || PlannedFile { node: Node::Directory, mode: DIRECTORY, owner: Ownership::default() };
+            let implied = || PlannedFile { node: Node::Directory, mode: DIRECTORY, owner: (0, 0) };
             self.0.entry(parent.to_owned()).or_insert_with(implied);
         }
         if !path.as_os_str().is_empty() {
@@ -86,7 +99,7 @@ impl LayerContents {
         from: &Path,
         to: &Path,
         mode: Option<u32>,
-        owner: Ownership,
+        owner: OwnerIds,
         depth: usize,
     ) -> Result<(), ImageError> {
         let failed = |source| ImageError::file("read", from, source);
@@ -117,8 +130,8 @@ fn append(
 ) -> io::Result<()> {
     let mut header = Header::new_gnu();
     header.set_mode(placed.mode);
-    header.set_uid(placed.owner.uid.into());
-    header.set_gid(placed.owner.gid.into());
+    header.set_uid(placed.owner.0.into());
+    header.set_gid(placed.owner.1.into());
     header.set_mtime(0);
     header.set_size(0);
     match &placed.node {
@@ -164,7 +177,7 @@ impl Read for Exactly<'_> {
 }
 
 /// A path in the image, without its leading slash.
-fn target(path: &str) -> Result<PathBuf, RecipeError> {
+pub(crate) fn target(path: &str) -> Result<PathBuf, RecipeError> {
     let wrong = || RecipeError::Target(path.to_owned());
     let below = Path::new(path).strip_prefix("/").map_err(|_| wrong())?;
     let plain = below.components().all(|part| matches!(part, Component::Normal(_)));
@@ -172,7 +185,7 @@ fn target(path: &str) -> Result<PathBuf, RecipeError> {
 }
 
 /// A path in the context, which no `..` and no symlink leads out of.
-fn inside(context: &Path, from: &Path) -> Result<PathBuf, RecipeError> {
+pub(crate) fn inside(context: &Path, from: &Path) -> Result<PathBuf, RecipeError> {
     let outside = || RecipeError::Outside { from: from.to_owned(), context: context.to_owned() };
     let root = context.canonicalize().map_err(|_| outside())?;
     let plain = from.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));

@@ -148,6 +148,11 @@ impl Accounts {
         fields.find(|(n, _)| *n == name).map(|(_, gid)| gid)
     }
 
+    /// The numbers of a user and a group, both by name.
+    pub(crate) fn ids(&self, user: &str, group: &str) -> Option<(u32, u32)> {
+        Some((self.user(user)?.0, self.group(group)?))
+    }
+
     /// `uid:gid` of who runs the image.
     fn resolve(&self, user: &str) -> Result<String, ContractError> {
         let unknown = || ContractError::User(user.chars().take(100).collect());

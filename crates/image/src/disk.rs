@@ -31,11 +31,12 @@ const SANE_BLOCK_BITS: RangeInclusive<u8> = 9..=16;
 
 /// Writes the file system of `root` into `disk`: the same for the same content
 /// and name. Not compressed: an emulated processor unpacks slower than it reads,
-/// and the host's page cache holds each block once for all guests. No extended
-/// attributes: none may come from an image.
-pub(crate) fn make(root: &Path, disk: &Path, image: BlobDigest) -> Result<(), ImageError> {
+/// and the host's page cache holds each block once for all guests. Extended
+/// attributes only where files `grant` capabilities: no other comes from an image.
+pub(crate) fn make(root: &Path, disk: &Path, image: BlobDigest, grant: bool) -> Result<(), ImageError> {
     let uuid = format!("-U{}", uuid(image));
-    let made = MKFS.run(|c| c.args(["--preserve-mtime", "-x-1", &uuid]).arg(disk).arg(root));
+    let attributes = if grant { "-x2" } else { "-x-1" };
+    let made = MKFS.run(|c| c.args(["--preserve-mtime", attributes, &uuid]).arg(disk).arg(root));
     made.map_err(|error| match error {
         ToolError::Failed { said, .. } if said.contains(NO_SPACE) => ImageError::NoSpace(disk.to_owned()),
         error => error.into(),

@@ -97,6 +97,9 @@ pub enum ImageError {
     /// The recipe is not one.
     #[error(transparent)]
     Recipe(#[from] crate::recipe::RecipeError),
+    /// A step of the recipe could not be done.
+    #[error(transparent)]
+    Build(#[from] crate::build::BuildError),
     /// The registry did not give it.
     #[error(transparent)]
     Registry(#[from] crate::source::RegistryError),

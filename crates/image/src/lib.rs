@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`ImageStore`] | takes images in, keeps them by digest, lists and removes them |
 //! | [`contract`] | what an image says about how it is run |
-//! | [`recipe`] | the local recipe, `image.toml` |
+//! | [`recipe`] | the local recipe, `image.toml`; `build` makes images of it |
 //! | [`kernel`] | the distribution's kernel and an initramfs with `pod` as `/init` |
 
 mod assemble;
@@ -30,6 +30,7 @@ pub mod contract;
 pub mod kernel;
 pub mod recipe;
 
+pub use build::BuildError;
 pub use config::{Config, ConfigError};
 pub use digest::DigestError;
 pub use error::ImageError;
@@ -38,5 +39,5 @@ pub use layer::LayerError;
 pub use lock::LockError;
 pub use progress::{NoProgress, Progress};
 pub use source::{Credentials, RegistryError};
-pub use store::ImageStore;
+pub use store::{BuildOptions, ImageStore};
 pub use tool::ToolError;

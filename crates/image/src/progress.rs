@@ -1,6 +1,7 @@
 //! What a long step tells whoever waits for it.
 
 use std::io::{self, Read};
+use std::time::Duration;
 
 /// Receives the progress of an import, a pull, a build or a kernel's
 /// preparation. Called from whichever thread does the work.
@@ -12,6 +13,14 @@ pub trait Progress: Send + Sync {
     fn advance(&self, bytes: u64);
     /// Something is otherwise than whoever made the image may expect.
     fn warn(&self, said: &str);
+    /// A program that works on the step wrote this line.
+    fn said(&self, _line: &str) {}
+    /// A program works on the step for so long; called several times a second.
+    fn waiting(&self, _since: Duration) {}
+    /// Whether it is to end before its time; asked several times a second.
+    fn stopped(&self) -> bool {
+        false
+    }
 }
 
 /// Tells nobody.

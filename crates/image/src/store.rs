@@ -5,6 +5,7 @@
 //! disks/<hex>.erofs     one disk per image, by its manifest's digest
 //! images/<hex>.json     how the image is run; an image is there when this is
 //! names/<name>          the digest a name means
+//! cache/<key>.json      which layer a build's step left
 //! tmp/                  what is not finished
 //! lock                  held shared while taking in, alone while removing
 //! ```
@@ -25,15 +26,27 @@ use tempfile::NamedTempFile;
 
 use crate::assemble::assemble;
 use crate::blobs::{BlobStore, publish, settle};
+use crate::build::{BuildRequest, LayerCache, build};
 use crate::digest::BlobDigest;
 use crate::image::{Image, ImageRecord, ImageSummary, Removal};
 use crate::lock::Lock;
 use crate::recipe::{Recipe, SCRATCH};
 use crate::source::{self, Credentials, RegistrySource};
-use crate::{Config, ImageError, Progress, build};
+use crate::{Config, ImageError, Progress};
 
 /// Characters of a name at most.
 const MAX_NAME: usize = 64;
+
+/// How a recipe is built.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BuildOptions<'a> {
+    /// Where what it copies is looked for; by default the recipe's own directory.
+    pub context: Option<&'a Path>,
+    /// Whether what `image.lock` says is looked up anew.
+    pub update: bool,
+    /// No file of the image is younger: seconds since 1970 (`SOURCE_DATE_EPOCH`).
+    pub epoch: i64,
+}
 
 /// The store. Cloning it is cheap.
 #[derive(Clone, Debug)]
@@ -96,30 +109,38 @@ impl ImageStore {
         .await
     }
 
-    /// Builds the recipe at `path` (an `image.toml`, or the directory that holds
-    /// it) under a name. What it copies is looked for in `context`; by default
-    /// that is the recipe's own directory. Blocks; needs root.
+    /// Builds the recipe at `path` (an `image.toml`, or the directory that holds it)
+    /// under a name. Blocks; needs root.
     ///
     /// # Errors
     /// Says what is wrong with the recipe, or what is missing here.
     pub fn build(
         &self,
         path: &Path,
-        context: Option<&Path>,
+        options: &BuildOptions<'_>,
         name: &str,
         to: &dyn Progress,
     ) -> Result<Image, ImageError> {
         check_name(name)?;
         let recipe = Recipe::read(path)?;
-        let own = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+        let file = Recipe::file(path);
+        let own = file.parent().unwrap_or(path);
         let _lock = self.shared()?;
         let base = match recipe.from.as_str() {
             SCRATCH => None,
             below => Some(self.resolve(below)?.into()),
         };
         let scratch = self.scratch()?;
-        let context = context.unwrap_or(own);
-        let manifest = build::build(&recipe, context, base, &self.blobs(), scratch.path(), to)?;
+        let request = BuildRequest {
+            recipe: &recipe,
+            file: &file,
+            context: options.context.unwrap_or(own),
+            base,
+            update: options.update,
+            epoch: options.epoch,
+        };
+        let cache = LayerCache::new(self.dir("cache"));
+        let manifest = build(&request, &self.blobs(), &cache, scratch.path(), &self.config, to)?;
         self.take(manifest, Some(name), to)
     }
 

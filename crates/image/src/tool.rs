@@ -2,12 +2,17 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, pidfd_open};
 
+use crate::{NoProgress, Progress};
+
+/// How often whoever waits is told, and asked.
+const LOOK: Duration = Duration::from_millis(250);
 /// Bytes of a tool's complaint that are kept.
 const MAX_SAID: u64 = 4096;
 /// Bytes of a tool's answer that are kept.
@@ -44,6 +49,12 @@ pub enum ToolError {
         /// The deadline.
         after: Duration,
     },
+    /// Whoever asked for its work wants it no more.
+    #[error("{tool} was stopped")]
+    Stopped {
+        /// The program.
+        tool: &'static str,
+    },
     /// Waiting for it failed.
     #[error("waiting for {tool}")]
     Wait {
@@ -68,13 +79,32 @@ impl HostTool {
         tail(&mut self.output(with)?, MAX_ANSWER).map_err(|source| self.lost(source))
     }
 
+    /// The same, and tells how it goes while it works.
+    pub(crate) fn run_told(
+        self,
+        to: &dyn Progress,
+        with: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Result<Vec<u8>, ToolError> {
+        // A signal that is meant for us is not for the tool, which ends when we say so.
+        let mut answer = self.output_told(to, |c| with(c).process_group(0))?;
+        tail(&mut answer, MAX_ANSWER).map_err(|source| self.lost(source))
+    }
+
     /// Runs the tool with what `with` adds; its output is in the file returned.
     pub(crate) fn output(self, with: impl FnOnce(&mut Command) -> &mut Command) -> Result<File, ToolError> {
+        self.output_told(&NoProgress, with)
+    }
+
+    fn output_told(
+        self,
+        to: &dyn Progress,
+        with: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Result<File, ToolError> {
         // Files, not pipes: nobody has to read while the tool writes.
         let files = tempfile::tempfile().and_then(|answer| Ok((answer, tempfile::tempfile()?)));
         let (mut answer, mut said) = files.map_err(|source| self.lost(source))?;
         let mut child = self.spawn(&answer, &said, with)?;
-        let status = self.wait(&mut child)?;
+        let status = self.wait(&mut child, to)?;
         if status.success() {
             answer.rewind().map_err(|source| self.lost(source))?;
             return Ok(answer);
@@ -100,14 +130,24 @@ impl HostTool {
         ToolError::Wait { tool: self.name, source }
     }
 
-    fn wait(self, child: &mut Child) -> Result<ExitStatus, ToolError> {
+    fn wait(self, child: &mut Child, to: &dyn Progress) -> Result<ExitStatus, ToolError> {
         let failed = |source| self.lost(source);
-        if !ended_within(child, self.deadline).map_err(failed)? {
+        let start = Instant::now();
+        loop {
+            let left = self.deadline.saturating_sub(start.elapsed());
+            if ended_within(child, left.min(LOOK)).map_err(failed)? {
+                return child.wait().map_err(failed);
+            }
+            to.waiting(start.elapsed());
+            let why = match (to.stopped(), left.is_zero()) {
+                (true, _) => ToolError::Stopped { tool: self.name },
+                (false, true) => ToolError::Slow { tool: self.name, after: self.deadline },
+                (false, false) => continue,
+            };
             child.kill().map_err(failed)?;
             child.wait().map_err(failed)?;
-            return Err(ToolError::Slow { tool: self.name, after: self.deadline });
+            return Err(why);
         }
-        child.wait().map_err(failed)
     }
 }
 

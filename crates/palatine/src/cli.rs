@@ -406,8 +406,17 @@ pub(crate) enum ImageCommand {
         /// The folder with its image.toml
         #[arg(value_hint = ValueHint::DirPath)]
         dir: PathBuf,
-        /// Its name
+        /// Its name: what `agent_type` will say
         name: String,
+        /// Where what it copies is; by default its own folder
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        context: Option<PathBuf>,
+        /// Look the versions of its packages up anew, and write them to image.lock
+        #[arg(long)]
+        update: bool,
+        /// The time of the image: seconds since 1970, and no file is younger
+        #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..=253_402_300_799))]
+        date: i64,
     },
     /// List the images
     Ls,

@@ -1,6 +1,7 @@
 //! What the commands do.
 
 pub(crate) mod asked;
+pub(crate) mod build;
 pub(crate) mod image;
 pub(crate) mod pay;
 pub(crate) mod pod;

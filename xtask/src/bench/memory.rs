@@ -63,7 +63,12 @@ impl Node {
         fs::write(dir.path().join("palatine.toml"), config)?;
         let images = image::Config { store: dir.path().join("images"), ..image::Config::default() };
         let recipe = assets()?.join("images/agent-echo");
-        image::ImageStore::open(&images)?.build(&recipe, None, "echo", &image::NoProgress)?;
+        image::ImageStore::open(&images)?.build(
+            &recipe,
+            &image::BuildOptions::default(),
+            "echo",
+            &image::NoProgress,
+        )?;
         let mut command = Command::new(programs()?.join("hypercore"));
         command.arg("--config").arg(dir.path().join("palatine.toml")).stdin(Stdio::null()).stderr(Stdio::null());
         let client = NodeClient::new(dir.path().join("node.sock"));

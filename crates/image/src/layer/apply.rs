@@ -44,19 +44,21 @@ impl UnpackBudget {
     }
 }
 
-/// Applies the archive to the root, over what lower layers left there.
+/// Applies the archive to the root, over what lower layers left there; whether a file
+/// of it grants capabilities.
 pub(crate) fn apply(
     root: &ImageRoot,
     archive: impl Read,
     budget: &mut UnpackBudget,
     to: &dyn Progress,
-) -> Result<(), LayerError> {
-    let mut layer = Layer { root, made: CreatedInodes::new(), left_out: HashSet::new(), to };
+) -> Result<bool, LayerError> {
+    let mut layer = Layer { root, made: CreatedInodes::new(), left_out: HashSet::new(), grants: false, to };
     let mut extended = ExtendedHeaders::default();
     let mut archive = TarReader::new(archive);
     while let Some(header) = archive.next().map_err(|error| super::error::read(&error))? {
         budget.entry()?;
-        if let Some(head) = extended.take(&header, &mut archive)? {
+        if let Some(mut head) = extended.take(&header, &mut archive)? {
+            head.attributes = root.placed(head.attributes).ok_or_else(|| LayerError::Owner(shown(&head.path)))?;
             match &head.what {
                 EntryKind::File => budget.spend(archive.left())?,
                 // The disk holds its holes too.
@@ -66,7 +68,7 @@ pub(crate) fn apply(
             layer.entry(&head, &mut archive)?;
         }
     }
-    Ok(())
+    Ok(layer.grants)
 }
 
 struct Layer<'a> {
@@ -74,6 +76,8 @@ struct Layer<'a> {
     made: CreatedInodes,
     /// Devices of this layer.
     left_out: HashSet<Vec<u8>>,
+    /// Whether one of its files grants capabilities.
+    grants: bool,
     to: &'a dyn Progress,
 }
 
@@ -151,7 +155,13 @@ impl Layer<'_> {
                 file.set_len(sparse.size).map_err(failed)?;
             }
         }
-        set(&file, head.attributes).map_err(failed)
+        set(&file, head.attributes).map_err(failed)?;
+        // A change of the owner would take it away.
+        if let Some(granted) = &head.capabilities {
+            granted.grant(&file).map_err(failed)?;
+            self.grants = true;
+        }
+        Ok(())
     }
 
     fn symlink(&mut self, head: &EntryHeader, path: &RelativePath, target: &[u8]) -> Result<(), LayerError> {

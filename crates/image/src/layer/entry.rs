@@ -10,6 +10,7 @@ use tar::{EntryType, Header, PaxExtensions};
 
 use super::LayerError;
 use super::archive::TarReader;
+use super::capabilities::FileCapabilities;
 use super::error::shown;
 use super::root::Attributes;
 use super::sparse::{self, SparseMap};
@@ -17,8 +18,7 @@ use super::sparse::{self, SparseMap};
 /// Bytes of the extended headers of one entry at most.
 const MAX_EXTENDED: u64 = 1 << 20;
 /// Permissions that are kept; see the module's head.
-const FILE_MODE: u32 = 0o1777;
-const DIRECTORY_MODE: u32 = 0o3777;
+const MODE: u32 = 0o7777;
 
 /// What an entry is.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub(super) struct EntryHeader {
     pub(super) path: Vec<u8>,
     pub(super) what: EntryKind,
     pub(super) attributes: Attributes,
+    /// What a program may do beyond its user's rights.
+    pub(super) capabilities: Option<FileCapabilities>,
 }
 
 /// Extended headers that stand before the entry they are for.
@@ -50,6 +52,7 @@ pub(super) struct ExtendedHeaders {
     gid: Option<u64>,
     mtime: Option<i64>,
     size: Option<u64>,
+    capabilities: Option<FileCapabilities>,
     sparse: sparse::SparseRecords,
 }
 
@@ -83,6 +86,7 @@ impl ExtendedHeaders {
                 b"gid" => self.gid = Some(number(value)?),
                 b"mtime" => self.mtime = Some(seconds(value)?),
                 b"size" => self.size = Some(number(value)?),
+                FileCapabilities::RECORD => self.capabilities = Some(FileCapabilities::parse(value)?),
                 key => {
                     if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
                         self.sparse.take(key, value)?;
@@ -115,9 +119,8 @@ impl ExtendedHeaders {
             EntryType::Fifo => EntryKind::Device("fifo"),
             kind => return Err(LayerError::Unknown { path: shown(&path), kind: char::from(kind.as_byte()) }),
         };
-        let kept = if what == EntryKind::Directory { DIRECTORY_MODE } else { FILE_MODE };
         let attributes = Attributes {
-            mode: field(&old.mode, header.mode())? & kept,
+            mode: field(&old.mode, header.mode())? & MODE,
             uid: id(self.uid.map_or_else(|| field(&old.uid, header.uid()), Ok)?)?,
             gid: id(self.gid.map_or_else(|| field(&old.gid, header.gid()), Ok)?)?,
             mtime: match self.mtime {
@@ -125,7 +128,7 @@ impl ExtendedHeaders {
                 None => i64::try_from(field(&old.mtime, header.mtime())?).map_err(malformed)?,
             },
         };
-        Ok(EntryHeader { path, what, attributes })
+        Ok(EntryHeader { path, what, attributes, capabilities: self.capabilities })
     }
 
     /// How many bytes the archive holds of a file.

@@ -28,6 +28,9 @@ pub enum LayerError {
         /// What the header says.
         kind: char,
     },
+    /// An owner that a build has no place for.
+    #[error("{0:?} is owned by a user or group above 65535, which a build step cannot work with")]
+    Owner(String),
     /// A link to something that is not there or may not be linked.
     #[error("{path:?} links to {target:?}, which is no file of the image")]
     Link {

@@ -8,12 +8,15 @@
 //! What is left out, with a warning: device nodes and fifos. A guest has its own
 //! `/dev`, and nothing else may come from an image.
 //!
-//! What is dropped: extended attributes, and the set-user-id and set-group-id
-//! bits of files. An agent is one user; nothing in a guest may make it another,
-//! and an attribute of the overlay file system must not come from an image.
+//! What is kept: owners, modes with the set-user-id and set-group-id bits, and the
+//! capabilities of files. Whether they count is the runtime's to say, and its to tell.
+//!
+//! What is dropped: all other extended attributes. One of the overlay file system
+//! must not come from an image.
 
 mod apply;
 mod archive;
+mod capabilities;
 mod entry;
 mod error;
 mod path;
@@ -22,6 +25,7 @@ mod sparse;
 mod unpack;
 
 pub(crate) use apply::{UnpackBudget, apply};
+pub(crate) use capabilities::FileCapabilities;
 pub use error::LayerError;
-pub(crate) use root::ImageRoot;
+pub(crate) use root::{ImageRoot, SHIFTED_IDS};
 pub(crate) use unpack::unpack;

@@ -38,7 +38,14 @@ const IMPLIED: Attributes = Attributes { mode: 0o755, uid: 0, gid: 0, mtime: 0 }
 /// An image's root. No operation changes the time of a directory by making or
 /// removing something in it: only an entry of its own does.
 #[derive(Debug)]
-pub(crate) struct ImageRoot(OwnedFd);
+pub(crate) struct ImageRoot {
+    directory: OwnedFd,
+    /// What is added to the image's ids of users and groups.
+    shift: u32,
+}
+
+/// Ids of users and groups that a root with shifted ids holds.
+pub(crate) const SHIFTED_IDS: u32 = 1 << 16;
 
 /// Which inodes a layer has made: what its own whiteouts spare.
 pub(super) type CreatedInodes = HashSet<u64>;
@@ -46,16 +53,36 @@ pub(super) type CreatedInodes = HashSet<u64>;
 impl ImageRoot {
     /// Makes an empty root.
     pub(crate) fn create(path: &Path) -> io::Result<Self> {
+        Self::create_shifted(path, 0)
+    }
+
+    /// Makes an empty root whose owners are `shift` above those of the image: for
+    /// whoever works in it in a user namespace of its own.
+    pub(crate) fn create_shifted(path: &Path, shift: u32) -> io::Result<Self> {
         std::fs::create_dir(path)?;
-        let root = rustix::fs::open(path, DIRECTORY, Mode::empty())?;
-        set(&root, IMPLIED)?;
-        Ok(Self(root))
+        let directory = rustix::fs::open(path, DIRECTORY, Mode::empty())?;
+        let root = Self { directory, shift };
+        set(&root.directory, root.implied())?;
+        Ok(root)
+    }
+
+    /// An entry's attributes as they are on the disk; nothing where its owner has no place here.
+    pub(super) fn placed(&self, attributes: Attributes) -> Option<Attributes> {
+        if self.shift == 0 {
+            return Some(attributes);
+        }
+        let placed = |id: u32| (id < SHIFTED_IDS).then_some(id + self.shift);
+        Some(Attributes { uid: placed(attributes.uid)?, gid: placed(attributes.gid)?, ..attributes })
+    }
+
+    fn implied(&self) -> Attributes {
+        Attributes { uid: self.shift, gid: self.shift, ..IMPLIED }
     }
 
     /// A regular file's bytes, at most `at_most`; nothing if it is not there.
     pub(crate) fn read(&self, path: &str, at_most: u64) -> io::Result<Option<Vec<u8>>> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let file = match openat2(&self.0, path, flags, Mode::empty(), confined()) {
+        let file = match openat2(&self.directory, path, flags, Mode::empty(), confined()) {
             Ok(file) => File::from(file),
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
             Err(errno) => return Err(errno.into()),
@@ -72,7 +99,7 @@ impl ImageRoot {
         attributes: Attributes,
         made: &mut CreatedInodes,
     ) -> io::Result<()> {
-        let Some((parent, name)) = path.split() else { return set(&self.0, attributes) };
+        let Some((parent, name)) = path.split() else { return set(&self.directory, attributes) };
         let parent = self.parent(&parent, made)?;
         if kind(&parent, name)? != Some(FileType::Directory) {
             remove(&parent, name)?;
@@ -180,14 +207,14 @@ impl ImageRoot {
             let above = self.existing(&above)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotADirectory))?;
             steady(&above, || mkdirat(&above, name, Mode::RWXU))?;
             let directory = openat(&above, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())?;
-            set(&directory, IMPLIED)?;
+            set(&directory, self.implied())?;
             note(&directory, made)?;
         }
         Ok(())
     }
 
     fn existing(&self, path: &RelativePath) -> io::Result<Option<OwnedFd>> {
-        match openat2(&self.0, path.bytes(), DIRECTORY, Mode::empty(), confined()) {
+        match openat2(&self.directory, path.bytes(), DIRECTORY, Mode::empty(), confined()) {
             Ok(directory) => Ok(Some(directory)),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(errno.into()),

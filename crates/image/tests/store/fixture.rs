@@ -195,6 +195,22 @@ pub(crate) fn extract(image: &Image, into: &Path) -> PathBuf {
     root
 }
 
+/// The mode of a file on an image's disk, and whether it has extended attributes: the
+/// distribution's tools of this age show neither, and lose both when they unpack.
+pub(crate) fn inode(image: &Image, path: &str) -> (u16, bool) {
+    const SUPERBLOCK: usize = 1024;
+    let said = Command::new("dump.erofs").arg(format!("--path={path}")).arg(&image.disk).output().unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    let mut words = said.split_whitespace().skip_while(|word| *word != "NID:");
+    let number: usize = words.nth(1).unwrap().parse().unwrap();
+    let disk = std::fs::read(&image.disk).unwrap();
+    let block = 1 << disk[SUPERBLOCK + 12];
+    let inodes = u32::from_le_bytes(disk[SUPERBLOCK + 40..][..4].try_into().unwrap()) as usize * block;
+    let inode = &disk[inodes + 32 * number..];
+    let word = |at: usize| u16::from_le_bytes(inode[at..at + 2].try_into().unwrap());
+    (word(4) & 0o7777, word(2) > 0)
+}
+
 /// The whole story of an error, as the command line prints it.
 pub(crate) fn story(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may stop where it stands")]
 
 mod archive;
+mod build;
 mod cases;
 mod crash;
 mod disk;
@@ -13,3 +14,4 @@ mod hostile;
 mod keep;
 mod recipe;
 mod registry;
+mod starter;

@@ -3,7 +3,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use palatine_image::{ImageError, NoProgress};
+use palatine_image::{BuildOptions, ImageError, NoProgress};
 
 use crate::fixture::{Place, extract, story};
 
@@ -57,7 +57,7 @@ fn the_same_files_give_the_same_digest_wherever_and_whenever() {
     let digests = [0, 1].map(|_| {
         let (place, dir) = (Place::new(), tempfile::tempdir().unwrap());
         context(dir.path());
-        place.store.build(dir.path(), None, "agent", &NoProgress).unwrap().digest
+        place.store.build(dir.path(), &BuildOptions::default(), "agent", &NoProgress).unwrap().digest
     });
     assert_eq!(digests[0], digests[1]);
 }
@@ -66,7 +66,7 @@ fn the_same_files_give_the_same_digest_wherever_and_whenever() {
 fn a_built_image_has_what_its_recipe_says() {
     let (place, dir) = (Place::new(), tempfile::tempdir().unwrap());
     context(dir.path());
-    let image = place.store.build(dir.path(), None, "agent", &NoProgress).unwrap();
+    let image = place.store.build(dir.path(), &BuildOptions::default(), "agent", &NoProgress).unwrap();
     assert_eq!((image.run.argv.join(" ").as_str(), image.run.port), ("/usr/bin/agent serve", 9000));
     assert_eq!((image.run.ready_path.as_str(), image.run.health_path.as_str()), ("/readyz", "/health"));
     assert_eq!((image.run.env["A"].as_str(), image.run.env["B"].as_str()), ("1", "2"));
@@ -82,21 +82,21 @@ fn a_built_image_has_what_its_recipe_says() {
 fn a_recipe_builds_on_an_image_of_the_store() {
     let (place, dir) = (Place::new(), tempfile::tempdir().unwrap());
     context(dir.path());
-    let below = place.store.build(dir.path(), None, "below", &NoProgress).unwrap();
+    let below = place.store.build(dir.path(), &BuildOptions::default(), "below", &NoProgress).unwrap();
     let above = tempfile::tempdir().unwrap();
     write(
         above.path(),
         "image.toml",
         "from = 'below'\nport = 7\n[env]\nA = 'new'\n[[write]]\nto = '/etc/motd'\ntext = 'hi'\n",
     );
-    let image = place.store.build(above.path(), None, "above", &NoProgress).unwrap();
+    let image = place.store.build(above.path(), &BuildOptions::default(), "above", &NoProgress).unwrap();
     assert_eq!((image.layers, image.run.port, image.run.argv == below.run.argv), (2, 7, true));
     assert_eq!((image.run.env["A"].as_str(), image.run.env["B"].as_str()), ("new", "2"));
     let root = extract(&image, place.dir.path());
     assert!(root.join("etc/motd").exists() && root.join("usr/bin/agent").exists());
     let unknown = tempfile::tempdir().unwrap();
     write(unknown.path(), "image.toml", "from = 'nowhere'\nentrypoint = ['/a']");
-    let error = place.store.build(unknown.path(), None, "x", &NoProgress).unwrap_err();
+    let error = place.store.build(unknown.path(), &BuildOptions::default(), "x", &NoProgress).unwrap_err();
     assert!(matches!(error, ImageError::UnknownName(_)));
 }
 
@@ -105,9 +105,11 @@ fn a_context_apart_from_the_recipe_is_where_files_come_from() {
     let (place, recipe, files) = (Place::new(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     context(files.path());
     std::fs::rename(files.path().join("image.toml"), recipe.path().join("image.toml")).unwrap();
-    let apart = place.store.build(recipe.path(), Some(files.path()), "apart", &NoProgress).unwrap();
+    let options = BuildOptions { context: Some(files.path()), ..BuildOptions::default() };
+    let apart = place.store.build(recipe.path(), &options, "apart", &NoProgress).unwrap();
     context(files.path().join("again").as_path());
-    let beside = place.store.build(&files.path().join("again"), None, "beside", &NoProgress).unwrap();
+    let beside =
+        place.store.build(&files.path().join("again"), &BuildOptions::default(), "beside", &NoProgress).unwrap();
     assert_eq!(apart.digest, beside.digest);
 }
 
@@ -121,13 +123,17 @@ fn a_recipe_cannot_take_files_from_outside_its_context() {
         std::os::unix::fs::symlink(outside.path(), dir.path().join("link")).unwrap();
         let text = format!("from = 'scratch'\nentrypoint = ['/a']\n[[copy]]\nfrom = '{from}'\nto = '/x'\n");
         write(dir.path(), "image.toml", &text);
-        let error = place.store.build(dir.path(), None, "x", &NoProgress).unwrap_err();
+        let error = place.store.build(dir.path(), &BuildOptions::default(), "x", &NoProgress).unwrap_err();
         assert!(story(&error).contains("is not in the context"), "{from}: {}", story(&error));
         place.assert_no_image();
     }
     for to in ["relative", "/a/../b", "/a\\u0000b"] {
         let (place, dir) = (Place::new(), tempfile::tempdir().unwrap());
         write(dir.path(), "image.toml", &format!("from = 'scratch'\n[[write]]\nto = \"{to}\"\ntext = ''\n"));
-        assert!(matches!(place.store.build(dir.path(), None, "x", &NoProgress), Err(ImageError::Recipe(_))), "{to}");
+        let error = place.store.build(dir.path(), &BuildOptions::default(), "x", &NoProgress).unwrap_err();
+        assert!(
+            story(&error).contains("[[write]] in line 2") && story(&error).contains("is no path in an image"),
+            "{to}"
+        );
     }
 }

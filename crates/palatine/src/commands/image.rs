@@ -7,10 +7,11 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use client::NodeClient;
 use domain::ImageDigest;
-use image::{ImageStore, ImageSummary};
+use image::{BuildOptions, ImageStore, ImageSummary};
 
 use crate::answers::ImageRow;
 use crate::cli::{ImageCommand, ImageStoreArgs};
+use crate::commands::build::BuildProgress;
 use crate::config::Config;
 use crate::output::{self, show};
 use crate::up::{StateDir, Step};
@@ -37,10 +38,11 @@ pub(crate) fn run(state: &StateDir, named: &ImageStoreArgs, command: ImageComman
             step.finish();
             imported(name, image)?;
         }
-        ImageCommand::Build { dir, name } => {
-            let step = Step::start("Building the image");
-            let image = store.build(&dir, None, &name, &step)?;
-            step.done();
+        ImageCommand::Build { dir, name, context, update, date } => {
+            let build = BuildProgress::start()?;
+            let options = BuildOptions { context: context.as_deref(), update, epoch: date };
+            let image = store.build(&dir, &options, &name, &build)?;
+            build.done();
             imported(name, image)?;
         }
         ImageCommand::Ls => {

@@ -52,7 +52,8 @@ pub(super) fn build_guest(state: &StateDir, options: &cli::Up) -> Result<()> {
     image::kernel::prepare(&images, &options.assets.join("pod"), &step).context("prepare the guest kernel")?;
     step.done();
     let step = Step::start("Building the image of agent-echo");
-    image::ImageStore::open(&images)?.build(&options.assets.join(ECHO), None, "echo", &step)?;
+    let recipe = options.assets.join(ECHO);
+    image::ImageStore::open(&images)?.build(&recipe, &image::BuildOptions::default(), "echo", &step)?;
     step.done();
     Ok(())
 }

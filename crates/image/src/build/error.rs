@@ -1,0 +1,132 @@
+//! Why a recipe's step did not get done.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::ImageError;
+
+/// Why a recipe's step did not get done.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// Which step it was.
+    #[error("{step} in line {line} of {file} failed")]
+    Step {
+        /// As it is written in the file.
+        step: &'static str,
+        /// Its line, from 1.
+        line: usize,
+        /// The recipe.
+        file: PathBuf,
+        /// Why.
+        source: Box<ImageError>,
+    },
+    /// A command of the image ended otherwise than well.
+    #[error("its command ended with {how}; it said last:\n{said}")]
+    Ended {
+        /// Its exit code or signal.
+        how: String,
+        /// Its last lines.
+        said: String,
+    },
+    /// It took too long.
+    #[error("it had not ended after {seconds} s (timeout_s) and was killed; it said last:\n{said}")]
+    Slow {
+        /// The bound.
+        seconds: u64,
+        /// Its last lines.
+        said: String,
+    },
+    /// It wanted more memory than it may have.
+    #[error("it wanted more than {mib} MiB of memory (memory_mib) and was killed; it said last:\n{said}")]
+    Memory {
+        /// The bound.
+        mib: u64,
+        /// Its last lines.
+        said: String,
+    },
+    /// It wanted more processes than it may have.
+    #[error("it wanted more than {most} processes at once (processes) and was killed; it said last:\n{said}")]
+    Processes {
+        /// The bound.
+        most: u64,
+        /// Its last lines.
+        said: String,
+    },
+    /// It wrote more than it may.
+    #[error("it wrote more than {mib} MiB (disk_mib) and was killed; it said last:\n{said}")]
+    Disk {
+        /// The bound.
+        mib: u64,
+        /// Its last lines.
+        said: String,
+    },
+    /// Who asked for it wants it no more.
+    #[error("the build was stopped")]
+    Stopped,
+    /// A program that builds need is missing, or the kernel refuses what it is for.
+    #[error("a step cannot be shut in: {0}")]
+    Confinement(String),
+    /// The lock file is not one.
+    #[error("{path} cannot be used: {why}; remove it, and what it fixes is looked up anew")]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The lock names what is to be had no more.
+    #[error(
+        "{0} of image.lock cannot be had any more: build with --update, which looks all versions up anew and writes \
+         them to image.lock"
+    )]
+    Vanished(String),
+    /// What was fetched is not what the lock names.
+    #[error("{name} has the SHA-256 {found}, image.lock says {expected}")]
+    Changed {
+        /// The file or package.
+        name: String,
+        /// The sum in the lock.
+        expected: String,
+        /// The sum found.
+        found: String,
+    },
+    /// No source of packages for this release.
+    #[error(
+        "this machine's apt has no source of Debian that {0:?} could come from: add one to its sources, and run \
+         apt-get update"
+    )]
+    NoSource(String),
+    /// Packages on a root that has some already.
+    #[error("[[packages]] must be the first step, of a recipe with from = \"scratch\"")]
+    NotFirst,
+    /// A tool of a registry wrote something that is not understood.
+    #[error("{tool} wrote what is not understood: {why}")]
+    Answer {
+        /// The program.
+        tool: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// A tree that is deeper, larger or odder than an image may be.
+    #[error("the image's {path} {why}")]
+    Tree {
+        /// Where, in the image.
+        path: PathBuf,
+        /// What is wrong there.
+        why: &'static str,
+    },
+    /// The system refused.
+    #[error("cannot {what}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl BuildError {
+    pub(super) fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { what, source }
+    }
+}
