@@ -13,6 +13,7 @@ mod figures;
 mod fuzz;
 #[cfg(test)]
 mod fuzz_lock;
+mod images;
 mod last;
 mod pack;
 mod package;
@@ -74,6 +75,11 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<OsString>,
     },
+    /// Build the images that are made of packages
+    Images {
+        /// Their names; all, if none is named
+        names: Vec<String>,
+    },
     /// Run one shard of what takes long; without one, list them
     Soak(soak::Soak),
     /// Name the shard whose files the change touches most
@@ -128,6 +134,7 @@ fn task(dev: &mut Dev, task: Task) -> Result<i32> {
             Some(name) => return Ok(checks::soak(dev, &soak, name)),
             None => shards::list(&dev.cache.join("shards"))?,
         },
+        Task::Images { names } => images::run(dev, &names)?,
         Task::Touched => shards::touched()?,
         Task::Fuzz(fuzz) => return fuzz.run(dev).map(|good| i32::from(!good)),
         Task::Bench { words } => match bench(dev, &words)? {},
