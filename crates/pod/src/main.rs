@@ -2,7 +2,7 @@
 //! virtual machine it boots the machine first; started as an ordinary process, in
 //! a container, it takes what it finds.
 //!
-//! One thread. Its memory is wiped wherever it is freed, so that what was secret
+//! One thread, and short-lived ones that work on files with a user's rights. Its memory is wiped wherever it is freed, so that what was secret
 //! in a request does not outlive it.
 
 mod agent;
@@ -10,6 +10,7 @@ mod api;
 mod args;
 mod container;
 mod exec;
+mod files;
 mod identity;
 mod init;
 mod process;

@@ -7,10 +7,12 @@
 //! | [`v1::node`] | the gateway's control plane and `hypercore` | HTTP on a Unix socket |
 //! | [`v1::pod`] | `hypercore` and `pod`, in the guest | HTTP on the guest's own link |
 //! | [`process`] | whoever runs commands in a guest, and `pod` | Connect's JSON, in [`connect`] envelopes |
+//! | [`filesystem`] | whoever works on a guest's files, and `pod` | the same; plain HTTP for what is in them |
 //! | [`v1::relay`] | anyone and the gasless relayer | HTTP, TLS |
 
 pub mod connect;
 pub mod fault;
+pub mod filesystem;
 mod hex;
 pub mod process;
 pub mod v1;

@@ -160,8 +160,9 @@ pub struct InputPiece {
     pub input: ProcessInput,
 }
 
-/// A signal of the protocol.
+/// A signal of the protocol; by name, or by number as protobuf's JSON allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "SignalForm")]
 pub enum Signal {
     /// Asks it to end.
     #[serde(rename = "SIGNAL_SIGTERM")]
@@ -169,6 +170,27 @@ pub enum Signal {
     /// Ends it.
     #[serde(rename = "SIGNAL_SIGKILL")]
     Kill,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SignalForm {
+    Name(String),
+    Number(i32),
+}
+
+impl TryFrom<SignalForm> for Signal {
+    type Error = &'static str;
+
+    fn try_from(form: SignalForm) -> Result<Self, Self::Error> {
+        match form {
+            SignalForm::Number(15) => Ok(Self::Term),
+            SignalForm::Number(9) => Ok(Self::Kill),
+            SignalForm::Name(name) if name == "SIGNAL_SIGTERM" => Ok(Self::Term),
+            SignalForm::Name(name) if name == "SIGNAL_SIGKILL" => Ok(Self::Kill),
+            SignalForm::Name(_) | SignalForm::Number(_) => Err("it is neither SIGNAL_SIGTERM nor SIGNAL_SIGKILL"),
+        }
+    }
 }
 
 /// `SendSignal`: to the process and all of its group.
@@ -371,8 +393,10 @@ rpc_codes! {
     InvalidArgument = "invalid_argument", 400;
     /// The call's time is over.
     DeadlineExceeded = "deadline_exceeded", 504;
-    /// No such process.
+    /// No such process, file or folder.
     NotFound = "not_found", 404;
+    /// What is to be made is there.
+    AlreadyExists = "already_exists", 409;
     /// Refused: root, for instance.
     PermissionDenied = "permission_denied", 403;
     /// Too many processes, or a reader that is too slow.
@@ -424,6 +448,11 @@ mod tests {
         let input: SendInputRequest =
             serde_json::from_str(r#"{"process":{"pid":7},"input":{"stdin":"aGk="}}"#).unwrap();
         assert_eq!(input.input, ProcessInput::Stdin(Base64(b"hi".to_vec())));
+        for signal in [r#""SIGNAL_SIGKILL""#, "9"] {
+            let text = format!(r#"{{"process":{{"pid":7}},"signal":{signal}}}"#);
+            assert_eq!(serde_json::from_str::<SendSignalRequest>(&text).unwrap().signal, Signal::Kill);
+        }
+        assert!(serde_json::from_str::<SendSignalRequest>(r#"{"process":{"pid":7},"signal":0}"#).is_err());
         let select: SelectRequest = serde_json::from_str(r#"{"process":{"tag":"a"}}"#).unwrap();
         assert_eq!(select.process, Selector::Tag("a".to_owned()));
     }

@@ -12,6 +12,6 @@ mod supervisor;
 
 pub(crate) use logs::{Logs, log_events};
 pub(crate) use loopback::connect as connect_loopback;
-pub(crate) use plan::{Plan, environment, user_environment};
+pub(crate) use plan::{Plan, environment, home_of, user_environment};
 pub(crate) use state::Pod;
 pub(crate) use supervisor::supervise;

@@ -66,10 +66,15 @@ pub(crate) fn environment(
     env
 }
 
+/// Where a user is at home: where its state is, if the image says nothing.
+pub(crate) fn home_of<'a>(user: &'a User, state_dir: &'a str) -> &'a str {
+    user.home.as_deref().unwrap_or(state_dir)
+}
+
 /// What a user's programs expect to know of the user.
 pub(crate) fn user_environment(user: &User, state_dir: &str) -> BTreeMap<String, String> {
     let name = user.name.clone().unwrap_or_else(|| user.uid.to_string());
-    let home = user.home.clone().unwrap_or_else(|| state_dir.to_owned());
+    let home = home_of(user, state_dir).to_owned();
     [("HOME", home), ("USER", name.clone()), ("LOGNAME", name)].map(|(name, value)| (name.to_owned(), value)).into()
 }
 

@@ -12,6 +12,7 @@ use wire::v1::pod::{PodPhase, PodStatus};
 use super::logs::Logs;
 use super::plan::Plan;
 use crate::exec::ProcessTable;
+use crate::files::{FileWorkers, Watchers};
 use crate::process::Reaper;
 use crate::timings::BootStopwatch;
 
@@ -29,6 +30,8 @@ struct Shared {
     logs: Logs,
     reaper: Reaper,
     processes: ProcessTable,
+    files: FileWorkers,
+    watchers: Watchers,
     timings: Mutex<BootStopwatch>,
     set_up: watch::Sender<bool>,
     status: watch::Sender<PodStatus>,
@@ -59,6 +62,8 @@ impl Pod {
         };
         Self(Arc::new(Shared {
             processes: ProcessTable::new(reaper.clone()),
+            files: FileWorkers::default(),
+            watchers: Watchers::default(),
             logs,
             reaper,
             timings: Mutex::new(timings),
@@ -84,6 +89,16 @@ impl Pod {
     /// The commands that run beside the agent.
     pub(crate) fn processes(&self) -> &ProcessTable {
         &self.0.processes
+    }
+
+    /// Where its users' files are worked on.
+    pub(crate) fn files(&self) -> &FileWorkers {
+        &self.0.files
+    }
+
+    /// The folders that are watched.
+    pub(crate) fn watchers(&self) -> &Watchers {
+        &self.0.watchers
     }
 
     /// Leave to give an answer that may last: fewer than there are connections, so

@@ -13,16 +13,17 @@ use wire::fault::Code;
 use super::auth::token;
 use super::body::whole;
 use super::error::ApiError;
-use super::{agent, input, metrics, rpc, tunnel};
+use super::{agent, files, filesystem, guest, input, metrics, rpc, tunnel};
 use crate::agent::Pod;
 use crate::identity::Platform;
 
 /// Everything `pod` answers.
 pub(crate) fn routes(pod: Pod, platform: Arc<dyn Platform>) -> Router {
     let identity = |State(pod): State<Pod>, body: Bytes| agent::identity(pod, platform, body);
-    // Its body goes on as long as it likes; all others come whole.
+    // Their bodies go on as long as they like; all others come whole.
     let streams = Router::new()
         .route("/process.Process/StreamInput", post(input::stream_input))
+        .route("/files", get(files::download).post(files::upload))
         .route_layer(from_fn_with_state(pod.clone(), token));
     Router::new()
         .route("/v1/status", get(agent::status))
@@ -31,6 +32,10 @@ pub(crate) fn routes(pod: Pod, platform: Arc<dyn Platform>) -> Router {
         .route("/v1/tunnel", get(tunnel::tunnel))
         .route("/metrics", get(metrics::metrics))
         .route("/process.Process/{call}", post(rpc::process))
+        .route("/filesystem.Filesystem/{call}", post(filesystem::filesystem))
+        .route("/files/compose", post(files::compose))
+        .route("/envs", get(guest::envs))
+        .route("/usage", get(guest::usage))
         .route_layer(from_fn_with_state(pod.clone(), token))
         .route("/v1/identity", post(identity))
         .route("/health", get(async || StatusCode::NO_CONTENT))
@@ -113,7 +118,7 @@ mod tests {
         (status, String::from_utf8(body.to_vec()).unwrap())
     }
 
-    const CALLS: [&str; 8] = [
+    const CALLS: [&str; 14] = [
         "GET /v1/status",
         "GET /v1/logs",
         "POST /v1/stop",
@@ -122,6 +127,12 @@ mod tests {
         "POST /process.Process/Start",
         "POST /process.Process/List",
         "POST /process.Process/Anything",
+        "POST /filesystem.Filesystem/Stat",
+        "GET /files?path=/etc/passwd",
+        "POST /files?path=/tmp/x",
+        "POST /files/compose",
+        "GET /envs",
+        "GET /usage",
     ];
 
     #[tokio::test]

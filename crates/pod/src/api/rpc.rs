@@ -25,8 +25,9 @@ use wire::process::{
 };
 
 use super::error::locate;
-use crate::agent::{Plan, Pod, user_environment};
+use crate::agent::{Plan, Pod, home_of, user_environment};
 use crate::exec::{CommandSpec, Process, StreamOptions, events, refusal};
+use crate::files::PathBase;
 use crate::process::{Accounts, User};
 
 /// The pause before a keepalive, unless the client says.
@@ -116,18 +117,24 @@ impl RpcCall {
     }
 
     fn start(&self, request: StartRequest, deadline: Option<Instant>) -> RpcResult<Arc<Process>> {
-        let plan = self.pod.plan().ok_or_else(|| fault(RpcCode::Unavailable, "the pod has no identity yet"))?;
+        let plan = self.plan()?;
         if self.pod.is_stopping() {
             return Err(fault(RpcCode::Unavailable, "the pod is stopping"));
         }
         let (user, env) = self.user(&plan)?;
-        let cwd = plan.run.cwd.clone();
+        let base = path_base(&plan, &user);
+        let cwd = base.resolve(request.process.cwd.as_deref().unwrap_or_default());
+        let cwd = cwd.map_err(|error| fault(RpcCode::InvalidArgument, format!("cwd: {error}")))?;
         self.pod.processes().start(CommandSpec { request, user, env, cwd, deadline })
+    }
+
+    pub(super) fn plan(&self) -> RpcResult<Arc<Plan>> {
+        self.pod.plan().ok_or_else(|| fault(RpcCode::Unavailable, "the pod has no identity yet"))
     }
 
     /// The agent's user, or the one that E2B's SDKs name by HTTP's basic
     /// authentication.
-    fn user(&self, plan: &Plan) -> RpcResult<(User, std::collections::BTreeMap<String, wire::Secret>)> {
+    pub(super) fn user(&self, plan: &Plan) -> RpcResult<(User, std::collections::BTreeMap<String, wire::Secret>)> {
         let mut env = plan.env.clone();
         let Some(name) = basic_user(&self.headers) else { return Ok((plan.user.clone(), env)) };
         let refused = |error: crate::process::UserError| fault(RpcCode::PermissionDenied, error.to_string());
@@ -137,7 +144,7 @@ impl RpcCall {
         Ok((user, env))
     }
 
-    fn options(&self) -> RpcResult<StreamOptions> {
+    pub(super) fn options(&self) -> RpcResult<StreamOptions> {
         let keepalive = self.number(KEEPALIVE_HEADER)?.filter(|seconds| *seconds > 0).map(Duration::from_secs);
         Ok(StreamOptions {
             keepalive: keepalive.unwrap_or(KEEPALIVE),
@@ -167,11 +174,16 @@ impl RpcCall {
     }
 }
 
+/// What a user's paths are relative to.
+pub(super) fn path_base<'a>(plan: &'a Plan, user: &'a User) -> PathBase<'a> {
+    PathBase { home: home_of(user, &plan.run.state_dir), workdir: &plan.run.cwd }
+}
+
 #[derive(Serialize)]
 pub(super) struct Empty {}
 
 /// The one message of a stream call's request.
-fn unwrap<T: DeserializeOwned>(body: &Bytes) -> RpcResult<T> {
+pub(super) fn unwrap<T: DeserializeOwned>(body: &Bytes) -> RpcResult<T> {
     let mut bytes = BytesMut::from(&body[..]);
     let envelope = Envelope::decode(&mut bytes).map_err(|error| fault(RpcCode::InvalidArgument, error.to_string()))?;
     let envelope = envelope.ok_or_else(|| fault(RpcCode::InvalidArgument, "the body is not one whole envelope"))?;
@@ -192,7 +204,7 @@ pub(super) fn unsupported(wanted: &'static str) -> Response {
     (StatusCode::UNSUPPORTED_MEDIA_TYPE, [("accept-post", wanted)]).into_response()
 }
 
-fn failure(error: &RpcError) -> Response {
+pub(super) fn failure(error: &RpcError) -> Response {
     let status = StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     (status, Json(error)).into_response()
 }

@@ -99,7 +99,8 @@ impl<K> EventStream<K> {
     }
 }
 
-async fn until(deadline: Option<Instant>) {
+/// Waits for the end of a call's time; for ever where it has none.
+pub(crate) async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(at) => sleep_until(at).await,
         None => std::future::pending().await,

@@ -33,7 +33,7 @@ pub(crate) struct CommandSpec {
     pub(crate) user: User,
     /// Its environment, without what the client adds.
     pub(crate) env: BTreeMap<String, Secret>,
-    /// Where it starts, unless the client says.
+    /// Where it starts: an absolute path.
     pub(crate) cwd: String,
     /// When it is killed.
     pub(crate) deadline: Option<Instant>,
@@ -68,11 +68,10 @@ pub(super) fn spawn<F: FnOnce(&Process) + Send + 'static>(
 ) -> Result<Arc<Process>, RpcError> {
     let envs = std::mem::take(&mut spec.request.process.envs);
     spec.env.extend(envs.into_iter().map(|(name, value)| (name, value.into())));
-    let cwd = spec.request.process.cwd.clone().unwrap_or_else(|| spec.cwd.clone());
-    if !Path::new(&cwd).is_dir() {
-        return Err(fault(RpcCode::InvalidArgument, format!("cwd {cwd:?} is not a directory")));
+    if !Path::new(&spec.cwd).is_dir() {
+        return Err(fault(RpcCode::InvalidArgument, format!("cwd {:?} is not a directory", spec.cwd)));
     }
-    let started = start(&spec, &cwd, reaper).map_err(|error| {
+    let started = start(&spec, reaper).map_err(|error| {
         fault(RpcCode::InvalidArgument, format!("cannot start {:?}: {error}", spec.request.process.cmd))
     })?;
     let process = Arc::new(Process {
@@ -91,13 +90,13 @@ pub(super) fn spawn<F: FnOnce(&Process) + Send + 'static>(
     Ok(process)
 }
 
-fn start(spec: &CommandSpec, cwd: &str, reaper: &Reaper) -> std::io::Result<Started> {
+fn start(spec: &CommandSpec, reaper: &Reaper) -> std::io::Result<Started> {
     let config = &spec.request.process;
     let process = ProcessSpec {
         program: &config.cmd,
         args: &config.args,
         env: &spec.env,
-        cwd,
+        cwd: &spec.cwd,
         user: &spec.user,
         oom_score: OomScore::Command,
     };

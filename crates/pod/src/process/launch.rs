@@ -92,7 +92,7 @@ impl ProcessSpec<'_> {
         command.stdin(streams.stdin).stdout(streams.stdout).stderr(streams.stderr);
         let confinement = Confinement::new(self, streams.terminal);
         // SAFETY: the closure makes system calls and nothing else: it allocates
-        // nothing and takes no lock, and this process has a single thread.
+        // nothing and takes no lock that another thread could have held at the fork.
         unsafe { command.pre_exec(move || confinement.apply().map_err(io::Error::from)) };
         command.spawn()
     }

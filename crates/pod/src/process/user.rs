@@ -152,6 +152,16 @@ impl Accounts {
         Ok(User { uid, gid, groups, name, home, privileges: self.privileges })
     }
 
+    /// The name of a user's number, where the image has one.
+    pub(crate) fn user_name(&self, uid: u32) -> Option<String> {
+        self.entries().find(|entry| entry.uid == uid).map(|entry| entry.name.to_owned())
+    }
+
+    /// The name of a group's number, where the image has one.
+    pub(crate) fn group_name(&self, gid: u32) -> Option<String> {
+        self.groups().find(|(_, number, _)| *number == gid).map(|(name, ..)| name.to_owned())
+    }
+
     /// The entry of a name or number; `None` for a number without one.
     fn entry(&self, user: &str) -> Result<Option<Entry<'_>>, UserError> {
         let number = if user.is_empty() { Some(DEFAULT_ID) } else { user.parse::<u32>().ok() };

@@ -131,11 +131,16 @@ impl Client {
 
     /// A stream call of the process protocol.
     pub(crate) async fn stream(self, call: &str, headers: &[(&str, &str)], message: &Value) -> Stream {
+        self.stream_of(&format!("/process.Process/{call}"), headers, message).await
+    }
+
+    /// A stream call, by its path.
+    pub(crate) async fn stream_of(self, path: &str, headers: &[(&str, &str)], message: &Value) -> Stream {
         let mut body = BytesMut::new();
         Envelope { end: false, message: message.to_string().into() }.encode(&mut body);
         let mut all = vec![("content-type", wire::process::STREAM_TYPE)];
         all.extend_from_slice(headers);
-        let answer = self.send(Method::POST, &format!("/process.Process/{call}"), &all, body.freeze()).await.unwrap();
+        let answer = self.send(Method::POST, path, &all, body.freeze()).await.unwrap();
         assert_eq!(answer.status(), 200);
         Stream { body: answer.into_body(), bytes: BytesMut::new() }
     }

@@ -17,11 +17,14 @@ use tokio::time::timeout;
 
 use crate::client::Client;
 use crate::compile::compile_agent;
-use crate::{CANARY, exec, identity};
+use crate::{CANARY, exec, files, identity};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_pod");
 /// The agent's user.
 const USER: u32 = 1000;
+
+/// One whom no machine names, and who so is at home where the agent's state is.
+const NAMELESS: u32 = 43_210;
 
 /// A running pod, and the files of its container.
 struct Container {
@@ -179,6 +182,77 @@ async fn starts_its_agent_again(pod: Client, container: &Container) {
     };
     let status = timeout(PATIENCE, again).await.unwrap();
     assert_eq!((&status["phase"], &status["last_exit"]), (&json!("ready"), &json!("exit status 7")), "{status}");
+}
+
+#[tokio::test]
+async fn files_are_worked_on_with_the_rights_of_the_agents_user() {
+    needs!(root);
+    let mut container = Container::start(0, "127.0.0.1");
+    let pod = container.up().await;
+    ready(pod, &container.identity(&NAMELESS.to_string())).await;
+    files::serves_files(pod, container.path("state").to_str().unwrap()).await;
+    files::keeps_to_the_users_rights(pod, container.dir.path(), NAMELESS).await;
+}
+
+/// A small filesystem, while this lives.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(path: PathBuf) -> Self {
+        fs::create_dir_all(&path).unwrap();
+        let flags = rustix::mount::MountFlags::empty();
+        rustix::mount::mount("tmpfs", &path, "tmpfs", flags, c"size=256k,mode=777").unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_upload_that_finds_the_disk_full_says_so_and_leaves_what_was_there() {
+    needs!(root);
+    let mut container = Container::start(0, "127.0.0.1");
+    let disk = SmallDisk::mount(container.path("small"));
+    let pod = container.up().await;
+    ready(pod, &container.identity(&NAMELESS.to_string())).await;
+    let path = disk.0.join("file").to_str().unwrap().to_owned();
+    assert_eq!(files::write(pod, &path, b"old").await.status, 200);
+    let full = files::write(pod, &path, &vec![7; 8 << 20]).await;
+    assert_eq!((full.status.as_u16(), full.json()["code"].clone()), (507, json!(507)), "{full:?}");
+    assert!(full.json()["message"].as_str().unwrap().contains("not enough disk space"), "{full:?}");
+    assert_eq!(files::read(pod, &path).await.bytes, b"old");
+    assert_eq!(fs::read_dir(&disk.0).unwrap().count(), 1, "nothing is left beside it");
+}
+
+#[tokio::test]
+async fn an_upload_that_breaks_off_leaves_what_was_there() {
+    needs!(root);
+    let mut container = Container::start(0, "127.0.0.1");
+    let pod = container.up().await;
+    ready(pod, &container.identity(&NAMELESS.to_string())).await;
+    let file = container.path("state").join("file");
+    assert_eq!(files::write(pod, "file", b"old").await.status, 200);
+    let head = format!(
+        "POST /files?path=file HTTP/1.1\r\nHost: guest\r\nAuthorization: Bearer {}\r\n\
+         Content-Type: application/octet-stream\r\nContent-Length: 1000000\r\n\r\nhalf",
+        crate::TOKEN
+    );
+    let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", container.port)).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes()).await.unwrap();
+    let others = || fs::read_dir(file.parent().unwrap()).unwrap().count() - 1;
+    let until = |count: usize| async move {
+        while others() != count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, until(1)).await.expect("it begins beside the old one");
+    drop(stream);
+    timeout(PATIENCE, until(0)).await.expect("nothing is left of it");
+    assert_eq!(fs::read(&file).unwrap(), b"old");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ mod client;
 mod compile;
 mod container;
 mod exec;
+mod files;
 mod guest;
 mod machine;
 

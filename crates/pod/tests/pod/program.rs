@@ -20,6 +20,7 @@ fn main() {
         Some("leave") => leave(),
         Some("lend") => lend(),
         Some("rage") => rage(),
+        Some("write") => fs::write(argument, "written").unwrap(),
         Some("keep") => fs::write("/data/kept", argument).unwrap(),
         _ => std::process::exit(99),
     }

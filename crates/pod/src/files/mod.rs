@@ -1,0 +1,28 @@
+//! Files in the guest for callers, with the rights of a user of it: the inside of E2B's
+//! file protocols. What is pure lies in `paths` and `events`; the rest makes system calls,
+//! in threads that have the user's rights.
+
+mod compose;
+mod download;
+mod entry;
+mod error;
+mod events;
+mod metadata;
+mod own;
+mod paths;
+mod rights;
+mod tree;
+mod upload;
+mod watch;
+mod watchers;
+
+pub(crate) use compose::compose;
+pub(crate) use download::{Download, open};
+pub(crate) use error::FileError;
+pub(crate) use metadata::of_headers as metadata_of;
+pub(crate) use paths::{PathBase, PathError};
+pub(crate) use rights::FileWorkers;
+pub(crate) use tree::{list, make_dir, move_to, remove, stat};
+pub(crate) use upload::{FileMode, Piece, Upload, receive};
+pub(crate) use watch::{Watch, WatchSpec};
+pub(crate) use watchers::Watchers;
