@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use domain::RunId;
 use http::header::{CONNECTION, HOST, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use hyper::body::Body;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -21,11 +21,18 @@ use crate::hop::strip_hop_by_hop;
 /// Bytes to and from an agent's port.
 pub type Tunnel = TokioIo<Upgraded>;
 
-/// The routes of `pod` that the node passes on.
-const PROCESS_ROUTES: &str = "/process.Process/";
+/// The calls of `pod` that the node passes on, by the services they are of.
+const SERVICES: [&str; 2] = ["/process.Process/", "/filesystem.Filesystem/"];
+/// Its paths of files; a query says which.
+const FILES: [&str; 2] = ["/files", "/files/compose"];
+/// Its other paths that the node passes on.
+const PATHS: [&str; 3] = ["/envs", "/health", "/usage"];
 
 /// The longest a passed request may ask for.
 const LONGEST_PASS: Duration = Duration::from_secs(3600);
+/// How long an upload may take: it is answered when all of it is there. Whoever sends it
+/// sees to it that it does not stand still.
+const LONGEST_UPLOAD: Duration = Duration::from_hours(24);
 
 /// Whose output to read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,18 +73,19 @@ impl NodeClient {
         Ok(NodeBody::new(call.operation, answer.response.into_body(), idle, answer.connection))
     }
 
-    /// Opens a connection to the agent's port.
+    /// Opens a connection to the agent's port, or to another one of its guest.
     ///
     /// # Errors
     /// See [`NodeError`]; a guest that cannot be reached is refused with
     /// `agent_unreachable`.
-    pub async fn tunnel(&self, id: RunId) -> Result<Tunnel, NodeError> {
+    pub async fn tunnel(&self, id: RunId, port: Option<u16>) -> Result<Tunnel, NodeError> {
         let call = Call::new("reach the agent's port", self.deadlines.tunnel);
-        call.within(self.upgrade(call.operation, id)).await
+        call.within(self.upgrade(call.operation, id, port)).await
     }
 
-    async fn upgrade(&self, operation: &'static str, id: RunId) -> Result<Tunnel, NodeError> {
-        let mut request = empty(Method::GET, &format!("{}/tunnel", sandbox(id)));
+    async fn upgrade(&self, operation: &'static str, id: RunId, port: Option<u16>) -> Result<Tunnel, NodeError> {
+        let query = port.map(|port| format!("?port={port}")).unwrap_or_default();
+        let mut request = empty(Method::GET, &format!("{}/tunnel{query}", sandbox(id)));
         request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
         request.headers_mut().insert(UPGRADE, HeaderValue::from_static(TUNNEL));
         let answer = send(operation, &self.socket, request).await?;
@@ -94,20 +102,26 @@ impl NodeClient {
         Ok(TokioIo::new(upgraded))
     }
 
-    /// Passes a request to `pod`'s process routes and hands back its answer,
-    /// whatever its status, its body still flowing. `path` begins with
-    /// `/process.Process/`. The caller's own credentials must be gone from the
+    /// Passes a request to `pod` and hands back its answer, whatever its status, its body
+    /// still flowing. `target` is a call of its services (`/process.Process/`,
+    /// `/filesystem.Filesystem/`), one of `/files` with its query, or one of the guest
+    /// itself (`/envs`, `/health`, `/usage`). The caller's own credentials must be gone from the
     /// headers; those of one connection are taken away here.
     ///
     /// # Errors
     /// See [`NodeError`].
-    pub async fn forward<B>(&self, id: RunId, path: &str, request: Request<B>) -> Result<Response<NodeBody>, NodeError>
+    pub async fn forward<B>(
+        &self,
+        id: RunId,
+        target: &str,
+        request: Request<B>,
+    ) -> Result<Response<NodeBody>, NodeError>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let call = Call::new("pass the request to the guest", self.patience(request.headers()));
-        let request = addressed(call.operation, id, path, request)?;
+        let call = Call::new("pass the request to the guest", self.patience(target, &request));
+        let request = addressed(call.operation, id, target, request)?;
         let answer = call.within(send(call.operation, &self.socket, request)).await?;
         let (mut head, incoming) = answer.response.into_parts();
         strip_hop_by_hop(&mut head.headers);
@@ -117,19 +131,34 @@ impl NodeClient {
 
 impl NodeClient {
     /// How long a passed request may take until it is answered.
-    fn patience(&self, headers: &HeaderMap) -> Duration {
-        let asked = headers.get(TIMEOUT_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
+    fn patience<B>(&self, target: &str, request: &Request<B>) -> Duration {
+        if request.method() == Method::POST && target.starts_with("/files") {
+            return LONGEST_UPLOAD;
+        }
+        let asked = request.headers().get(TIMEOUT_HEADER).and_then(|value| value.to_str().ok()?.parse().ok());
         let asked = asked.map(|millis| Duration::from_millis(millis).min(LONGEST_PASS) + self.deadlines.margin);
         asked.unwrap_or_default().max(self.deadlines.forward)
     }
 }
 
-fn addressed<B>(operation: &'static str, id: RunId, path: &str, request: Request<B>) -> Result<Request<B>, NodeError> {
-    let method = path.strip_prefix(PROCESS_ROUTES);
-    if !method.is_some_and(|name| !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric())) {
-        return Err(NodeError::protocol(operation, "the path is not one of the process routes"));
+/// Whether the node passes on what goes there.
+fn is_passed(target: &str) -> bool {
+    let named = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let is_call = SERVICES.iter().any(|service| target.strip_prefix(service).is_some_and(named));
+    let path = target.split_once('?').map_or(target, |(path, _)| path);
+    is_call || PATHS.contains(&target) || FILES.contains(&path)
+}
+
+fn addressed<B>(
+    operation: &'static str,
+    id: RunId,
+    target: &str,
+    request: Request<B>,
+) -> Result<Request<B>, NodeError> {
+    if !is_passed(target) {
+        return Err(NodeError::protocol(operation, "the target is none that the node passes on"));
     }
-    let uri = Uri::try_from(format!("{}/pod{path}", sandbox(id)))
+    let uri = Uri::try_from(format!("{}/pod{target}", sandbox(id)))
         .map_err(|error| NodeError::protocol(operation, error.to_string()))?;
     let (mut head, body) = request.into_parts();
     strip_hop_by_hop(&mut head.headers);

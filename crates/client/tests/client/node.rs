@@ -260,7 +260,7 @@ async fn a_server_that_accepts_and_says_nothing_runs_into_every_deadline() {
         client.delete(ID, ID.into(), Duration::from_millis(10), DataPolicy::Keep),
         client.marks(0, Duration::from_millis(10)),
         client.logs(ID, LogSource::Console, true),
-        client.tunnel(ID),
+        client.tunnel(ID, None),
         client.forward(ID, "/process.Process/Start", empty()),
     );
     let errors = [
@@ -327,7 +327,8 @@ async fn an_answer_of_another_api_is_a_protocol_error() {
                 let _ = stream.read(&mut request).await;
             }
         });
-        let (listed, tunnel) = (server.client().list().await.map(drop), server.client().tunnel(ID).await.map(drop));
+        let (listed, tunnel) =
+            (server.client().list().await.map(drop), server.client().tunnel(ID, None).await.map(drop));
         let error = if answer.contains("101") { tunnel } else { listed }.unwrap_err();
         assert!(matches!(error, NodeError::Protocol { .. }), "{answer:?}: {error:?}");
     }
@@ -400,7 +401,7 @@ async fn a_tunnel_carries_bytes_both_ways() {
         (StatusCode::SWITCHING_PROTOCOLS, [("connection", "upgrade"), ("upgrade", TUNNEL)]).into_response()
     }
     let server = Server::http(Router::new().route("/v1/sandboxes/{id}/tunnel", get(tunnel)));
-    let mut tunnel = server.client().tunnel(ID).await.unwrap();
+    let mut tunnel = server.client().tunnel(ID, None).await.unwrap();
     tunnel.write_all(b"abcd").await.unwrap();
     let mut echoed = Vec::new();
     tokio::time::timeout(SOON, tunnel.read_to_end(&mut echoed)).await.unwrap().unwrap();
@@ -410,7 +411,7 @@ async fn a_tunnel_carries_bytes_both_ways() {
 #[tokio::test]
 async fn a_guest_that_cannot_be_reached_is_refused_by_code() {
     let app = Router::new().route("/v1/sandboxes/{id}/tunnel", get(|| async { refuse(Code::AgentUnreachable) }));
-    let error = Server::http(app).client().tunnel(ID).await.map(drop).unwrap_err();
+    let error = Server::http(app).client().tunnel(ID, None).await.map(drop).unwrap_err();
     assert_eq!(error.code(), Some(Code::AgentUnreachable));
 }
 
@@ -438,9 +439,24 @@ async fn a_passed_request_keeps_its_body_and_status_and_loses_its_connections_he
 }
 
 #[tokio::test]
-async fn only_process_routes_are_passed() {
+async fn only_commands_files_and_what_the_guest_is_are_passed() {
     let client = NodeClient::new("/nonexistent");
-    for path in ["/v1/stop", "/process.Process/", "/process.Process/../v1/stop", "/process.Process/Start?x=1", ""] {
+    for path in ["/filesystem.Filesystem/Stat", "/files?path=%2Fx", "/files/compose", "/envs", "/health"] {
+        let request = Request::post("/").body(Full::<Bytes>::default()).unwrap();
+        let error = client.forward(ID, path, request).await.map(drop).unwrap_err();
+        assert!(!matches!(error, NodeError::Protocol { .. }), "{path}: {error:?}");
+    }
+    for path in [
+        "/v1/stop",
+        "/process.Process/",
+        "/process.Process/../v1/stop",
+        "/process.Process/Start?x=1",
+        "",
+        "/files/../v1/stop",
+        "/filesx",
+        "/envs?x=1",
+        "/metrics",
+    ] {
         let request = Request::post("/").body(Full::<Bytes>::default()).unwrap();
         let error = client.forward(ID, path, request).await.map(drop).unwrap_err();
         assert!(matches!(error, NodeError::Protocol { .. }), "{path}: {error:?}");

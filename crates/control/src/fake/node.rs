@@ -419,7 +419,7 @@ impl Node for FakeNode {
         .await
     }
 
-    async fn tunnel(&self, _id: RunId) -> Result<Box<dyn ByteStream>, NodeError> {
+    async fn tunnel(&self, _id: RunId, _port: Option<u16>) -> Result<Box<dyn ByteStream>, NodeError> {
         Err(lost("reach the agent's port"))
     }
 
@@ -427,7 +427,7 @@ impl Node for FakeNode {
         Err(lost("read the logs"))
     }
 
-    async fn forward(&self, _id: RunId, _path: &str, _: Request<NodeBody>) -> Result<Response<NodeBody>, NodeError> {
+    async fn forward(&self, _id: RunId, _target: &str, _: Request<NodeBody>) -> Result<Response<NodeBody>, NodeError> {
         Err(lost("pass the request to the guest"))
     }
 }

@@ -62,15 +62,19 @@ pub trait Node: Send + Sync {
     async fn marks(&self, after: u64, wait: Duration) -> Result<MarksPage, NodeError>;
 
     /// Opens a connection to the port that the agent serves.
-    async fn tunnel(&self, id: RunId) -> Result<Box<dyn ByteStream>, NodeError>;
+    async fn tunnel(&self, id: RunId, port: Option<u16>) -> Result<Box<dyn ByteStream>, NodeError>;
 
     /// The lines that the agent, or its guest's console, wrote; with `follow`, those it
     /// goes on to write.
     async fn logs(&self, id: RunId, source: LogSource, follow: bool) -> Result<NodeBody, NodeError>;
 
-    /// Passes a request to the process routes of the guest.
-    async fn forward(&self, id: RunId, path: &str, request: Request<NodeBody>)
-    -> Result<Response<NodeBody>, NodeError>;
+    /// Passes a request to the guest's `pod`: its commands, its files.
+    async fn forward(
+        &self,
+        id: RunId,
+        target: &str,
+        request: Request<NodeBody>,
+    ) -> Result<Response<NodeBody>, NodeError>;
 }
 
 /// Bounds a call from outside too: a node that hangs is a node that does not

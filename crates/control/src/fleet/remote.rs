@@ -70,8 +70,8 @@ impl Node for RemoteNode {
         self.client.marks(after, wait).await
     }
 
-    async fn tunnel(&self, id: RunId) -> Result<Box<dyn ByteStream>, NodeError> {
-        Ok(Box::new(self.client.tunnel(id).await?))
+    async fn tunnel(&self, id: RunId, port: Option<u16>) -> Result<Box<dyn ByteStream>, NodeError> {
+        Ok(Box::new(self.client.tunnel(id, port).await?))
     }
 
     async fn logs(&self, id: RunId, source: LogSource, follow: bool) -> Result<NodeBody, NodeError> {
@@ -81,9 +81,9 @@ impl Node for RemoteNode {
     async fn forward(
         &self,
         id: RunId,
-        path: &str,
+        target: &str,
         request: Request<NodeBody>,
     ) -> Result<Response<NodeBody>, NodeError> {
-        Ok(self.client.forward(id, path, request).await?.map(|body| body.map_err(Into::into).boxed_unsync()))
+        Ok(self.client.forward(id, target, request).await?.map(|body| body.map_err(Into::into).boxed_unsync()))
     }
 }

@@ -1,4 +1,4 @@
-//! Commands in a guest: passed to `pod` with the node's own credential.
+//! Commands and files in a guest: passed to `pod` with the node's own credential.
 
 use std::time::Duration;
 
@@ -11,13 +11,13 @@ use futures_util::StreamExt;
 use http::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, COOKIE, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Method};
 use wire::fault::{Code, Fault};
 use wire::v1::node::SandboxPhase;
 
 use super::fault::ApiError;
 use super::state::{Api, id};
-use crate::guest::{PodClient, PodConnection, bearer};
+use crate::guest::{PodClient, PodConnection};
 use crate::task::SandboxHandle;
 
 /// How long `pod` may take to accept a connection.
@@ -25,10 +25,13 @@ const CONNECT: Duration = Duration::from_secs(3);
 /// How long it may take to begin its answer. It has deadlines of its own, which its
 /// callers may set; this one is for a guest that has none.
 const BEGIN: Duration = Duration::from_secs(600);
+/// How long it may take to begin its answer to an upload, which it does when it has all of
+/// it. One that stands still ends much sooner, by `pod` and by whoever sends it.
+const BEGIN_AFTER_UPLOAD: Duration = Duration::from_hours(24);
 /// Headers that end at each hop, or are not the guest's business.
-const DROPPED: [HeaderName; 9] =
-    [AUTHORIZATION, CONNECTION, COOKIE, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, ACCEPT_ENCODING];
-/// Another way to show a credential to `pod`.
+const DROPPED: [HeaderName; 8] = [CONNECTION, COOKIE, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, ACCEPT_ENCODING];
+/// How the node shows its credential to `pod`: the other way names the user for whom a
+/// call works.
 const ACCESS_TOKEN: HeaderName = HeaderName::from_static("x-access-token");
 
 /// One call of the process protocol, streamed both ways.
@@ -44,9 +47,156 @@ const ACCESS_TOKEN: HeaderName = HeaderName::from_static("x-access-token");
         (status = "default", description = "What is wrong, by `code`", body = Fault),
     )
 )]
-pub(crate) async fn forward(
+pub(crate) async fn process(
     State(api): State<Api>,
     path: Result<Path<(RunId, String)>, PathRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    call(&api, path, "process.Process", request).await
+}
+
+/// One call of the protocol of files.
+#[utoipa::path(
+    post,
+    path = "/v1/sandboxes/{id}/pod/filesystem.Filesystem/{method}",
+    params(
+        ("id" = RunId, Path, description = "The agent"),
+        ("method" = String, Path, description = "Stat, MakeDir, Move, ListDir, Remove, WatchDir, CreateWatcher, GetWatcherEvents, RemoveWatcher"),
+    ),
+    responses(
+        (status = 200, description = "What pod answers, as it comes"),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    )
+)]
+pub(crate) async fn filesystem(
+    State(api): State<Api>,
+    path: Result<Path<(RunId, String)>, PathRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    call(&api, path, "filesystem.Filesystem", request).await
+}
+
+/// A file's bytes, out of the guest.
+#[utoipa::path(
+    get,
+    path = "/v1/sandboxes/{id}/pod/files",
+    params(
+        ("id" = RunId, Path, description = "The agent"),
+        ("path" = Option<String>, Query, description = "Which file"),
+        ("username" = Option<String>, Query, description = "Who reads it"),
+    ),
+    responses(
+        (status = 200, description = "What pod answers, as it comes"),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    )
+)]
+pub(crate) async fn download(
+    State(api): State<Api>,
+    path: Result<Path<RunId>, PathRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    files(&api, path, "/files", request).await
+}
+
+/// A file's bytes, into the guest.
+#[utoipa::path(
+    post,
+    path = "/v1/sandboxes/{id}/pod/files",
+    params(
+        ("id" = RunId, Path, description = "The agent"),
+        ("path" = Option<String>, Query, description = "Which file"),
+        ("username" = Option<String>, Query, description = "Whose it is"),
+    ),
+    responses(
+        (status = 200, description = "What pod answers"),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    )
+)]
+pub(crate) async fn upload(
+    State(api): State<Api>,
+    path: Result<Path<RunId>, PathRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    files(&api, path, "/files", request).await
+}
+
+/// One file out of several pieces.
+#[utoipa::path(
+    post,
+    path = "/v1/sandboxes/{id}/pod/files/compose",
+    params(("id" = RunId, Path, description = "The agent")),
+    responses(
+        (status = 200, description = "What pod answers"),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    )
+)]
+pub(crate) async fn compose(
+    State(api): State<Api>,
+    path: Result<Path<RunId>, PathRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    files(&api, path, "/files/compose", request).await
+}
+
+/// The environment of the agent.
+#[utoipa::path(
+    get,
+    path = "/v1/sandboxes/{id}/pod/envs",
+    params(("id" = RunId, Path, description = "The agent")),
+    responses(
+        (status = 200, description = "What pod answers"),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    )
+)]
+pub(crate) async fn envs(
+    State(api): State<Api>,
+    path: Result<Path<RunId>, PathRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    pass(&api, id(path)?, "/envs", BEGIN, request).await
+}
+
+/// What the guest uses.
+#[utoipa::path(
+    get,
+    path = "/v1/sandboxes/{id}/pod/usage",
+    params(("id" = RunId, Path, description = "The agent")),
+    responses(
+        (status = 200, description = "What pod answers"),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    )
+)]
+pub(crate) async fn usage(
+    State(api): State<Api>,
+    path: Result<Path<RunId>, PathRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    pass(&api, id(path)?, "/usage", BEGIN, request).await
+}
+
+/// Whether `pod` answers.
+#[utoipa::path(
+    get,
+    operation_id = "pod_health",
+    path = "/v1/sandboxes/{id}/pod/health",
+    params(("id" = RunId, Path, description = "The agent")),
+    responses(
+        (status = 204, description = "It does"),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    )
+)]
+pub(crate) async fn health(
+    State(api): State<Api>,
+    path: Result<Path<RunId>, PathRejection>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    pass(&api, id(path)?, "/health", BEGIN, request).await
+}
+
+async fn call(
+    api: &Api,
+    path: Result<Path<(RunId, String)>, PathRejection>,
+    service: &str,
     request: Request,
 ) -> Result<Response, ApiError> {
     let (path, method) = match path {
@@ -57,13 +207,29 @@ pub(crate) async fn forward(
     if !method.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         return Err(ApiError::new(Code::NotFound, "there is no such call"));
     }
+    pass(api, id, &format!("/{service}/{method}"), BEGIN, request).await
+}
+
+/// The query says which file: it goes on as it is.
+async fn files(
+    api: &Api,
+    path: Result<Path<RunId>, PathRejection>,
+    target: &str,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let target = request.uri().query().map_or_else(|| target.to_owned(), |query| format!("{target}?{query}"));
+    let begin = if request.method() == Method::POST { BEGIN_AFTER_UPLOAD } else { BEGIN };
+    pass(api, id(path)?, &target, begin, request).await
+}
+
+async fn pass(api: &Api, id: RunId, target: &str, begin: Duration, request: Request) -> Result<Response, ApiError> {
     let handle = api.sandbox(id)?;
     let permit = handle.streams.call(request.extensions().get());
     let permit = permit.ok_or_else(|| ApiError::new(Code::RateLimited, "too many calls of the agent are open"))?;
     let mut line = reach(&handle).await?;
     let (sender, pod) = (&mut line.0, &line.1);
-    let outgoing = outgoing(request, &method, pod)?;
-    let answer = sender.send(outgoing, BEGIN).await.map_err(|error| ApiError::unreachable(&error))?;
+    let outgoing = outgoing(request, target, pod)?;
+    let answer = sender.send(outgoing, begin).await.map_err(|error| ApiError::unreachable(&error))?;
     let driver = line.0.into_driver();
     let (mut head, body) = answer.into_parts();
     strip(&mut head.headers);
@@ -95,17 +261,23 @@ async fn reach(handle: &SandboxHandle) -> Result<(PodConnection<Body>, PodClient
     }
 }
 
-fn outgoing(request: Request, method: &str, pod: &PodClient) -> Result<Request, ApiError> {
+fn outgoing(request: Request, target: &str, pod: &PodClient) -> Result<Request, ApiError> {
     let (mut head, body) = request.into_parts();
     strip(&mut head.headers);
+    let user = head.headers.remove(AUTHORIZATION).filter(|value| value.as_bytes().starts_with(b"Basic "));
     head.headers.remove(ACCESS_TOKEN);
-    let token = bearer(pod.token()).map_err(|error| ApiError::internal(&error, "the guest's credential is broken"))?;
-    head.headers.insert(AUTHORIZATION, token);
+    let mut token = HeaderValue::from_str(pod.token().expose())
+        .map_err(|error| ApiError::internal(&error, "the guest's credential is broken"))?;
+    token.set_sensitive(true);
+    if let Some(user) = user {
+        head.headers.insert(AUTHORIZATION, user);
+    }
+    head.headers.insert(ACCESS_TOKEN, token);
     head.headers.insert(HOST, HeaderValue::from_static("pod"));
     let mut outgoing = Request::new(body);
     *outgoing.method_mut() = head.method;
     *outgoing.headers_mut() = head.headers;
-    *outgoing.uri_mut() = format!("/process.Process/{method}")
+    *outgoing.uri_mut() = target
         .parse()
         .map_err(|error: http::uri::InvalidUri| ApiError::internal(&error, "the call's path is broken"))?;
     Ok(outgoing)

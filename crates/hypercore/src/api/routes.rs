@@ -20,7 +20,13 @@ const MAX_SPEC: usize = 512 * 1024;
 /// All routes.
 pub(crate) fn routes(api: Api) -> Router {
     let streams = Router::new()
-        .route("/v1/sandboxes/{id}/pod/process.Process/{method}", post(process::forward))
+        .route("/v1/sandboxes/{id}/pod/process.Process/{method}", post(process::process))
+        .route("/v1/sandboxes/{id}/pod/filesystem.Filesystem/{method}", post(process::filesystem))
+        .route("/v1/sandboxes/{id}/pod/files", get(process::download).post(process::upload))
+        .route("/v1/sandboxes/{id}/pod/files/compose", post(process::compose))
+        .route("/v1/sandboxes/{id}/pod/envs", get(process::envs))
+        .route("/v1/sandboxes/{id}/pod/health", get(process::health))
+        .route("/v1/sandboxes/{id}/pod/usage", get(process::usage))
         .layer(DefaultBodyLimit::disable());
     Router::new()
         .route("/v1/sandboxes", get(sandboxes::list))

@@ -114,7 +114,7 @@ pub(crate) fn request(
 }
 
 /// The credential as a header that is never printed.
-pub(crate) fn bearer(token: &Secret) -> Result<HeaderValue, PodError> {
+fn bearer(token: &Secret) -> Result<HeaderValue, PodError> {
     let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose()))
         .map_err(|_| PodError::Unclear("the token is no header".to_owned()))?;
     value.set_sensitive(true);

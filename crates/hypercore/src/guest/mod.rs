@@ -6,7 +6,7 @@ mod follow;
 mod pod;
 mod splitter;
 
-pub(crate) use connection::{PodConnection, PodError, bearer};
+pub(crate) use connection::{PodConnection, PodError};
 pub(crate) use follow::follow;
 pub(crate) use pod::{IdentityDelivery, PodClient};
 #[cfg(feature = "fuzz")]

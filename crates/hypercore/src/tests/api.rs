@@ -169,8 +169,15 @@ async fn commands_go_to_pod_with_the_nodes_credential_and_nobody_elses() {
     let response = daemon.router().oneshot(request.body(Body::from("said")).unwrap()).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     let body = response.into_body().collect().await.unwrap().to_bytes();
-    assert_eq!(body, "/process.Process/Start false\nsaid");
-    for other in ["pod/v1/stop", "pod/process.Process/../v1", "pod/process.Other/Start"] {
+    assert_eq!(body, "/process.Process/Start false -\nsaid");
+    for (method, target) in [("POST", "/filesystem.Filesystem/Stat"), ("GET", "/files?path=%2Fa%20b&username=x")] {
+        let request = Request::builder().method(method).uri(format!("{ONE}/pod{target}"));
+        let request = request.header("authorization", "Basic dXNlcjo=").header("x-access-token", "mine");
+        let response = daemon.router().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, format!("{target} false Basic dXNlcjo=\n"), "the user that is named goes on, no token does");
+    }
+    for other in ["pod/v1/stop", "pod/process.Process/../v1", "pod/process.Other/Start", "pod/files/../v1/stop"] {
         let response = call(&daemon, Method::POST, &format!("{ONE}/{other}"), "").await;
         assert_eq!(response.status(), StatusCode::NOT_FOUND, "{other}");
     }

@@ -122,6 +122,8 @@ impl Guests {
             .route("/v1/tunnel", get(tunnel))
             .route("/metrics", get(async || "pod_processes 1\n"))
             .route("/process.Process/{method}", post(process))
+            .route("/filesystem.Filesystem/{method}", post(process))
+            .route("/files", get(process).post(process))
             .with_state(Pod { guests: self.clone(), id: arrival.id, behavior });
         let io = TokioIo::new(arrival.stream);
         let serving = hyper::server::conn::http1::Builder::new().serve_connection(io, TowerToHyperService::new(router));
@@ -156,10 +158,12 @@ struct Pod {
 
 impl Pod {
     fn allows(&self, headers: &HeaderMap) -> bool {
-        let shown = headers.get("authorization").and_then(|value| value.to_str().ok());
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let shown = text("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        let shown = shown.or_else(|| text("x-access-token"));
         self.guests.with(self.id, |guest| {
-            let token = guest.identities.last().map(|identity| format!("Bearer {}", identity.token.expose()));
-            guest.told && token.as_deref() == shown
+            let token = guest.identities.last().map(|identity| identity.token.expose());
+            guest.told && token == shown
         })
     }
 }
@@ -263,9 +267,10 @@ async fn process(State(pod): State<Pod>, request: Request) -> Response {
     if !pod.allows(request.headers()) {
         return StatusCode::UNAUTHORIZED.into_response();
     }
-    let method = request.uri().path().to_owned();
+    let target = request.uri().to_string();
     let leaked = request.headers().contains_key("cookie");
-    let head = futures_util::stream::once(async move { Ok(Bytes::from(format!("{method} {leaked}\n"))) });
+    let user = request.headers().get("authorization").and_then(|value| value.to_str().ok()).unwrap_or("-").to_owned();
+    let head = futures_util::stream::once(async move { Ok(Bytes::from(format!("{target} {leaked} {user}\n"))) });
     let echoed = futures_util::StreamExt::chain(head, request.into_body().into_data_stream());
     Body::from_stream(echoed).into_response()
 }

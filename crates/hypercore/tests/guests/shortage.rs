@@ -21,7 +21,7 @@ const SIZE: &CStr = c"size=192m,mode=0700";
 
 /// One more count in the agent's `/data`, on its disk before it is told.
 async fn try_count(node: &NodeProcess, id: RunId) -> Option<u64> {
-    let mut tunnel = node.client().tunnel(id).await.ok()?;
+    let mut tunnel = node.client().tunnel(id, None).await.ok()?;
     let ask = b"POST /state HTTP/1.1\r\nhost: agent\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
     tunnel.write_all(ask).await.ok()?;
     let mut said = String::new();

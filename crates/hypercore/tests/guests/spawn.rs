@@ -17,7 +17,7 @@ async fn an_agent_is_spawned_reached_asked_and_gone_without_a_trace() {
     let ready = node.ready(id(1)).await;
     println!("ready after {:?} ms", ready.ready_after_ms);
 
-    let mut tunnel = node.client().tunnel(id(1)).await.unwrap();
+    let mut tunnel = node.client().tunnel(id(1), None).await.unwrap();
     tunnel.write_all(b"GET /ready HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n").await.unwrap();
     let mut said = String::new();
     tunnel.read_to_string(&mut said).await.unwrap();
