@@ -30,6 +30,7 @@
 //! request again.
 
 mod evm;
+mod files;
 mod keypair;
 mod link;
 mod message;
@@ -38,6 +39,7 @@ mod token;
 mod verify;
 
 pub use evm::{EvmSignature, EvmSignatureError};
+pub use files::{FileOperation, FileUrl, FileUrlError};
 pub use keypair::{Keypair, KeypairError, SignedHeaders};
 pub use link::{
     HolderSignature, Link, LinkError, LinkField, LinkRequirements, LinkTerms, MAX_LIFETIME_MS, MAX_LINK_TEXT,

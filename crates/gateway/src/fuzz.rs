@@ -1,16 +1,39 @@
-//! What is fuzzed of this crate: whom a host names, and what a path costs.
+//! What is fuzzed of this crate: whom a host names, what a path costs, what is asked of `pod`.
 
 use std::collections::BTreeSet;
 
+use http::{Method, Uri};
 use url::Url;
 
 use crate::edge::hosts::{ApiHosts, Host};
+use crate::ingress::envd::EnvdCall;
 use crate::ingress::pricing::{charge, is_plain};
 use crate::ingress::urls::AgentHostPattern;
 
 /// The domain of a gateway's agents, and the gateway's own name.
 const AGENTS: &str = "https://{id}.agents.example.com";
 const OWN: &str = "api.example.com";
+
+/// What is asked of `pod` at the port of E2B's daemon is one of its calls, and has no
+/// signature in it.
+///
+/// # Panics
+/// When the bytes break that.
+pub fn envd(bytes: &[u8]) {
+    let Ok(uri) = Uri::try_from(bytes) else { return };
+    for method in [Method::GET, Method::POST] {
+        let Some(call) = EnvdCall::of(&method, &uri) else { continue };
+        let target: Uri = call.target.parse().expect("a target");
+        let calls = ["/process.Process/", "/filesystem.Filesystem/"];
+        let is_call = calls.iter().any(|call| target.path().strip_prefix(call).is_some_and(|name| !name.contains('/')));
+        let others = ["/files", "/files/compose", "/envs", "/health", "/usage"];
+        assert!(is_call || others.contains(&target.path()), "{target}");
+        let query = form_urlencoded::parse(target.query().unwrap_or_default().as_bytes());
+        let names: Vec<_> = query.map(|(name, _)| name.into_owned()).collect();
+        assert!(names.iter().all(|name| ["path", "username", "mode"].contains(&name.as_str())), "{target}");
+        assert!(target.query().is_none() || target.path() == "/files", "{target}");
+    }
+}
 
 /// A request's host: an agent's is its id under our domain, and what we take for our
 /// own is what a browser takes for it too.
@@ -22,9 +45,10 @@ pub fn host(bytes: &[u8]) {
     let (Ok(url), Ok(own)) = (AgentHostPattern::parse(AGENTS), Host::try_from(OWN.to_owned())) else {
         unreachable!("both are constant")
     };
-    if let Some(id) = url.agent(host) {
+    if let Some((id, port)) = url.agent(host) {
         let lower = host.to_ascii_lowercase();
-        let rest = lower.strip_prefix(&format!("{id}.")).expect("an agent's host begins with its id");
+        let port = port.map(|port| format!("{port}-")).unwrap_or_default();
+        let rest = lower.strip_prefix(&format!("{port}{id}.")).expect("an agent's host begins with its id");
         assert!(rest.starts_with("agents.example.com") || rest.starts_with("localhost"), "{rest}");
     }
     let hosts = ApiHosts::new(&BTreeSet::from([own]), [url.domain()]);

@@ -1,6 +1,7 @@
 //! The way to an agent and back, and what is paid on it.
 
 pub(crate) mod bodies;
+pub(crate) mod envd;
 pub(crate) mod paywall;
 pub(crate) mod pool;
 pub(crate) mod prices;

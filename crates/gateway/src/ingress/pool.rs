@@ -34,11 +34,14 @@ const OPENING: usize = 8;
 /// Agents whose port is cached, at most.
 const PORTS: u64 = 16_384;
 
+/// Whose connections: an agent's at one generation, to its own port or another one.
+type PoolKey = (RunId, Generation, Option<u16>);
+
 /// The pools of all agents that had requests lately.
 pub(crate) struct Pools {
     control: Control,
     limits: Limits,
-    agents: Mutex<HashMap<(RunId, Generation), Arc<Pool>>>,
+    agents: Mutex<HashMap<PoolKey, Arc<Pool>>>,
     /// The agents' ports, as far as requests have named one.
     ports: Cache<(RunId, Generation), u16>,
 }
@@ -51,9 +54,14 @@ impl Pools {
         Self { control, limits: limits.clone(), agents: Mutex::default(), ports: Cache::new(PORTS) }
     }
 
-    /// Waits for a permit for one request to this agent.
-    pub(crate) async fn lease(&self, record: &RunRecord, requester: Requester) -> Result<AgentRequestPermit, ApiError> {
-        let pool = self.pool(record)?;
+    /// Waits for a permit for one request to this agent, or to another port of its guest.
+    pub(crate) async fn lease(
+        &self,
+        record: &RunRecord,
+        port: Option<u16>,
+        requester: Requester,
+    ) -> Result<AgentRequestPermit, ApiError> {
+        let pool = self.pool(record, port)?;
         let until = Instant::now() + Duration::from_millis(self.limits.agent_wait_ms);
         let permit = pool.queue.acquire(requester, until).await?;
         Ok(AgentRequestPermit { pool, until, requester, _permit: permit })
@@ -72,10 +80,10 @@ impl Pools {
         Ok(port)
     }
 
-    fn pool(&self, record: &RunRecord) -> Result<Arc<Pool>, ApiError> {
+    fn pool(&self, record: &RunRecord, port: Option<u16>) -> Result<Arc<Pool>, ApiError> {
         let node = self.control.node_of(record)?;
-        let fresh = || Arc::new(Pool::new(node, record.id, &self.limits));
-        Ok(Arc::clone(self.agents().entry((record.id, record.generation)).or_insert_with(fresh)))
+        let fresh = || Arc::new(Pool::new(node, record.id, port, &self.limits));
+        Ok(Arc::clone(self.agents().entry((record.id, record.generation, port)).or_insert_with(fresh)))
     }
 
     /// Closes connections that were idle for too long, and drops the pools of agents that
@@ -87,7 +95,7 @@ impl Pools {
         });
     }
 
-    fn agents(&self) -> MutexGuard<'_, HashMap<(RunId, Generation), Arc<Pool>>> {
+    fn agents(&self) -> MutexGuard<'_, HashMap<PoolKey, Arc<Pool>>> {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -96,6 +104,8 @@ impl Pools {
 struct Pool {
     node: Arc<dyn Node>,
     id: RunId,
+    /// Where it is not the agent's own.
+    port: Option<u16>,
     queue: Queue,
     opening: Semaphore,
     /// The most recently used is the last.
@@ -156,10 +166,11 @@ impl BodyHistory {
 }
 
 impl Pool {
-    fn new(node: Arc<dyn Node>, id: RunId, limits: &Limits) -> Self {
+    fn new(node: Arc<dyn Node>, id: RunId, port: Option<u16>, limits: &Limits) -> Self {
         Self {
             node,
             id,
+            port,
             queue: Queue::new(limits),
             opening: Semaphore::new(OPENING),
             idle: Mutex::default(),
@@ -218,7 +229,7 @@ impl Pool {
     async fn open(&self) -> Result<Connection, ApiError> {
         self.make_room();
         let opening = async {
-            let io = self.node.tunnel(self.id).await.map_err(not_opened)?;
+            let io = self.node.tunnel(self.id, self.port).await.map_err(not_opened)?;
             http1::handshake(TokioIo::new(io)).await.map_err(unreachable)
         };
         let (sender, connection) = match timeout(self.connect, opening).await {

@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::Instrument;
 use wire::fault::{Code, Fault};
+use wire::v1::pod::PORT;
 
 use crate::edge::eviction::ActiveRequest;
 use crate::edge::guarded::GuardedBody;
@@ -31,6 +32,7 @@ use crate::edge::requester::Requester;
 use crate::edge::source::RequestSource;
 use crate::edge::streams::StreamPermit;
 use crate::error::ApiError;
+use crate::ingress::envd;
 use crate::ingress::paywall::{PaywallTerms, finish};
 use crate::ingress::pool::{AgentRequestPermit, unreachable};
 use crate::ingress::pricing::{AgentPricing, Charge};
@@ -50,6 +52,9 @@ pub(crate) async fn forward(
 ) -> Result<Response<Body>, ApiError> {
     gateway.rates.ingress.check(client_key(source.address))?;
     headers::one_credential(request.headers())?;
+    if named.port == Some(PORT) {
+        return Ok(envd::forward(gateway, source, named.id, request).await);
+    }
     let id = named.id;
     let handshake = WebSocketHandshake::wanted(&mut request);
     let last_run = gateway.parts.store.last_run(id).await?;
@@ -59,7 +64,11 @@ pub(crate) async fn forward(
     let pricing = if held { AgentPricing::default() } else { gateway.pricing_for(id, request.uri().path()).await? };
     // A price opens what is private to whoever pays it.
     let record = reachable(last_run, held || pricing.charge.is_some_and(|charge| charge.opens))?;
-    gateway.check_port(&record, named.port).await?;
+    // Prices, and what is public, are of the agent's own port.
+    let port = gateway.other_port(&record, named.port).await?;
+    if port.is_some() && !held {
+        return Err(no_token());
+    }
     let client = handshake.map(|handshake| UpgradeRequest::of(handshake, &mut request));
     let visitor = Requester::Visitor { address: client_key(source.address), beside_payers: pricing.has_prices };
     let requester = if held { Requester::Holder } else { visitor };
@@ -76,7 +85,7 @@ pub(crate) async fn forward(
     };
     let Some(Charge { price, .. }) = charge else {
         let request = rewrite(outgoing, source, &forwarded, handshake)?.map(|()| Body::new(body));
-        let permits = gateway.permits(&record, requester, client).await?;
+        let permits = gateway.permits(&record, port, requester, client).await?;
         return gateway.answered(permits, context, request).await;
     };
     let paywall = gateway.paywall(&record, price, &head, source.address).await?;
@@ -137,13 +146,17 @@ fn presented(headers: &HeaderMap, handshake: Option<WebSocketHandshake>) -> impl
     headers::bearer(headers).into_iter().chain(subprotocol)
 }
 
+fn no_token() -> ApiError {
+    ApiError::new(Code::InvalidToken, "send this agent's token as Authorization: Bearer")
+}
+
 /// The agent, if the caller may talk to it and it can answer.
 fn reachable(last_run: Option<RunRecord>, open: bool) -> Result<RunRecord, ApiError> {
     let Some(record) = last_run.filter(|record| open || record.public) else {
         if open {
             return Err(ApiError::not_found());
         }
-        return Err(ApiError::new(Code::InvalidToken, "send this agent's token as Authorization: Bearer"));
+        return Err(no_token());
     };
     match record.state {
         State::Ready => Ok(record),
@@ -159,15 +172,11 @@ fn reachable(last_run: Option<RunRecord>, open: bool) -> Result<RunRecord, ApiEr
 }
 
 impl Gateway {
-    /// Refuses a port other than the agent's: no other port of a guest can be reached.
-    async fn check_port(&self, record: &RunRecord, asked: Option<u16>) -> Result<(), ApiError> {
-        let Some(asked) = asked else { return Ok(()) };
-        let port = self.pools.port(record).await?;
-        if asked == port {
-            return Ok(());
-        }
-        let said = format!("this agent serves port {port}, and no other can be reached from outside");
-        Err(Fault::new(Code::InvalidRequest, said).field("E2b-Sandbox-Port").into())
+    /// The port that was asked for, where it is not the agent's own.
+    async fn other_port(&self, record: &RunRecord, asked: Option<u16>) -> Result<Option<u16>, ApiError> {
+        let Some(asked) = asked else { return Ok(None) };
+        let own = self.pools.port(record).await?;
+        Ok(Some(asked).filter(|asked| *asked != own))
     }
 
     /// A permit for the stream that the request may become, and one for a connection to
@@ -175,6 +184,7 @@ impl Gateway {
     async fn permits(
         &self,
         record: &RunRecord,
+        port: Option<u16>,
         requester: Requester,
         client: Option<UpgradeRequest>,
     ) -> Result<AgentPermits, ApiError> {
@@ -182,7 +192,7 @@ impl Gateway {
             Some(client) => Some((client, self.streams.for_agent(record.pod, requester)?)),
             None => None,
         };
-        Ok(AgentPermits { lease: self.pools.lease(record, requester).await?, stream })
+        Ok(AgentPermits { lease: self.pools.lease(record, port, requester).await?, stream })
     }
 
     /// The same permits, with a request's whole waiting time again: the settlement of its
@@ -219,7 +229,7 @@ impl Gateway {
             let payer = payment.requester(paywall.client());
             // The body first: while it comes, no connection to the agent is held for it.
             let (body, permit) = self.paid_body(body, payer).await?;
-            let permits = self.permits(&record, payer, upgrade).await?;
+            let permits = self.permits(&record, None, payer, upgrade).await?;
             let hash = payment.hash(&head, &body);
             Ok(Ok((payment, hash, permits, GuardedBody::new(Full::new(body), permit))))
         };

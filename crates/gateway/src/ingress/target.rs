@@ -3,9 +3,11 @@
 //!
 //! | address | where |
 //! |---|---|
-//! | `{id}.<domain>` | the listeners, by the host |
+//! | `{id}.<domain>`, `{port}-{id}.<domain>` | the listeners, by the host |
 //! | `/{id}/…` | the listeners for paths, which have no API |
 //! | `E2b-Sandbox-Id: {id}` | the listeners, at the API's own hosts |
+//!
+//! `E2b-Sandbox-Port` names a port with any of them; without one it is the agent's own.
 
 use axum::body::Body;
 use domain::PodId;
@@ -45,7 +47,7 @@ pub(crate) enum Target {
 pub(crate) struct AgentTarget {
     pub(crate) id: PodId,
     pub(crate) addressed_by: AddressedBy,
-    /// The port that was asked for, where one was: it must be the agent's.
+    /// The port that was asked for, where one was.
     pub(crate) port: Option<u16>,
 }
 
@@ -71,8 +73,9 @@ impl Target {
         let agent = host.filter(|host| !gateway.hosts.is_named(host)).and_then(|host| gateway.agent_url.agent(host));
         let (asked, port) = (single(request.headers(), &SANDBOX_ID)?, port(request.headers())?);
         let asked = asked.map(|text| text.parse::<PodId>().map_err(|_| not_an_agent())).transpose()?;
+        let by_host = agent.and_then(|(_, port)| port);
         let (id, addressed_by) = match (listener, agent, asked) {
-            (ListenerKind::Hosts, Some(id), _) => (id, AddressedBy::Host),
+            (ListenerKind::Hosts, Some((id, _)), _) => (id, AddressedBy::Host),
             (ListenerKind::Hosts, None, _) | (ListenerKind::Paths, None, _) if !gateway.knows(host) => {
                 return Err(unknown_host());
             }
@@ -91,7 +94,10 @@ impl Target {
         if asked.is_some_and(|asked| asked != id) {
             return Err(ApiError::invalid("E2b-Sandbox-Id names another agent than the URL"));
         }
-        Ok(Self::Agent(AgentTarget { id, addressed_by, port }))
+        if by_host.is_some() && port.is_some_and(|port| Some(port) != by_host) {
+            return Err(ApiError::invalid("E2b-Sandbox-Port names another port than the URL"));
+        }
+        Ok(Self::Agent(AgentTarget { id, addressed_by, port: by_host.or(port) }))
     }
 }
 
@@ -151,8 +157,8 @@ fn redirect_to_root(id: PodId, uri: &Uri) -> Result<Response<Body>, ApiError> {
 
 fn port(headers: &HeaderMap) -> Result<Option<u16>, ApiError> {
     let text = single(headers, &SANDBOX_PORT)?;
-    let port = text.map(|text| text.parse().map_err(|_| ApiError::invalid("E2b-Sandbox-Port is not a port")));
-    port.transpose()
+    let parse = |text: &str| text.parse().ok().filter(|port| *port != 0);
+    text.map(|text| parse(text).ok_or_else(|| ApiError::invalid("E2b-Sandbox-Port is not a port"))).transpose()
 }
 
 /// A header that must not be there twice: a proxy in between might use the other one.

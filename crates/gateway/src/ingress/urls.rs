@@ -95,14 +95,26 @@ impl AgentHostPattern {
         self.suffix.trim_start_matches('.')
     }
 
-    /// The agent that a `Host` names, if it is one of ours.
-    pub(crate) fn agent(&self, host: &str) -> Option<PodId> {
+    /// The agent that a `Host` names, if it is one of ours, and its port where that is
+    /// named too, as E2B does: `{port}-{id}`.
+    pub(crate) fn agent(&self, host: &str) -> Option<(PodId, Option<u16>)> {
         let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
         let name = name.strip_suffix('.').unwrap_or(name);
         let (label, suffix) = name.split_at_checked(name.find('.')?)?;
         let ours = suffix.eq_ignore_ascii_case(&self.suffix) || suffix.eq_ignore_ascii_case(".localhost");
-        if ours { label.to_ascii_lowercase().parse().ok() } else { None }
+        if ours { named(&label.to_ascii_lowercase()) } else { None }
     }
+}
+
+/// The agent of a label, and its port.
+fn named(label: &str) -> Option<(PodId, Option<u16>)> {
+    if let Ok(id) = label.parse() {
+        return Some((id, None));
+    }
+    let (port, id) = label.split_once('-')?;
+    let plain = port.bytes().all(|digit| digit.is_ascii_digit()) && !port.starts_with('0');
+    let port = Some(port).filter(|_| plain)?.parse().ok()?;
+    Some((id.parse().ok()?, Some(port)))
 }
 
 /// Agents under paths: `<base>/{id}`, taken apart once.
@@ -178,9 +190,15 @@ mod tests {
             "a1b2c3d4-e5f6-7890.agents.example.com.",
             "a1b2c3d4-e5f6-7890.localhost:8080",
         ] {
-            assert_eq!(url.agent(host), Some(id()), "{host}");
+            assert_eq!(url.agent(host), Some((id(), None)), "{host}");
         }
-        assert_eq!(url.agent("Agent-123.agents.example.com"), "agent-123".parse().ok());
+        let other = "agent-123".parse().unwrap();
+        assert_eq!(url.agent("Agent-123.agents.example.com"), Some((other, None)));
+        assert_eq!(url.agent("8080-agent-123.agents.example.com"), Some((other, Some(8080))));
+        assert_eq!(url.agent("49983-A1b2c3d4-e5f6-7890.localhost:80"), Some((id(), Some(49_983))));
+        for label in ["0-agent-123", "080-agent-123", "65536-agent-123", "+80-agent-123", "8080-", "80-80-agent-123"] {
+            assert_eq!(url.agent(&format!("{label}.agents.example.com")), None, "{label}");
+        }
         for host in
             ["agents.example.com", "localhost", "x.y.agents.example.com", "a1b2c3d4-e5f6-7890.example.com", "", ":"]
         {

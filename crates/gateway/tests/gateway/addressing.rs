@@ -136,7 +136,7 @@ async fn fault_2_11_the_node_is_asked_once_for_an_agents_port_and_again_where_it
     assert_eq!(ask(None).await.status, 200);
     assert_eq!(edge.setup.guests.ports.load(Ordering::SeqCst), 0);
     assert_eq!(ask(Some("8080")).await.code(), "agent_unreachable");
-    for (port, status) in [("8080", 200), ("8080", 200), ("80", 400), ("8080", 200)] {
+    for (port, status) in [("8080", 200), ("8080", 200), ("80", 502), ("8080", 200)] {
         assert_eq!(ask(Some(port)).await.status, status, "{port}");
     }
     assert_eq!(edge.setup.guests.ports.load(Ordering::SeqCst), 2);
@@ -148,7 +148,7 @@ async fn fault_2_11_the_node_is_asked_once_for_an_agents_port_and_again_where_it
 }
 
 #[tokio::test]
-async fn fault_2_11_a_header_chooses_an_agent_at_the_port_that_it_serves() {
+async fn fault_2_11_a_header_chooses_an_agent_and_who_has_its_token_any_port_of_it() {
     let (edge, holder) = (with_mirror().await, holder());
     let (id, token) = edge.agent(&holder, false).await;
     let other = "00000000-0000-0001";
@@ -162,13 +162,10 @@ async fn fault_2_11_a_header_chooses_an_agent_at_the_port_that_it_serves() {
         assert_eq!(answer.status, 200, "{answer:?}");
         assert!(!answer.body["headers"].to_string().contains("e2b"), "{answer:?}");
     }
-    for port in ["49983", "80", "0", "x", "-1", "65536"] {
+    for port in ["0", "x", "-1", "65536"] {
         let answer = ask(id.to_string(), port).await;
         assert_eq!((answer.status, answer.code()), (400, "invalid_request"), "{port}");
     }
-    let wrong = ask(id.to_string(), "49983").await;
-    assert_eq!(wrong.body["field"], "E2b-Sandbox-Port");
-    assert!(wrong.body["error"].as_str().unwrap().contains("8080"), "{wrong:?}");
     assert_eq!(ask("not_an_id".to_owned(), "").await.status, 404);
     // Who has no token learns no port.
     let stranger = edge.client.get(edge.url("/x")).header("E2b-Sandbox-Id", id.to_string());
@@ -180,6 +177,98 @@ async fn fault_2_11_a_header_chooses_an_agent_at_the_port_that_it_serves() {
     assert_eq!(Answer::of(two.header("E2b-Sandbox-Id", other)).await.status, 400);
     let same = edge.to_agent(id, Method::GET, "/x").bearer_auth(&token).header("E2b-Sandbox-Id", id.to_string());
     assert_eq!(Answer::of(same).await.status, 200);
+}
+
+#[tokio::test]
+async fn who_has_an_agents_token_reaches_every_port_of_it_by_host_and_by_header_and_nobody_else_does() {
+    let (edge, holder) = (with_mirror().await, holder());
+    let (id, token) = edge.agent(&holder, true).await;
+    edge.setup.guests.serves_at(3000, Router::new().fallback(async || "the other port")).await;
+    let by_host = |port: u16| at_port(&edge, id, Method::GET, port, "/x");
+    let by_header = |port: u16| {
+        let request = edge.client.get(edge.url("/x")).header("E2b-Sandbox-Id", id.to_string());
+        request.header("E2b-Sandbox-Port", port.to_string())
+    };
+    for request in [by_host(3000), by_header(3000)] {
+        let answer = request.bearer_auth(&token).send().await.unwrap();
+        assert_eq!(answer.text().await.unwrap(), "the other port");
+    }
+    // The agent is public: at its own port, and at no other.
+    assert_eq!(Answer::of(by_host(8080)).await.status, 200);
+    for request in [by_host(3000), by_header(3000), by_host(3000).bearer_auth("plt_other")] {
+        assert_eq!(Answer::of(request).await.code(), "invalid_token");
+    }
+    assert_eq!(Answer::of(by_host(3001).bearer_auth(&token)).await.code(), "agent_unreachable");
+    let two = by_host(3000).bearer_auth(&token).header("E2b-Sandbox-Port", "3001");
+    assert_eq!(Answer::of(two).await.status, 400);
+}
+
+/// A call at the port of E2B's daemon.
+fn envd(edge: &Edge, id: RunId, method: Method, path: &str) -> RequestBuilder {
+    at_port(edge, id, method, 49_983, path)
+}
+
+/// A request to a port of an agent, by its host.
+fn at_port(edge: &Edge, id: RunId, method: Method, port: u16, path: &str) -> RequestBuilder {
+    let host = format!("{port}-{id}.localhost:{}", edge.address.port());
+    edge.client.request(method, edge.url(path)).header("Host", host)
+}
+
+#[tokio::test]
+async fn the_daemons_port_is_opened_by_the_token_and_a_file_by_a_signed_url() {
+    let (edge, holder) = (with_mirror().await, holder());
+    let (id, token) = edge.agent(&holder, true).await;
+    let passed = || std::mem::take(&mut *edge.setup.guests.passed.lock().unwrap());
+    // The agent is public, and its files are not.
+    for (method, path) in [
+        (Method::GET, "/files?path=x"),
+        (Method::GET, "/files?path=x&signature=v1_x"),
+        (Method::POST, "/process.Process/Start"),
+        (Method::POST, "/filesystem.Filesystem/Stat"),
+        (Method::GET, "/health"),
+        (Method::GET, "/nothing"),
+    ] {
+        let answer = Answer::of(envd(&edge, id, method, path)).await;
+        assert_eq!((answer.status, &answer.body["code"]), (401, &json!(401)), "{path}: {answer:?}");
+        let other = envd(&edge, id, Method::GET, path).header("X-Access-Token", "plt_other");
+        assert_eq!(Answer::of(other).await.status, 401, "{path}");
+    }
+    assert!(passed().is_empty());
+    let user = "Basic dXNlcjo=";
+    let call = envd(&edge, id, Method::POST, "/filesystem.Filesystem/Stat").header("X-Access-Token", &token);
+    let call = call.header("Authorization", user).header("Cookie", "a=1").header("Content-Type", "application/json");
+    assert_eq!(call.body("{}").send().await.unwrap().status(), 200);
+    let (to, headers, body) = passed().remove(0);
+    assert_eq!((to.as_str(), &body[..]), ("/filesystem.Filesystem/Stat", &b"{}"[..]));
+    assert_eq!(headers["authorization"], user);
+    for ours in ["x-access-token", "cookie", "e2b-sandbox-id", "e2b-sandbox-port"] {
+        assert!(!headers.contains_key(ours), "{ours}: {headers:?}");
+    }
+    let url = |operation, expires| auth::FileUrl { path: "a b.txt", operation, username: "user", expires };
+    let secret = token.clone().into();
+    let signed = |url: auth::FileUrl<'_>| {
+        let until = url.expires.map(|until| format!("&signature_expiration={until}")).unwrap_or_default();
+        let signature = url.sign(&secret).replace('+', "%2B");
+        format!("/files?path=a%20b.txt&username=user&signature={signature}{until}")
+    };
+    let read = signed(url(auth::FileOperation::Read, None));
+    assert_eq!(envd(&edge, id, Method::GET, &read).send().await.unwrap().status(), 200);
+    assert_eq!(passed().remove(0).0, "/files?path=a+b.txt&username=user");
+    let write = signed(url(auth::FileOperation::Write, Some(i64::MAX)));
+    assert_eq!(envd(&edge, id, Method::POST, &write).body("x").send().await.unwrap().status(), 200);
+    for (method, path, said) in [
+        (Method::POST, read.clone(), "invalid signature"),
+        (Method::GET, read.replace("user&", "root&"), "invalid signature"),
+        (Method::GET, signed(url(auth::FileOperation::Read, Some(1))), "signature is already expired"),
+    ] {
+        let answer = Answer::of(envd(&edge, id, method, &path)).await;
+        assert_eq!(answer.body, json!({"code": 401, "message": said}), "{path}");
+    }
+    assert_eq!(passed().len(), 1);
+    for (method, path) in [(Method::POST, "/init"), (Method::GET, "/v1/status"), (Method::POST, "/v1/stop")] {
+        let answer = Answer::of(envd(&edge, id, method, path).bearer_auth(&token)).await;
+        assert_eq!((answer.status, &answer.body["code"]), (404, &json!(404)), "{path}");
+    }
 }
 
 /// An agent that sends its clients on, and gives them cookies.

@@ -29,6 +29,8 @@ pub(crate) struct FakeGuests {
     pub(crate) address: Mutex<Option<SocketAddr>>,
     /// Where single agents listen instead.
     pub(crate) addresses: Mutex<BTreeMap<RunId, SocketAddr>>,
+    /// What listens on other ports than the agents'.
+    pub(crate) other_ports: Mutex<BTreeMap<u16, SocketAddr>>,
     /// What the node says of every tunnel.
     pub(crate) refusal: Mutex<Option<Code>>,
     /// How often a node was asked for an agent's port.
@@ -57,6 +59,12 @@ impl FakeGuests {
     pub(crate) async fn serves_as(&self, id: RunId, app: axum::Router) {
         let address = serve(app).await;
         self.addresses.lock().unwrap().insert(id, address);
+    }
+
+    /// Serves this app on another port of every agent.
+    pub(crate) async fn serves_at(&self, port: u16, app: axum::Router) {
+        let address = serve(app).await;
+        self.other_ports.lock().unwrap().insert(port, address);
     }
 }
 
@@ -210,13 +218,18 @@ impl Node for NodeWithGuests {
         self.node.marks(after, wait).await
     }
 
-    async fn tunnel(&self, id: RunId) -> Result<Box<dyn ByteStream>, NodeError> {
+    async fn tunnel(&self, id: RunId, port: Option<u16>) -> Result<Box<dyn ByteStream>, NodeError> {
         let guests = &self.guests;
         if let Some(code) = *guests.refusal.lock().unwrap() {
             return Err(refused(code));
         }
         let own = guests.addresses.lock().unwrap().get(&id).copied();
-        let address = own.or(*guests.address.lock().unwrap()).ok_or_else(|| refused(Code::AgentUnreachable))?;
+        let agents = own.or(*guests.address.lock().unwrap());
+        let address = match port {
+            None => agents,
+            Some(port) => guests.other_ports.lock().unwrap().get(&port).copied(),
+        };
+        let address = address.ok_or_else(|| refused(Code::AgentUnreachable))?;
         Ok(Box::new(Arc::clone(&guests.tunnels).open(id, address).await?))
     }
 
