@@ -26,6 +26,7 @@ pub const TARGETS: &[Target] = &[
     ("transaction", relay::fuzz::transaction),
     ("path", paths::path),
     ("host", gateway::fuzz::host),
+    ("envd", gateway::fuzz::envd),
     ("layer", image::fuzz::layer),
     ("image", image::fuzz::document),
     ("archive", image::fuzz::archive),

@@ -4,6 +4,7 @@ use bytes::BytesMut;
 use serde_json::from_slice;
 use wire::connect::Envelope;
 use wire::fault::Fault;
+use wire::filesystem::{EntryInfo, WatchFrame};
 use wire::process::{RpcError, StartRequest};
 use wire::v1::node::{MarksPage, Sandbox, SandboxSpec};
 use wire::v1::public::SpawnRequest;
@@ -46,5 +47,5 @@ pub(crate) fn documents(bytes: &[u8]) {
             }
         )*};
     }
-    same!(Fault, SpawnRequest, SandboxSpec, Sandbox, MarksPage, StartRequest, RpcError);
+    same!(Fault, SpawnRequest, SandboxSpec, Sandbox, MarksPage, StartRequest, RpcError, EntryInfo, WatchFrame);
 }
