@@ -3,7 +3,7 @@
 //! | client | speaks | for |
 //! |---|---|---|
 //! | [`NodeClient`] | [`wire::v1::node`], over a Unix socket | the control plane and the gateway |
-//! | [`GatewayClient`] | [`wire::v1::public`], over HTTP; OpenAI's chat to an agent; E2B's process protocol into it | the CLI, and whoever writes programs against the gateway |
+//! | [`GatewayClient`] | [`wire::v1::public`], over HTTP; OpenAI's chat to an agent; E2B's protocols of processes and files into it | the CLI, and whoever writes programs against the gateway |
 //!
 //! Every call has a deadline and every answer a bound; both are named.
 
@@ -14,6 +14,6 @@ mod public;
 pub use hop::strip_hop_by_hop;
 pub use node::{CallDeadlines, LogSource, NodeBody, NodeClient, NodeError, Tunnel};
 pub use public::{
-    AgentEndpoint, ApiError, ChatPrompt, ClientError, ExecCommand, ExitStatus, GatewayClient, Payer, Process,
-    ProcessHandle, SpawnOptions, Timeouts, gateway_name,
+    AgentEndpoint, AgentFiles, ApiError, ChatPrompt, ClientError, ExecCommand, ExitStatus, FileDownload, GatewayClient,
+    Payer, Process, ProcessHandle, SpawnOptions, Timeouts, gateway_name,
 };

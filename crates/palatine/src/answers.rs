@@ -24,6 +24,15 @@ impl From<&ImageSummary> for ImageRow {
     }
 }
 
+/// What `cp` copied.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Copied {
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
+    /// What is neither a file nor a folder.
+    pub(crate) skipped: Vec<String>,
+}
+
 /// What came of a call.
 #[derive(Debug, Serialize)]
 pub(crate) struct CallOutcome {

@@ -3,6 +3,7 @@
 mod money;
 mod pod;
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -69,6 +70,8 @@ pub(crate) enum Command {
     },
     /// Run a command inside an agent; its exit code becomes ours
     Exec(Exec),
+    /// Copy files and folders into an agent or out of it; what broke off goes on
+    Cp(Cp),
     /// Ask an agent something; the answer streams
     Ask(Ask),
     /// Stop an agent; its data is kept for a while, unless it was spawned with --rm
@@ -346,6 +349,36 @@ pub(crate) struct Exec {
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) argv: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cp {
+    /// What: a path here, or <agent>:<path>
+    pub(crate) source: CopyPath,
+    /// Where to: the other one of these. In a folder that is there, the copy is called like what is copied
+    pub(crate) destination: CopyPath,
+    /// The agent's token [default: the one kept when it was spawned from here]
+    #[arg(long, env = "PALATINE_AGENT_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+}
+
+/// One end of a copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum CopyPath {
+    /// A path here.
+    Here(PathBuf),
+    /// A path in an agent.
+    Agent(PodId, String),
+}
+
+impl FromStr for CopyPath {
+    type Err = Infallible;
+
+    /// A path here whose beginning looks like an agent's id is written `./…`.
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        let agent = text.split_once(':').and_then(|(id, path)| Some((id.parse().ok()?, path.to_owned())));
+        Ok(agent.map_or_else(|| Self::Here(text.into()), |(id, path)| Self::Agent(id, path)))
+    }
 }
 
 #[derive(Debug, Args)]

@@ -2,6 +2,7 @@
 
 pub(crate) mod asked;
 pub(crate) mod build;
+pub(crate) mod copy;
 pub(crate) mod image;
 pub(crate) mod pay;
 pub(crate) mod pod;

@@ -81,6 +81,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         | Command::Logs(_)
         | Command::Events { .. }
         | Command::Exec(_)
+        | Command::Cp(_)
         | Command::Ask(_)
         | Command::Stop { .. }
         | Command::Rm { .. }

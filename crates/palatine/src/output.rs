@@ -15,7 +15,7 @@ use wire::v1::public::{
 
 use wire::v1::vault::{AgentVault, LinkResponse, Prices, TasksResponse, VaultResponse};
 
-use crate::answers::{CallOutcome, ImageRow, PodKeystore, Removed, RemovedAgent, WalletInfo};
+use crate::answers::{CallOutcome, Copied, ImageRow, PodKeystore, Removed, RemovedAgent, WalletInfo};
 
 /// Prints `value` as JSON on one line, or what `people` writes of it.
 pub(crate) fn show<T: Serialize>(json: bool, value: &T, people: impl FnOnce(&T) -> String) -> io::Result<()> {
@@ -55,6 +55,11 @@ pub(crate) fn spawned(answer: &SpawnResponse) -> String {
         text.push_str(&format!("token {} (shown once; kept for `palatine ask`)\n", token.expose()));
     }
     text
+}
+
+pub(crate) fn copied(copied: &Copied) -> String {
+    let files = if copied.files == 1 { "1 file".to_owned() } else { format!("{} files", copied.files) };
+    format!("{files} copied, {}", indicatif::BinaryBytes(copied.bytes))
 }
 
 pub(crate) fn agents(list: &[Agent], now: UnixMillis) -> String {

@@ -6,6 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use wire::fault::{Code, Fault};
+use wire::filesystem::FilesError;
 use wire::process::RpcError;
 
 /// A refusal. Its source is the [`Fault`].
@@ -68,6 +69,14 @@ pub enum ClientError {
     /// The process protocol said no.
     #[error("run the command in the agent")]
     Rpc(#[source] RpcError),
+    /// A file of the agent's was not worked on.
+    #[error("{path}")]
+    File {
+        /// Which.
+        path: String,
+        /// Why, in the guest's words.
+        source: FilesError,
+    },
     /// No connection, or one that broke before the answer was whole.
     #[error("{operation}: no answer from {host}")]
     Unreachable {

@@ -48,6 +48,10 @@ pub struct Timeouts {
     pub input: Duration,
     /// Silence in a command's input, in which we send a sign of life.
     pub input_idle: Duration,
+    /// Uploading one file, or one piece of a large one.
+    pub upload: Duration,
+    /// Silence in a file that is read.
+    pub files_idle: Duration,
     /// How long a command may take to end when it is asked, and ending it by force.
     pub end: Duration,
 }
@@ -65,6 +69,8 @@ impl Default for Timeouts {
             logs_idle: Duration::from_secs(20),
             input: Duration::from_secs(50),
             input_idle: Duration::from_secs(30),
+            upload: Duration::from_mins(10),
+            files_idle: Duration::from_secs(30),
             end: Duration::from_secs(5),
         }
     }
@@ -219,8 +225,13 @@ impl GatewayClient {
         self.send(call).await
     }
 
+    /// Where a path of this gateway is.
+    pub(super) fn url(&self, operation: &'static str, path: &str) -> Result<Url, ClientError> {
+        self.gateway.join(path).map_err(|error| ClientError::protocol(operation, error))
+    }
+
     async fn send(&self, call: Call) -> Result<Response, ClientError> {
-        let url = self.gateway.join(&call.path).map_err(|error| ClientError::protocol(call.operation, error))?;
+        let url = self.url(call.operation, &call.path)?;
         let body = call.stream.unwrap_or_else(|| call.body.into());
         let request = self.http.request(call.method, url).headers(call.headers).body(body);
         request.send().await.map_err(|error| ClientError::transport(call.operation, error))

@@ -68,6 +68,8 @@ fn limits(all: Duration) -> Timeouts {
         logs_idle: all,
         input: all,
         input_idle: all,
+        upload: all,
+        files_idle: all,
         end: all,
     }
 }

@@ -3,6 +3,7 @@
 
 mod ask;
 mod exec;
+mod files;
 mod gateway;
 mod node;
 mod public;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use client::{AgentEndpoint, ChatPrompt, ClientError, GatewayClient, LogSource};
+use client::{AgentEndpoint, AgentFiles, ChatPrompt, ClientError, GatewayClient, LogSource};
 use domain::{Clock, PodId, SystemClock};
 use futures_util::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -19,9 +19,9 @@ use wire::{Environment, Secret};
 use super::asked::{Asked, first_model, payers_model, read_question};
 use super::pay::LimitedPayer;
 use super::starting::Starting;
-use super::{gateway, signer};
+use super::{copy, gateway, signer};
 use crate::answers::{Removed, RemovedAgent};
-use crate::cli::{Ask, Command, EnvEntry, Exec, Logs, Price, Run, Signer, Spawn, Start, Target};
+use crate::cli::{Ask, Command, CopyPath, Cp, EnvEntry, Exec, Logs, Price, Run, Signer, Spawn, Start, Target};
 use crate::failure::Exit;
 use crate::output::{self, show};
 use crate::signer::KeystoreLocation;
@@ -53,6 +53,7 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: Command) -> 
         Command::Logs(options) => session.logs(&options).await?,
         Command::Events { id } => session.events(id).await?,
         Command::Exec(options) => return session.exec(options).await,
+        Command::Cp(options) => session.copy(options).await?,
         Command::Ask(options) => session.ask(options).await?,
         Command::Stop { id } => session.stop(id).await?,
         Command::Rm { ids } => session.remove(&ids).await?,
@@ -178,6 +179,29 @@ impl Session<'_> {
             eprintln!("error: the command ended: {}", exit.status);
         }
         Ok(exit.code.and_then(|code| u8::try_from(code).ok()).map_or(Exit::Other.into(), ExitCode::from))
+    }
+
+    async fn copy(&self, options: Cp) -> Result<()> {
+        let copied = match (options.source, options.destination) {
+            (CopyPath::Here(source), CopyPath::Agent(id, target)) => {
+                copy::upload(self.files(id, options.token)?, &source, &target).await?
+            }
+            (CopyPath::Agent(id, source), CopyPath::Here(target)) => {
+                copy::download(self.files(id, options.token)?, &source, &target).await?
+            }
+            (CopyPath::Here(_), CopyPath::Here(_)) | (CopyPath::Agent(..), CopyPath::Agent(..)) => {
+                bail!("one of the two is in an agent, as <agent>:<path>, and the other one is here")
+            }
+        };
+        Ok(show(self.json, &copied, output::copied)?)
+    }
+
+    fn files(&self, id: PodId, token: Option<String>) -> Result<AgentFiles> {
+        let token = token.map(Secret::from).or_else(|| self.tokens.find(id));
+        let token = token.with_context(|| {
+            format!("no token of {id} is kept here: give the one that `palatine spawn` showed with --token")
+        })?;
+        Ok(self.client.files(id, &token)?)
     }
 
     async fn ask(&self, options: Ask) -> Result<()> {
