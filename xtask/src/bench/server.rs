@@ -141,7 +141,7 @@ impl Node for InstantNode {
         std::future::pending().await
     }
 
-    async fn tunnel(&self, _: RunId) -> Result<Box<dyn ByteStream>, NodeError> {
+    async fn tunnel(&self, _: RunId, _: Option<u16>) -> Result<Box<dyn ByteStream>, NodeError> {
         std::future::pending().await
     }
 

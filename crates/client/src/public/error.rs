@@ -138,6 +138,7 @@ impl ClientError {
         match self {
             Self::Unreachable { .. } | Self::TimedOut { .. } | Self::BrokenOff(_) => true,
             Self::Refused(refused) => refused.fault().retry_after.is_some() || refused.fault().code.status() == 503,
+            Self::File { source, .. } => matches!(source.code, 408 | 429 | 502..=504),
             Self::Gateway(_)
             | Self::Setup(_)
             | Self::Unsigned(_)

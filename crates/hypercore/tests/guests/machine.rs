@@ -22,7 +22,8 @@ pub(crate) fn echo() -> (PathBuf, ImageDigest) {
     let config = image::Config { store: store.clone(), ..image::Config::default() };
     let images = image::ImageStore::open(&config).expect("an image store");
     let recipe = assets().join("images/agent-echo");
-    let made = images.build(&recipe, None, "echo", &image::NoProgress).expect("the reference agent's image");
+    let made = images.build(&recipe, &image::BuildOptions::default(), "echo", &image::NoProgress);
+    let made = made.expect("the reference agent's image");
     (store, made.digest)
 }
 

@@ -98,7 +98,7 @@ fn download(
 /// What vanished from the index has a sentence of its own.
 fn vanished(error: ImageError) -> ImageError {
     let ImageError::Tool(ToolError::Failed { said, .. }) = &error else { return error };
-    let names: Vec<_> = said.lines().filter_map(|line| Some(line.split_once(VANISHED)?.1.split(' ').next()?)).collect();
+    let names: Vec<_> = said.lines().filter_map(|line| line.split_once(VANISHED)?.1.split(' ').next()).collect();
     if names.is_empty() { error } else { BuildError::Vanished(names.join(", ")).into() }
 }
 

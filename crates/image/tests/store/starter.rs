@@ -1,5 +1,7 @@
 //! The images of `images/`, built from the distribution and the registries. Needs a network.
 
+#![expect(clippy::print_stdout, reason = "says what goes on, for who waits")]
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 

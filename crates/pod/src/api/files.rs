@@ -106,7 +106,7 @@ impl Caller {
         let plan = pod.plan().ok_or_else(unready)?;
         let user = match username.filter(|name| !name.is_empty()) {
             None => plan.user.clone(),
-            Some(name) => Accounts::read().resolve(name).map_err(refused)?,
+            Some(name) => Accounts::read(plan.user.privileges).resolve(name).map_err(refused)?,
         };
         Ok(Self { plan, user })
     }

@@ -11,7 +11,7 @@ use wire::filesystem::{EntryInfo, FileType};
 use super::error::FileError;
 use super::metadata;
 use super::paths::name_of;
-use crate::process::Accounts;
+use crate::process::{Accounts, Privileges};
 
 /// The bits that say who may do what.
 const PERMISSIONS: u32 = 0o777;
@@ -28,7 +28,8 @@ pub(super) struct EntryReader {
 impl EntryReader {
     /// One with the accounts as they are now.
     pub(super) fn new() -> Self {
-        Self { accounts: Accounts::read(), owners: HashMap::new(), groups: HashMap::new() }
+        // Only names are asked for: nothing is started.
+        Self { accounts: Accounts::read(Privileges::Container), owners: HashMap::new(), groups: HashMap::new() }
     }
 
     /// What is at this path. A link is told with what it leads to, as far as that is there.

@@ -105,12 +105,12 @@ fn wrong(path: &str, error: io::Error) -> FileError {
 /// Where bytes go.
 enum Sink<'a> {
     Plain(&'a File),
-    Gzip(MultiGzDecoder<&'a File>),
+    Gzip(Box<MultiGzDecoder<&'a File>>),
 }
 
 impl<'a> Sink<'a> {
     fn new(file: &'a File, gzip: bool) -> Self {
-        if gzip { Self::Gzip(MultiGzDecoder::new(file)) } else { Self::Plain(file) }
+        if gzip { Self::Gzip(Box::new(MultiGzDecoder::new(file))) } else { Self::Plain(file) }
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
@@ -123,7 +123,7 @@ impl<'a> Sink<'a> {
     fn finish(self) -> io::Result<()> {
         match self {
             Self::Plain(_) => Ok(()),
-            Self::Gzip(decoder) => decoder.finish().map(drop),
+            Self::Gzip(mut decoder) => decoder.try_finish(),
         }
     }
 }
