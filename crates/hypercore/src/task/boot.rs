@@ -211,6 +211,10 @@ async fn until_ready(pod: &PodClient, mut hear: impl FnMut(&PodStatus)) -> Resul
             sleep(PAUSE).await;
             continue;
         };
+        // What ended before is told at once, and what ends from now on as it does.
+        if let Ok(status) = pod.status(&mut line).await {
+            hear(&status);
+        }
         while let Ok(status) = pod.when_ready(&mut line).await {
             hear(&status);
             match status.phase {

@@ -93,7 +93,8 @@ async fn an_agent_that_ends_again_and_again_shows_its_ends_and_its_last_words_wh
     host.guests.with(id(1), |guest| guest.lines.push("\u{1b}[31mno key\u{1b}[0m: set OPENAI_API_KEY".to_owned()));
     let ends = |exits: u32| host.guests.with(id(1), |guest| guest.exits = exits);
     let seen = |exits| move |sandbox: &Sandbox| sandbox.guest.as_ref().is_some_and(|guest| guest.exits == exits);
-    daemon.until(id(1), |sandbox| sandbox.phase == SandboxPhase::Booting).await;
+    let told = async || host.guests.with(id(1), |guest| !guest.identities.is_empty()).then_some(());
+    fixtures::until("the guest has its identity", told).await;
     ends(2);
     let shown = daemon.until(id(1), seen(2)).await;
     assert_eq!((shown.phase, shown.restarts), (SandboxPhase::Booting, 0));
