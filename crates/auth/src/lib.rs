@@ -1,4 +1,4 @@
-//! Who signed this: Solana and EVM signatures, and the agents' bearer tokens.
+//! Who signed this: Solana and EVM signatures; the agents' bearer tokens, and API keys.
 //!
 //! Pure: texts in, verdicts out. The clock and all randomness are handed in.
 //!
@@ -29,6 +29,7 @@
 //! of the signature's bytes, so another wrapping of the same text is the same
 //! request again.
 
+mod apikey;
 mod evm;
 mod files;
 mod keypair;
@@ -38,6 +39,7 @@ mod name;
 mod token;
 mod verify;
 
+pub use apikey::{ApiKey, ApiKeyError};
 pub use evm::{EvmSignature, EvmSignatureError};
 pub use files::{FileOperation, FileUrl, FileUrlError};
 pub use keypair::{Keypair, KeypairError, SignedHeaders};

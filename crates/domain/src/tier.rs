@@ -69,10 +69,10 @@ pub struct Tier {
     /// Whole tokens a wallet must hold.
     #[schema(example = 1_000_000)]
     pub min: u64,
-    /// Virtual processors of the agent.
+    /// Virtual processors of the agent, or of all that run at once.
     #[schema(example = 4)]
     pub cores: u32,
-    /// Memory of the agent, in MiB.
+    /// Memory of the agent, in MiB, or of all that run at once.
     #[schema(example = 4096)]
     pub memory: u32,
     /// What the data of a holder's PODs that do not run may take of the nodes' disks, in
@@ -80,14 +80,32 @@ pub struct Tier {
     #[serde(default = "Tier::default_disk")]
     #[schema(example = 10240)]
     pub disk: u32,
+    /// Agents of a holder that may run at once, within `cores` and `memory` together. 1, the
+    /// seed's rule, where it is absent.
+    #[serde(default = "Tier::default_agents", skip_serializing_if = "Tier::is_seeds")]
+    #[schema(example = 1, minimum = 1, maximum = 100)]
+    pub agents: u32,
 }
 
 impl Tier {
     /// The disk quota of a tier that names none, in MiB.
     pub const DEFAULT_DISK_MIB: u32 = 10 * 1024;
+    /// The agents at once of a tier that names none.
+    pub const DEFAULT_AGENTS: u32 = 1;
+    /// The most agents at once that a tier may allow.
+    pub const MAX_AGENTS: u32 = 100;
 
     const fn default_disk() -> u32 {
         Self::DEFAULT_DISK_MIB
+    }
+
+    const fn default_agents() -> u32 {
+        Self::DEFAULT_AGENTS
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    const fn is_seeds(agents: &u32) -> bool {
+        *agents == Self::DEFAULT_AGENTS
     }
 }
 
@@ -126,6 +144,9 @@ pub enum TierError {
     /// No cores, or too little memory to boot.
     #[error("tier {0} needs at least 1 core and {min} MiB", min = Tiers::MIN_MEMORY_MIB)]
     TooSmall(TierName),
+    /// No agent at all, or more than a holder may have.
+    #[error("tier {0}: agents must be from 1 to {max}, not {1}", max = Tier::MAX_AGENTS)]
+    Agents(TierName, u32),
 }
 
 /// The operator's table of tiers, in rising order; valid by construction.
@@ -145,6 +166,9 @@ impl Tiers {
         for (at, (name, tier)) in rows.iter().enumerate() {
             if tier.cores == 0 || tier.memory < Self::MIN_MEMORY_MIB {
                 return Err(TierError::TooSmall(name.clone()));
+            }
+            if !(1..=Tier::MAX_AGENTS).contains(&tier.agents) {
+                return Err(TierError::Agents(name.clone(), tier.agents));
             }
             if rows[..at].iter().any(|(other, _)| other == name) {
                 return Err(TierError::Twice(name.clone()));
@@ -173,7 +197,7 @@ impl Tiers {
     #[must_use]
     pub fn romulus() -> Self {
         let row = |name: &str, min, cores, memory, disk: u32| {
-            (TierName(name.to_owned()), Tier { min, cores, memory, disk: disk * 1024 })
+            (TierName(name.to_owned()), Tier { min, cores, memory, disk: disk * 1024, agents: Tier::DEFAULT_AGENTS })
         };
         Self(vec![
             row("basic", 100_000, 1, 1024, 5),
@@ -212,7 +236,7 @@ mod tests {
 
     fn row(name: &str, min: u64, cores: u32, memory: u32) -> (TierName, Tier) {
         let disk = Tier::DEFAULT_DISK_MIB;
-        (TierName::try_from(name.to_owned()).unwrap(), Tier { min, cores, memory, disk })
+        (TierName::try_from(name.to_owned()).unwrap(), Tier { min, cores, memory, disk, agents: 1 })
     }
 
     #[test]
@@ -233,7 +257,21 @@ mod tests {
     }
 
     #[test]
+    fn a_tier_of_one_agent_is_written_as_the_seed_writes_it() {
+        let (_, one) = row("a", 1, 2, 256);
+        let said = serde_json::to_value(one).unwrap();
+        assert_eq!(said, serde_json::json!({"min": 1, "cores": 2, "memory": 256, "disk": Tier::DEFAULT_DISK_MIB}));
+        assert_eq!(serde_json::from_value::<Tier>(said).unwrap(), one);
+        let three = Tier { agents: 3, ..one };
+        assert_eq!(serde_json::to_value(three).unwrap()["agents"], 3);
+    }
+
+    #[test]
     fn tables_that_do_not_rise_are_refused_by_name() {
+        let agents = |agents| {
+            let (name, tier) = row("a", 1, 1, 128);
+            (name, Tier { agents, ..tier })
+        };
         let cases = [
             (vec![], "at least one tier is needed"),
             (vec![row("a", 1, 1, 128), row("a", 2, 2, 256)], "tier a is named twice"),
@@ -243,6 +281,8 @@ mod tests {
                 "tier b must give more than tier a: cores and memory may not fall, and one must rise",
             ),
             (vec![row("a", 1, 1, 64)], "tier a needs at least 1 core and 128 MiB"),
+            (vec![agents(0)], "tier a: agents must be from 1 to 100, not 0"),
+            (vec![agents(101)], "tier a: agents must be from 1 to 100, not 101"),
         ];
         for (rows, said) in cases {
             assert_eq!(Tiers::new(rows).unwrap_err().to_string(), said);

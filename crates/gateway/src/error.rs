@@ -326,7 +326,7 @@ pub(crate) fn answer(fault: &Fault) -> Response<Body> {
     if let Some(seconds) = fault.retry_after {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
-    if fault.code == Code::InvalidToken {
+    if matches!(fault.code, Code::InvalidToken | Code::InvalidKey | Code::ExpiredKey) {
         headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response

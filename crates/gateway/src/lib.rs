@@ -6,8 +6,8 @@
 //! | folder | holds |
 //! |---|---|
 //! | `edge` | what every request passes: listeners, connections, TLS, limits, the trace, the hosts we answer to |
-//! | `auth` | whose signature it is, for which gateway, spent once; the agents' tokens |
-//! | `api` | the routes and their document, and one folder of handlers a surface: `agents`, `money`, `meta` |
+//! | `auth` | whose signature it is, for which gateway, spent once, or whose API key; the agents' tokens |
+//! | `api` | the routes and their document; `keys`, and one folder of handlers a surface: `agents`, `money`, `meta` |
 //! | `ingress` | the way to an agent and back, and what is paid on it |
 //! | `payments` | what is needed of the treasury, as a narrow trait |
 //! | `state` | what all of them share; imports no handler |
@@ -15,10 +15,9 @@
 //! | `error` | every error's answer: the only place that knows both |
 //!
 //! # What a handler may rely on
-//! A handler that takes an [`crate::auth::caller::Holder`] runs only for a verified signature
-//! that binds the request and this gateway, and was spent durably before. One that
-//! takes a [`crate::auth::caller::ReadOnlyHolder`], a [`crate::auth::caller::StoppingHolder`] or a [`crate::auth::caller::UnspentSignature`] may
-//! run for Romulus's own text; the last must spend it itself, and only `spawn` does.
+//! A handler that takes a `Holder` (`auth::caller`) runs only for a verified signature that binds the request and this
+//! gateway, and was spent durably before. The other extractors there say what else they let in: Romulus's own text, or
+//! API keys of some scope. `SpawningHolder` alone is not spent yet: `spawn` does that itself.
 
 mod api;
 mod auth;

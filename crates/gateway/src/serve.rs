@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::openapi::openapi;
 use crate::api::routes::router;
 use crate::auth::audience;
+use crate::auth::uses::KeyUses;
 use crate::edge::connection::Server;
 use crate::edge::limits::RateLimits;
 use crate::edge::listen::{Acceptor, ListenError, Listeners};
@@ -94,11 +96,13 @@ async fn drain_within(gateway: &Gateway, server: &Server, most: Duration) {
     }
 }
 
-/// What is done now and then: idle connections are closed, idle keys forgotten.
+/// What is done now and then: idle connections are closed, idle keys of limits forgotten, and
+/// it is written down when API keys were used.
 async fn upkeep(gateway: Arc<Gateway>) {
     let mut forget = tokio::time::interval(RateLimits::FORGET_EVERY);
     let mut recorder = tokio::time::interval(METRICS_UPKEEP);
     let mut pools = tokio::time::interval(Pools::SWEEP_EVERY);
+    let mut key_uses = tokio::time::interval_at(Instant::now() + KeyUses::WRITE_EVERY, KeyUses::WRITE_EVERY);
     loop {
         tokio::select! {
             _ = pools.tick() => gateway.pools.sweep(),
@@ -108,9 +112,11 @@ async fn upkeep(gateway: Arc<Gateway>) {
                     recorder.run_upkeep();
                 }
             }
-            () = gateway.draining.cancelled() => return,
+            _ = key_uses.tick() => gateway.write_key_uses().await,
+            () = gateway.draining.cancelled() => break,
         }
     }
+    gateway.write_key_uses().await;
 }
 
 /// Takes a changed certificate over; a broken one is reported and not taken.

@@ -18,6 +18,7 @@ use wire::v1::public::{Agent, Reason};
 use wire::v1::relay::RelayerHealth;
 
 use crate::auth::spent::SpentSignatures;
+use crate::auth::uses::KeyUses;
 use crate::edge::hosts::ApiHosts;
 use crate::edge::limits::RateLimits;
 use crate::edge::streams::StreamLimiter;
@@ -79,6 +80,7 @@ pub(crate) struct Gateway {
     pub(crate) hosts: ApiHosts,
     pub(crate) rates: RateLimits,
     pub(crate) spent: SpentSignatures,
+    pub(crate) key_uses: KeyUses,
     pub(crate) ids: RunIdGenerator,
     pub(crate) price_cache: PriceCache,
     /// The relayer's health, cached.
@@ -120,6 +122,7 @@ impl Gateway {
             hosts: ApiHosts::new(&config.hosts, ours),
             rates: RateLimits::new(&limits),
             spent: SpentSignatures::new(limits.tracked),
+            key_uses: KeyUses::default(),
             ids: RunIdGenerator::default(),
             price_cache: PriceCache::new(),
             relayer_health: Cache::builder().max_capacity(1).time_to_live(HEALTH_LASTS).build(),

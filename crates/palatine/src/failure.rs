@@ -4,7 +4,7 @@ use std::io;
 use std::process::ExitCode;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use wire::fault::{Code, Fault, KeptAgent};
+use wire::fault::{Code, Fault, KeptAgent, LiveAgent, TierUse};
 
 use crate::commands::starting::Interrupted;
 use crate::output;
@@ -59,6 +59,10 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
         | Code::UnboundSignature
         | Code::OtherGateway
         | Code::InvalidToken
+        | Code::InvalidKey
+        | Code::ExpiredKey
+        | Code::KeyScope
+        | Code::TooManyKeys
         | Code::InsufficientBalance
         | Code::PaymentRequired
         | Code::InvalidPayment
@@ -70,6 +74,7 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
         | Code::ImageRefused => Exit::Denied,
         Code::NotFound | Code::NoWebSocket => Exit::NotFound,
         Code::AgentExists
+        | Code::TierFull
         | Code::IdTaken
         | Code::PodRunning
         | Code::NoData
@@ -110,6 +115,12 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
         Code::InvalidToken => {
             "pass the agent's token with --token; it was shown once, when the agent was spawned".to_owned()
         }
+        Code::InvalidKey | Code::ExpiredKey => {
+            "see which are good: palatine key ls; make another: palatine key create --scope run".to_owned()
+        }
+        Code::KeyScope => "leave out --key (PALATINE_KEY), and sign with the wallet's --keypair".to_owned(),
+        Code::TooManyKeys => "see which can go: palatine key ls, palatine key rm <id>".to_owned(),
+        Code::TierFull => share(fault.in_use.as_ref()),
         Code::InsufficientBalance => "see what the tiers need: palatine tiers".to_owned(),
         Code::AgentExists => {
             let id = fault.agent_id.map(|id| id.to_string()).unwrap_or_default();
@@ -181,6 +192,21 @@ fn one_that_works(known: &[String]) -> String {
     )
 }
 
+/// What could be stopped, and what there is room for.
+fn share(in_use: Option<&TierUse>) -> String {
+    let Some(used) = in_use else { return "stop one: palatine ls, palatine stop <id>".to_owned() };
+    let row =
+        |agent: &LiveAgent| format!("palatine stop {} frees {} cores and {} MiB", agent.id, agent.cores, agent.memory);
+    let mut words: Vec<_> = used.agents.iter().map(row).collect();
+    let cores = used.cores_allowed.saturating_sub(used.cores);
+    let memory = used.memory_allowed.saturating_sub(used.memory);
+    let has_slot = u32::try_from(used.agents.len()).is_ok_and(|count| count < used.agents_allowed);
+    if has_slot && cores > 0 && memory > 0 {
+        words.insert(0, format!("there is room for --cores {cores} --memory {memory}"));
+    }
+    words.join(", ")
+}
+
 /// What could go, and what each frees.
 fn make_room(kept: &[KeptAgent]) -> String {
     if kept.is_empty() {
@@ -229,6 +255,23 @@ fn reader_has_left(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_tier_is_told_with_what_there_is_room_for_and_what_could_be_stopped() {
+        let mut fault = Fault::new(Code::TierFull, "full");
+        assert!(advice(&fault).unwrap().contains("palatine ls"));
+        let agents = vec![LiveAgent { id: "agent-1".parse().unwrap(), cores: 3, memory: 1024 }];
+        let used =
+            TierUse { agents, agents_allowed: 2, cores: 3, cores_allowed: 4, memory: 1024, memory_allowed: 4096 };
+        fault.in_use = Some(used.clone());
+        assert_eq!(
+            advice(&fault).unwrap(),
+            "there is room for --cores 1 --memory 3072, palatine stop agent-1 frees 3 cores and 1024 MiB"
+        );
+        fault.in_use = Some(TierUse { agents_allowed: 1, ..used });
+        assert_eq!(advice(&fault).unwrap(), "palatine stop agent-1 frees 3 cores and 1024 MiB");
+        assert_eq!(exit_of(fault.code), Exit::Conflict);
+    }
 
     #[test]
     fn a_full_quota_is_told_with_what_could_go() {

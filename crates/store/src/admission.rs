@@ -1,6 +1,9 @@
 //! Who may come in: spent messages, reservations, idempotency.
 
-use domain::{Generation, ImageDigest, Meter, PodId, RunId, State, Tier, TierName, UnixMillis, Wallet};
+use domain::{
+    AllowanceExceeded, Generation, HolderAllowance, ImageDigest, Meter, PodId, ResourceRequest, RunId, State, Tier,
+    TierName, UnixMillis, Wallet, free_slot,
+};
 
 use crate::pod::KeptPod;
 use crate::port::port;
@@ -44,8 +47,8 @@ pub enum RunPod {
 /// What a holder asks for: a run, of a new POD or of one it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunReservation {
-    /// The message that asks; spent whatever the answer is.
-    pub replay_key: ReplayKey,
+    /// The message that asks; spent whatever the answer is. Who asks by an API key sends none.
+    pub replay_key: Option<ReplayKey>,
     /// The new run's id.
     pub id: RunId,
     /// The POD it is of.
@@ -60,8 +63,10 @@ pub struct RunReservation {
     pub brought: bool,
     /// The holder's tier.
     pub tier: TierName,
-    /// What that tier gives.
+    /// What that tier gives; of cores and memory, the part that was asked for.
     pub tier_config: Tier,
+    /// What all live runs of the holder may take together.
+    pub allowance: HolderAllowance,
     /// Whether it answers without its bearer token.
     pub public: bool,
     /// The caller's key, if it sent one.
@@ -76,15 +81,19 @@ pub struct RunReservation {
 /// The answer to a [`RunReservation`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Admission {
-    /// The wallet's slot is taken for this run.
+    /// A slot of the wallet's is taken for this run.
     Reserved(RunRecord),
     /// The key was used for the same request before: this is its run, as it
     /// is now.
     Repeated(RunRecord),
     /// The key was used for the same request before, and its POD was removed since.
     RepeatedRemoved,
-    /// The wallet has a live run, of this POD.
+    /// The wallet may have one live run, and has one, of this POD.
     Busy(PodId),
+    /// This POD runs already, of a wallet that may have several.
+    Running(PodId),
+    /// Beside those that run, the wallet may have no further one that takes so much.
+    AllowanceExceeded(AllowanceExceeded),
     /// No new run may be started now.
     Overloaded,
     /// The chosen id is in use, or was another holder's.
@@ -111,7 +120,7 @@ port! {
         /// The same for what must work on a full disk too.
         fn spend_essential(&self, replay_key: ReplayKey) -> ();
 
-        /// Spends a message and takes its wallet's slot, in one transaction. Whatever
+        /// Spends a message and takes a slot of its wallet's, in one transaction. Whatever
         /// stands in the way, but for faults of the store, is an [`Admission`].
         fn reserve(&self, reservation: RunReservation) -> Admission;
     }
@@ -128,8 +137,23 @@ pub(crate) enum PodLookup {
 }
 
 impl RunReservation {
+    /// The slot that the run gets beside the wallet's live ones, or why it gets none.
+    pub(crate) fn slot(&self, live: &[RunRecord]) -> Result<u32, Admission> {
+        let asked = ResourceRequest { cores: self.tier_config.cores, memory_mib: self.tier_config.memory.into() };
+        let taken = live.iter().map(RunRecord::taken).collect();
+        free_slot(self.allowance, asked, taken).map_err(|exceeded| match exceeded.taken.first() {
+            Some(run) if self.allowance.agents == 1 => Admission::Busy(run.pod),
+            Some(_) | None => Admission::AllowanceExceeded(exceeded),
+        })
+    }
+
+    /// What is said of a POD that runs already.
+    pub(crate) const fn running(&self, pod: PodId) -> Admission {
+        if self.allowance.agents == 1 { Admission::Busy(pod) } else { Admission::Running(pod) }
+    }
+
     /// The run, as it will be written.
-    pub(crate) fn record(&self, epoch: GatewayEpoch, place: &PodLookup) -> RunRecord {
+    pub(crate) fn record(&self, epoch: GatewayEpoch, place: &PodLookup, slot: u32) -> RunRecord {
         let (pod, pod_key, last) = match place {
             PodLookup::New { id, key } | PodLookup::Again { id, key } => (*id, *key, None),
             PodLookup::There(last) => (last.pod, last.pod_key, Some(last)),
@@ -145,6 +169,7 @@ impl RunReservation {
             },
             brought: self.brought,
             wallet: self.wallet,
+            slot,
             generation: Generation::FIRST,
             state: State::Reserved,
             agent_type: self.agent_type.clone(),

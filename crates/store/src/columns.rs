@@ -25,6 +25,8 @@ pub(crate) struct RunRow {
     pub(crate) meter: (i64, Option<i64>, i64),
     pub(crate) below: (u32, Option<i64>),
     pub(crate) disk_mib: u32,
+    /// The slot, and how many the tier allows.
+    pub(crate) slot: (u32, u32),
     pub(crate) pod: (i64, Option<String>, i64, bool, bool),
     pub(crate) data: (Option<String>, Option<i64>, Option<i64>),
 }
@@ -46,12 +48,13 @@ impl RunRow {
             ephemeral,
             brought,
             wallet: Wallet(self.wallet),
+            slot: self.slot.0,
             generation: Generation(natural(self.generation)),
             state: state_of(&self.state.0, self.state.1.as_deref())?,
             agent_type: self.agent_type,
             image: ImageDigest(self.image),
             tier: TierName::try_from(tier).map_err(|_| StoreError::Value("a tier's name"))?,
-            tier_config: Tier { min: natural(min), cores, memory, disk: self.disk_mib },
+            tier_config: Tier { min: natural(min), cores, memory, disk: self.disk_mib, agents: self.slot.1 },
             public: self.public,
             spawned_at: millis(self.spawned_at),
             ended_at,

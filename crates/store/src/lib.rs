@@ -11,6 +11,7 @@
 //! | `port` | how a port is written |
 //! | `admission`, `life`, `pod`, `record` | reservations; runs, their steps and history; what lasts of a POD |
 //! | `billing` | marks, usage |
+//! | `apikeys` | what wallets let programs do in their names |
 //! | `keys`, `sealed` | the keys that gateways share, sealed; [`SealedKeys`]: in the clear for who has the sealing key |
 //! | `sealing`, `reseal`, `aside` | where that key lies; all keys under another one, or set aside as that is lost |
 //! | `links`, `prices`, `deploys` | owners, prices, vaults to be |
@@ -23,6 +24,7 @@
 //! | `sqlite`, `postgres` | the databases |
 
 mod admission;
+mod apikeys;
 mod aside;
 mod billing;
 mod codec;
@@ -55,6 +57,7 @@ mod table;
 mod url;
 
 pub use admission::{Admission, AdmissionStore, IdempotencyKey, ReplayKey, RunPod, RunReservation};
+pub use apikeys::{ApiKeyOutcome, ApiKeyRecord, ApiKeyStore, NewApiKey};
 pub use billing::{MarkCursor, MarksOutcome, RunMark, UsageStore};
 pub use config::Config;
 pub use copy::copy;

@@ -68,12 +68,12 @@ port! {
         /// The last run of a POD; `None` of one that is not there or was removed.
         fn last_run(&self, id: PodId) -> Option<RunRecord>;
 
-        /// The last runs of a wallet's PODs: the live one, then those that do not run,
-        /// the newest POD first.
+        /// The last runs of a wallet's PODs: those that are live, the newest run first,
+        /// then those that do not run, the newest POD first.
         fn of(&self, wallet: Wallet, limit: u32) -> Vec<RunRecord>;
 
-        /// The live run of a wallet.
-        fn live_of(&self, wallet: Wallet) -> Option<RunRecord>;
+        /// The live runs of a wallet, newest first.
+        fn live_of(&self, wallet: Wallet) -> Vec<RunRecord>;
 
         /// All live runs, oldest first.
         fn live(&self) -> Vec<RunRecord>;

@@ -13,6 +13,7 @@
 //! | the others | the ports of the same names |
 
 mod admission;
+mod apikeys;
 mod billing;
 mod copy;
 mod database;

@@ -27,6 +27,8 @@ pub struct PruneReport {
     pub payments: u64,
     /// What authorizations paid for that no token takes any more.
     pub purposes: u64,
+    /// API keys that have been over for a while.
+    pub api_keys: u64,
     /// Whether there is more to forget.
     pub more: bool,
 }

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use domain::{
-    Generation, ImageDigest, Meter, PodId, ResourceRequest, RunId, State, Tier, TierName, UnixMillis, Usage, Wallet,
+    Generation, ImageDigest, Meter, PodId, ResourceRequest, RunId, State, TakenSlot, Tier, TierName, UnixMillis, Usage,
+    Wallet,
 };
 
 use crate::error::StoreError;
@@ -100,6 +101,8 @@ pub struct RunRecord {
     pub brought: bool,
     /// Its holder.
     pub wallet: Wallet,
+    /// Which of its holder's slots it has while it is live, from 0.
+    pub slot: u32,
     /// How often what is wanted of it was changed.
     pub generation: Generation,
     /// Where it is in its life.
@@ -146,6 +149,11 @@ impl RunRecord {
     #[must_use]
     pub fn ask(&self) -> ResourceRequest {
         ResourceRequest { cores: self.tier_config.cores, memory_mib: u64::from(self.tier_config.memory) }
+    }
+
+    /// The slot that it has, and what it takes.
+    pub(crate) fn taken(&self) -> TakenSlot {
+        TakenSlot { slot: self.slot, pod: self.pod, takes: self.ask() }
     }
 
     /// What it used up to `now`.

@@ -18,6 +18,7 @@
 //! | the others | the ports of the same names |
 
 mod admission;
+mod apikeys;
 mod billing;
 mod cache;
 mod checkpoint;

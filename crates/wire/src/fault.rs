@@ -28,6 +28,9 @@ pub struct Fault {
     /// 409 `agent_exists`: the live agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<PodId>,
+    /// 409 `tier_full`: what the wallet's live agents use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub in_use: Option<TierUse>,
     /// 403 `disk_quota`: agents whose data could go, the largest first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Vec<KeptAgent>>,
@@ -41,6 +44,34 @@ pub struct Fault {
     /// 502 and 504 of a spawn: what the agent's guest said before it was given up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<Box<GuestReport>>,
+}
+
+/// What a wallet's live agents use of what its tier gives them together.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TierUse {
+    /// The live agents.
+    pub agents: Vec<LiveAgent>,
+    /// Agents at once that the tier allows.
+    pub agents_allowed: u32,
+    /// Cores that are in use.
+    pub cores: u32,
+    /// Cores that the tier gives.
+    pub cores_allowed: u32,
+    /// Memory that is in use, in MiB.
+    pub memory: u64,
+    /// Memory that the tier gives, in MiB.
+    pub memory_allowed: u64,
+}
+
+/// A live agent, and what it uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LiveAgent {
+    /// Which.
+    pub id: PodId,
+    /// Its cores.
+    pub cores: u32,
+    /// Its memory, in MiB.
+    pub memory: u64,
 }
 
 /// An agent that does not run, and what is kept of it.
@@ -65,6 +96,7 @@ impl Fault {
             balance: None,
             required: None,
             agent_id: None,
+            in_use: None,
             kept: None,
             known: None,
             retry_after: None,
@@ -165,6 +197,10 @@ codes! {
     OtherGateway = "other_gateway", 401;
     /// The agent's bearer token is absent or wrong.
     InvalidToken = "invalid_token", 401;
+    /// The API key is none, unknown here, or was revoked.
+    InvalidKey = "invalid_key", 401;
+    /// The API key's time is over.
+    ExpiredKey = "expired_key", 401;
     /// A payment's header holds no payment that can be read.
     MalformedPayment = "malformed_payment", 400;
     /// The answer has a price; the terms are beside this fault.
@@ -181,6 +217,10 @@ codes! {
     InsufficientBalance = "insufficient_balance", 403;
     /// The data of the wallet's PODs fills what its tier gives; what could go is beside this.
     DiskQuota = "disk_quota", 403;
+    /// The API key does not open this.
+    KeyScope = "key_scope", 403;
+    /// The wallet has as many API keys as it may.
+    TooManyKeys = "too_many_keys", 403;
     /// This tier may not bring its own image.
     ImageRefused = "image_refused", 403;
     /// No such thing, or not yours.
@@ -191,6 +231,9 @@ codes! {
     WouldRevert = "would_revert", 409;
     /// The wallet has a live agent.
     AgentExists = "agent_exists", 409;
+    /// The wallet's live agents leave no room in its tier for this one; what is in use is
+    /// beside this.
+    TierFull = "tier_full", 409;
     /// This id was another holder's, or is in use.
     IdTaken = "id_taken", 409;
     /// The POD runs already.

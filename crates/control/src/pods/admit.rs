@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chain::BalanceError;
-use domain::{ImageDigest, Tier, TierName, Tiers, Wallet};
+use domain::{HolderAllowance, ImageDigest, Tier, TierName, Tiers, Wallet};
 
 use crate::context::Context;
 use crate::fleet::images::ImageTable;
@@ -43,6 +43,8 @@ pub struct Grant {
     pub tier: TierName,
     /// The part of it that was asked for.
     pub tier_config: Tier,
+    /// What all live runs of the holder may take together.
+    pub allowance: HolderAllowance,
 }
 
 /// Why a holder gets nothing.
@@ -105,14 +107,15 @@ impl Context {
     /// What the holder gets. What can be refused without the chain is refused first.
     pub(crate) async fn admit(&self, ask: &SpawnAsk<'_>) -> Result<Grant, AdmitError> {
         let table = self.images().await?;
-        let (image, (tier, tier_config)) = match ask.image {
+        let (image, share) = match ask.image {
             ImageAsk::Named(name) => (self.image_named(table, name).await?, self.share(ask).await?),
             ImageAsk::Brought(digest) => {
-                let (tier, tier_config) = self.share(ask).await?;
-                (brought_image(&table, digest, &tier, ask.may_bring)?, (tier, tier_config))
+                let share = self.share(ask).await?;
+                (brought_image(&table, digest, &share.0, ask.may_bring)?, share)
             }
         };
-        let grant = Grant { image, tier, tier_config };
+        let (tier, tier_config, allowance) = share;
+        let grant = Grant { image, tier, tier_config, allowance };
         self.check_needs(&grant)?;
         Ok(grant)
     }
@@ -127,9 +130,9 @@ impl Context {
         Err(AdmitError::Unmet { unmet, working: conditions.working(&table, &demanding) })
     }
 
-    async fn share(&self, ask: &SpawnAsk<'_>) -> Result<(TierName, Tier), AdmitError> {
+    async fn share(&self, ask: &SpawnAsk<'_>) -> Result<(TierName, Tier, HolderAllowance), AdmitError> {
         let (tier, full) = self.tier_of(&ask.holder).await?;
-        Ok((tier, share_of(full, ask.cores, ask.memory_mib)?))
+        Ok((tier, share_of(full, ask.cores, ask.memory_mib)?, HolderAllowance::from(&full)))
     }
 
     async fn images(&self) -> Result<Arc<ImageTable>, AdmitError> {
@@ -202,7 +205,7 @@ mod tests {
 
     #[test]
     fn case_no_capacity_a_part_of_a_tier_may_be_asked_for_and_no_more_than_it() {
-        let tier = Tier { min: 7, cores: 4, memory: 4_096, disk: 1_024 };
+        let tier = Tier { min: 7, cores: 4, memory: 4_096, disk: 1_024, agents: 1 };
         assert_eq!(share_of(tier, None, None).unwrap(), tier);
         assert_eq!(share_of(tier, Some(2), Some(1_024)).unwrap(), Tier { cores: 2, memory: 1_024, ..tier });
         for (cores, memory, refused) in [

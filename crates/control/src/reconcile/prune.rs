@@ -23,6 +23,7 @@ impl Context {
                     metrics::counter!("palatine_pruned_total", "what" => "stamps").increment(pruned.spent_signatures);
                     metrics::counter!("palatine_pruned_total", "what" => "keys").increment(pruned.keys);
                     metrics::counter!("palatine_pruned_total", "what" => "runs").increment(pruned.runs);
+                    metrics::counter!("palatine_pruned_total", "what" => "api_keys").increment(pruned.api_keys);
                     if !pruned.more {
                         return;
                     }

@@ -104,7 +104,7 @@ impl Drop for TestCluster {
 
 /// Run `n` of wallet `holder`, asked for now.
 pub(crate) fn reservation(holder: u64, n: u64, now: UnixMillis) -> RunReservation {
-    let replay_key = ReplayKey { expires_at: now.plus(ACCEPTED_MS), ..fixtures::replay_key(n) };
+    let replay_key = Some(ReplayKey { expires_at: now.plus(ACCEPTED_MS), ..fixtures::replay_key(n) });
     RunReservation { replay_key, now, ..fixtures::reservation(holder, n) }
 }
 
@@ -129,7 +129,7 @@ impl TestCluster {
     }
 
     pub(crate) async fn is_free(&self, n: u64) -> bool {
-        self.store.live_of(wallet(n)).await.unwrap().is_none()
+        self.store.live_of(wallet(n)).await.unwrap().is_empty()
     }
 
     /// What wallet `n` used, in milliseconds.

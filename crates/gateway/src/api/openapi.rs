@@ -1,9 +1,10 @@
 //! The public API's own description.
 
 use utoipa::openapi::schema::{Object, Type};
-use utoipa::openapi::security::{ApiKey, ApiKeyValue, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, HeaderBuilder, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
+use wire::v1::keys::X_API_KEY;
 use wire::v1::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
 use crate::api::routes::{UNLIMITED, routes};
@@ -29,14 +30,22 @@ pub fn openapi() -> String {
         `X-Audience` too, and `<path>` is the path with its query string as sent. Where a route takes requests without \
         `X-Audience`, `romulus:<unix-ms>` will do, unless the operator closed that. A text is signed as raw bytes or as \
         a Solana off-chain message of version 0 or 1. `X-Timestamp` is `<unix-ms>`, 13 digits. Each signature is good \
-        once, for five minutes.",
+        once, for five minutes.\n\nIn place of a signature an API key does, as `Authorization: Bearer` or as \
+        `X-API-Key`, where its scope opens the route. It acts for the wallet that made it, whose balance and tier are \
+        asked for as ever.\n\n| | `read` | `run` | the wallet's signature alone |\n|---|---|---|---|\n| `GET /agents`, \
+        `/status/{id}`, `/usage/{wallet}`, `/agents/{id}/logs`, `…/events`, `…/prices`, `…/vault`, `/keys/self` | yes | \
+        yes | |\n| `POST /spawn` (a start again too), `POST /stop/{id}`, `/agents/{id}/process.Process/*`, and the \
+        agents themselves, as their tokens do | | yes | |\n| `DELETE /agents/{id}`, `PUT /agents/{id}/prices`, vaults \
+        and tasks, `/links`, `/keys` | | | yes |\n\nA stop removes an agent that was spawned `ephemeral`, by a key too: \
+        that was said when it was spawned. A key is known by its digest alone; once it is revoked it opens nothing, and \
+        an answer that it opened before ends within ten seconds.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     components(schemas(wire::fault::Fault, wire::v1::public::StateChange))
 )]
 struct Document;
 
-/// The headers of a signature, as security schemes.
+/// The headers of a signature and of an API key, as security schemes.
 struct Signature;
 
 impl Modify for Signature {
@@ -51,6 +60,12 @@ impl Modify for Signature {
             let value = ApiKeyValue::with_description(header, said);
             components.add_security_scheme(name, SecurityScheme::ApiKey(ApiKey::Header(value)));
         }
+        let said = "An API key, made by `POST /keys`.";
+        let value = ApiKeyValue::with_description(X_API_KEY, said);
+        components.add_security_scheme("api_key", SecurityScheme::ApiKey(ApiKey::Header(value)));
+        let mut bearer = Http::new(HttpAuthScheme::Bearer);
+        bearer.description = Some(format!("{said} It begins with `pal_` or `e2b_`."));
+        components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
     }
 }
 
@@ -139,7 +154,7 @@ mod tests {
     #[test]
     fn case_openapi_codes_ids_and_addresses_have_a_pattern() {
         let document = document();
-        for name in ["PodId", "RunId", "Wallet", "ImageDigest", "EvmAddress", "EvmHash"] {
+        for name in ["PodId", "RunId", "KeyId", "Wallet", "ImageDigest", "EvmAddress", "EvmHash"] {
             assert!(document["components"]["schemas"][name]["pattern"].is_string(), "{name}");
         }
         for (path, item) in document["paths"].as_object().unwrap() {

@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 use wire::fault::Code;
 
 use crate::api::agents::{events, logs, spawn, status, stop, usage};
+use crate::api::keys;
 use crate::api::meta::{document, health, metrics, tiers};
 use crate::api::money::{facilitator, links, prices, relay, vaults};
 use crate::edge::cors;
@@ -23,13 +24,19 @@ use crate::state::Gateway;
 
 /// Routes for machines that must always be answered: no limit counts them.
 pub(crate) const UNLIMITED: [&str; 3] = ["/health", "/ready", "/metrics"];
-/// The routes with a limit of their own, so that stopping works when everything else is
-/// spent.
-const STOPPING: [&str; 2] = ["/stop/{id}", "/agents/{id}"];
+/// The routes with a limit of their own, so that stopping and revoking work when everything
+/// else is spent.
+const STOPPING: [&str; 3] = ["/stop/{id}", "/agents/{id}", "/keys/{id}"];
 
 /// All routes, each with its description.
 pub(crate) fn routes() -> OpenApiRouter<Arc<Gateway>> {
-    OpenApiRouter::default().merge(agents()).merge(payments()).merge(relayer()).merge(facilitator()).merge(meta())
+    OpenApiRouter::default()
+        .merge(agents())
+        .merge(api_keys())
+        .merge(payments())
+        .merge(relayer())
+        .merge(facilitator())
+        .merge(meta())
 }
 
 /// What holders ask of their agents.
@@ -44,6 +51,14 @@ fn agents() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(logs::logs))
         .routes(routes!(events::events))
         .routes(routes!(process::forward))
+}
+
+/// What wallets let programs do in their names.
+fn api_keys() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::default()
+        .routes(routes!(keys::list, keys::create))
+        .routes(routes!(keys::own))
+        .routes(routes!(keys::revoke))
 }
 
 /// Vaults, their tasks, links and prices.

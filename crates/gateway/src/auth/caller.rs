@@ -1,54 +1,97 @@
-//! Whose signature a request carries. Each is good for one request.
+//! Whose signature a request carries, good for one request; or whose API key.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use auth::{BoundRequest, SignatureHeaders, UnverifiedSignature, VerifyPolicy};
+use auth::{ApiKey, BoundRequest, SignatureHeaders, UnverifiedSignature, VerifyPolicy};
 use axum::body::{Body, BodyDataStream, Bytes};
 use axum::extract::FromRequest;
 use bytes::BytesMut;
-use domain::{UnixMillis, Wallet};
+use domain::{KeyId, KeyScope, UnixMillis, Wallet};
 use futures_util::StreamExt;
 use http::Request;
 use http::header::HeaderMap;
 use http::request::Parts;
-use store::ReplayKey;
+use store::{ApiKeyRecord, ReplayKey};
 use wire::connect::Envelope;
+use wire::fault::Code;
 use wire::v1::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
+use crate::auth::apikeys::{self, presented as presented_key};
 use crate::edge::body::read_at_most;
 use crate::edge::cors;
 use crate::error::ApiError;
 use crate::state::Gateway;
 
-/// A verified signature that is **not spent yet**: a handler that takes this spends
-/// `replay_key`, whatever the answer is. It may be of Romulus's own text.
-pub(crate) struct UnspentSignature {
+/// By what a request is its holder's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Authority {
+    /// Its wallet's signature.
+    Signature {
+        /// Whether it covers this request alone; otherwise it is in Romulus's own text.
+        bound: bool,
+    },
+    /// An API key of its wallet's.
+    Key(KeyId),
+}
+
+/// Who asks for an agent: by an API key, or by a verified signature that is **not spent
+/// yet**, and may be of Romulus's own text. A handler that takes this spends `replay_key`,
+/// whatever the answer is.
+pub(crate) struct SpawningHolder {
     pub(crate) wallet: Wallet,
-    pub(crate) replay_key: ReplayKey,
-    /// Whether it covers this request alone.
-    pub(crate) bound: bool,
+    pub(crate) replay_key: Option<ReplayKey>,
     pub(crate) body: Bytes,
     pub(crate) now: UnixMillis,
 }
 
-/// A verified signature that binds the request and this gateway, spent durably.
+/// Who has signed this request for this gateway, spent durably; or what the other extractors
+/// here say of theirs.
 pub(crate) struct Holder {
     pub(crate) wallet: Wallet,
-    /// Whether it covers this request alone; otherwise it is a [`ReadOnlyHolder`]'s or a
-    /// [`StoppingHolder`]'s, in Romulus's own text.
-    pub(crate) bound: bool,
+    pub(crate) by: Authority,
     pub(crate) body: Bytes,
     pub(crate) now: UnixMillis,
 }
 
-/// A [`Holder`] who only reads what is its own, and may have signed Romulus's own
-/// text. That works on a full disk too.
+impl Holder {
+    /// The API key that opened this, if one did.
+    pub(crate) const fn key(&self) -> Option<KeyId> {
+        match self.by {
+            Authority::Signature { .. } => None,
+            Authority::Key(id) => Some(id),
+        }
+    }
+
+    /// Whether its wallet has signed this request, and no other.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.by == Authority::Signature { bound: true }
+    }
+}
+
+/// A [`Holder`] who has an agent of its own work, and may come with an API key that lets it.
+pub(crate) struct RunningHolder(pub(crate) Holder);
+
+/// A [`Holder`] who only reads what is its own, and may have signed Romulus's own text, or
+/// come with any API key. That works on a full disk too.
 pub(crate) struct ReadOnlyHolder(pub(crate) Holder);
 
-/// A [`Holder`] who is let in however often the wallet has asked, and may have
-/// signed Romulus's own text: stopping always works.
+/// A [`Holder`] who is let in however often the wallet has asked, and may have signed
+/// Romulus's own text, or come with an API key that lets agents run: stopping always works.
 pub(crate) struct StoppingHolder(pub(crate) Holder);
+
+/// A [`Holder`] who takes away what is its own, on a full disk too and however often the
+/// wallet has asked. No API key does that.
+pub(crate) struct RemovingHolder(pub(crate) Holder);
+
+/// A verified signature that is not spent yet.
+struct UnspentSignature {
+    wallet: Wallet,
+    replay_key: ReplayKey,
+    bound: bool,
+    body: Bytes,
+    now: UnixMillis,
+}
 
 /// Which texts open a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,11 +110,17 @@ impl AcceptedText {
     }
 }
 
-impl FromRequest<Arc<Gateway>> for UnspentSignature {
+impl FromRequest<Arc<Gateway>> for SpawningHolder {
     type Rejection = ApiError;
 
     async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
-        verify_counted(gateway, request, AcceptedText::EitherText).await
+        if let Some(key) = presented_key(request.headers())? {
+            let Holder { wallet, body, now, .. } = by_key(gateway, request, &key, KeyScope::Run, true).await?;
+            return Ok(Self { wallet, replay_key: None, body, now });
+        }
+        let signed = verify_counted(gateway, request, AcceptedText::EitherText).await?;
+        let UnspentSignature { wallet, replay_key, body, now, .. } = signed;
+        Ok(Self { wallet, replay_key: Some(replay_key), body, now })
     }
 }
 
@@ -79,7 +128,19 @@ impl FromRequest<Arc<Gateway>> for Holder {
     type Rejection = ApiError;
 
     async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
+        apikeys::refuse(request.headers())?;
         spend(gateway, verify_counted(gateway, request, AcceptedText::BoundText).await?).await
+    }
+}
+
+impl FromRequest<Arc<Gateway>> for RunningHolder {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
+        if let Some(key) = presented_key(request.headers())? {
+            return by_key(gateway, request, &key, KeyScope::Run, true).await.map(Self);
+        }
+        spend(gateway, verify_counted(gateway, request, AcceptedText::BoundText).await?).await.map(Self)
     }
 }
 
@@ -87,6 +148,9 @@ impl FromRequest<Arc<Gateway>> for ReadOnlyHolder {
     type Rejection = ApiError;
 
     async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
+        if let Some(key) = presented_key(request.headers())? {
+            return by_key(gateway, request, &key, KeyScope::Read, true).await.map(Self);
+        }
         spend_essential(gateway, verify_counted(gateway, request, AcceptedText::EitherText).await?).await.map(Self)
     }
 }
@@ -95,20 +159,53 @@ impl FromRequest<Arc<Gateway>> for StoppingHolder {
     type Rejection = ApiError;
 
     async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
+        if let Some(key) = presented_key(request.headers())? {
+            return by_key(gateway, request, &key, KeyScope::Run, false).await.map(Self);
+        }
         spend_essential(gateway, verify(gateway, request, AcceptedText::EitherText).await?).await.map(Self)
     }
+}
+
+impl FromRequest<Arc<Gateway>> for RemovingHolder {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request<Body>, gateway: &Arc<Gateway>) -> Result<Self, ApiError> {
+        apikeys::refuse(request.headers())?;
+        let holder = spend_essential(gateway, verify(gateway, request, AcceptedText::EitherText).await?).await?;
+        if holder.is_bound() {
+            return Ok(Self(holder));
+        }
+        Err(ApiError::new(Code::UnboundSignature, "a removal needs a signature of this very request"))
+    }
+}
+
+/// Who asks by an API key; `counted` against its wallet, as a signed request would be.
+async fn by_key(
+    gateway: &Gateway,
+    request: Request<Body>,
+    key: &ApiKey,
+    needs: KeyScope,
+    counted: bool,
+) -> Result<Holder, ApiError> {
+    cors::need_json(&request)?;
+    let ApiKeyRecord { id, wallet, .. } = gateway.open(key, needs).await?;
+    if counted {
+        gateway.rates.wallets.check(wallet)?;
+    }
+    let body = read(gateway, request.into_body()).await?;
+    Ok(Holder { wallet, by: Authority::Key(id), body, now: gateway.now() })
 }
 
 async fn spend(gateway: &Gateway, verified: UnspentSignature) -> Result<Holder, ApiError> {
     let UnspentSignature { wallet, replay_key, bound, body, now } = verified;
     gateway.spend(replay_key).await?;
-    Ok(Holder { wallet, bound, body, now })
+    Ok(Holder { wallet, by: Authority::Signature { bound }, body, now })
 }
 
 async fn spend_essential(gateway: &Gateway, verified: UnspentSignature) -> Result<Holder, ApiError> {
     let UnspentSignature { wallet, replay_key, bound, body, now } = verified;
     gateway.spend_essential(replay_key, bound).await?;
-    Ok(Holder { wallet, bound, body, now })
+    Ok(Holder { wallet, by: Authority::Signature { bound }, body, now })
 }
 
 /// Verifies, and counts the request against its wallet.
@@ -131,10 +228,18 @@ async fn verify(gateway: &Gateway, request: Request<Body>, opens: AcceptedText) 
     verify_over(gateway, &claim, &head, body)
 }
 
-/// The signer of a request whose body goes on, in Connect's envelopes: what is signed
-/// of the body is its first envelope alone. The body comes back whole.
-pub(crate) async fn of_stream(gateway: &Gateway, request: Request<Body>) -> Result<(Wallet, Body), ApiError> {
+/// Whose request it is whose body goes on, in Connect's envelopes: what is signed of the
+/// body is its first envelope alone. The body comes back whole.
+pub(crate) async fn of_stream(
+    gateway: &Gateway,
+    request: Request<Body>,
+) -> Result<(Wallet, Option<KeyId>, Body), ApiError> {
     cors::need_json(&request)?;
+    if let Some(key) = presented_key(request.headers())? {
+        let ApiKeyRecord { id, wallet, .. } = gateway.open(&key, KeyScope::Run).await?;
+        gateway.rates.wallets.check(wallet)?;
+        return Ok((wallet, Some(id), request.into_body()));
+    }
     let (head, body) = request.into_parts();
     let claim =
         UnverifiedSignature::read(presented(&head.headers), AcceptedText::BoundText.policy(gateway), gateway.now())?;
@@ -146,7 +251,7 @@ pub(crate) async fn of_stream(gateway: &Gateway, request: Request<Body>) -> Resu
     gateway.rates.wallets.check(verified.wallet)?;
     let holder = spend(gateway, verified).await?;
     let begin = futures_util::stream::iter([first, more].map(Ok));
-    Ok((holder.wallet, Body::from_stream(begin.chain(rest))))
+    Ok((holder.wallet, None, Body::from_stream(begin.chain(rest))))
 }
 
 /// The bytes of a body's first envelope, and what came with them.

@@ -37,6 +37,8 @@ pub struct Limits {
     /// API requests of one wallet per minute; as many at once. Stopping is not
     /// counted. Default `120`.
     pub wallet_per_minute: u32,
+    /// API keys of one wallet that are good at once; 0: none are made. Default `100`.
+    pub keys_per_wallet: u32,
     /// API requests of one address (IPv6: one /64) per second; twice as many at
     /// once. Default `50`.
     pub address_per_second: u32,
@@ -102,6 +104,7 @@ impl Default for Limits {
             body_ms: 15_000,
             connection_age_ms: 3_600_000,
             wallet_per_minute: 120,
+            keys_per_wallet: 100,
             address_per_second: 50,
             ingress_per_second: 500,
             tracked: 100_000,
@@ -145,11 +148,13 @@ impl Limits {
         check_bounds("limits", self.counts().into_iter().chain(self.bodies()).chain(self.times()))
     }
 
-    fn counts(&self) -> [BoundedSetting; 16] {
+    fn counts(&self) -> [BoundedSetting; 17] {
         [
             ("connections", self.connections.into(), AT_LEAST_ONE),
             ("connections_per_address", self.connections_per_address.into(), AT_LEAST_ONE),
             ("wallet_per_minute", self.wallet_per_minute.into(), AT_LEAST_ONE),
+            // All of a wallet's are listed at once.
+            ("keys_per_wallet", self.keys_per_wallet.into(), 0..=1000),
             ("address_per_second", self.address_per_second.into(), AT_LEAST_ONE),
             ("ingress_per_second", self.ingress_per_second.into(), AT_LEAST_ONE),
             ("tracked", self.tracked.into(), AT_LEAST_ONE),

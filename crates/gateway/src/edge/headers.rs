@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use auth::ApiKey;
 use http::Version;
 use http::header::{AUTHORIZATION, EXPECT, HeaderMap, HeaderName, HeaderValue};
 use wire::fault::{Code, Fault};
@@ -60,7 +61,7 @@ const OTHER_REQUEST: [&str; 18] = [
     "http2-settings",
 ];
 
-/// The prefix of agents' tokens.
+/// The prefix of agents' tokens. API keys are told by their own shape.
 const TOKEN: &[u8] = b"plt_";
 /// Where clients put credentials.
 const CREDENTIALS: [&str; 6] =
@@ -159,8 +160,8 @@ pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// Ends what was meant for the gateway alone: agents' tokens, another agent's too,
-/// wherever clients put credentials; and `Expect`, which the gateway answers itself.
+/// Ends what was meant for the gateway alone: agents' tokens, another agent's too, and API
+/// keys, wherever clients put credentials; and `Expect`, which the gateway answers itself.
 pub(crate) fn strip_ours(headers: &mut HeaderMap) {
     headers.remove(EXPECT);
     for name in CREDENTIALS {
@@ -173,7 +174,7 @@ pub(crate) fn strip_ours(headers: &mut HeaderMap) {
 
 fn holds_token(value: &HeaderValue) -> bool {
     let mut words = value.as_bytes().split(|byte| byte.is_ascii_whitespace() || *byte == b',');
-    words.any(|word| word.starts_with(TOKEN))
+    words.any(|word| word.starts_with(TOKEN) || str::from_utf8(word).is_ok_and(ApiKey::is_claimed))
 }
 
 /// Removes the payment, which is taken here.
@@ -249,11 +250,25 @@ mod tests {
             ("authorization", "plt_x"),
             ("x-api-key", "plt_x"),
             ("api-key", "a,plt_x"),
+            ("authorization", "Bearer pal_x"),
         ] {
             let mut map = headers(&[(name, value)]);
             strip_ours(&mut map);
             assert_eq!(map, HeaderMap::new(), "{name}: {value}");
         }
+    }
+
+    #[test]
+    fn an_api_key_goes_no_further_and_a_key_of_e2bs_own_does() {
+        let key = ApiKey::new(domain::KeyForm::E2b, domain::KeyId::from_bits(1), &[1; 32]);
+        let text = secrecy::ExposeSecret::expose_secret(key.text());
+        let mut map = headers(&[("x-api-key", text), ("authorization", &format!("Bearer {text}"))]);
+        strip_ours(&mut map);
+        assert_eq!(map, HeaderMap::new());
+        let theirs = headers(&[("x-api-key", &format!("e2b_{}", "0f".repeat(20)))]);
+        let mut map = theirs.clone();
+        strip_ours(&mut map);
+        assert_eq!(map, theirs);
     }
 
     #[test]

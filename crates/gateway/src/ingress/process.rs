@@ -1,5 +1,6 @@
 //! `POST /agents/{id}/process.Process/*`: commands in one's own agent, over
-//! E2B's process protocol. Only the holder's signature opens it.
+//! E2B's process protocol. The holder's signature opens it, or an API key that lets agents
+//! run.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +15,11 @@ use http_body_util::BodyExt;
 use serde::Deserialize;
 use wire::TRACEPARENT;
 use wire::fault::Fault;
+use wire::v1::keys::X_API_KEY;
 use wire::v1::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
 use crate::api::extract::PodPath;
-use crate::auth::caller::{self, Holder};
+use crate::auth::caller::{self, RunningHolder};
 use crate::edge::idle::IdleTimer;
 use crate::edge::source::RequestSource;
 use crate::edge::streams::until_drained;
@@ -56,7 +58,11 @@ pub(crate) struct MethodPath {
             content_type = "application/connect+json"),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
     ),
-    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []))
+    security(
+        ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
+        ("bearer" = []),
+        ("api_key" = [])
+    )
 )]
 pub(crate) async fn forward(
     State(gateway): State<Arc<Gateway>>,
@@ -69,18 +75,18 @@ pub(crate) async fn forward(
         return Err(ApiError::not_found());
     }
     let mut headers = request.headers().clone();
-    let (wallet, body) = if method == STREAM_INPUT {
+    let (wallet, key, body) = if method == STREAM_INPUT {
         caller::of_stream(&gateway, request).await?
     } else {
-        let holder = Holder::from_request(request, &gateway).await?;
-        (holder.wallet, Body::from(holder.body))
+        let RunningHolder(holder) = RunningHolder::from_request(request, &gateway).await?;
+        (holder.wallet, holder.key(), Body::from(holder.body))
     };
     let record = gateway.owned(id, wallet).await?;
     let node = gateway.parts.control.node_of(&record)?;
     let permit = gateway.streams.for_wallet(wallet)?;
     strip_hop_by_hop(&mut headers);
-    let signature = [X_WALLET, X_SIGNATURE, X_TIMESTAMP, X_AUDIENCE];
-    for ours in signature.into_iter().chain([AUTHORIZATION.as_str(), COOKIE.as_str(), CONTENT_LENGTH.as_str()]) {
+    let credentials = [X_WALLET, X_SIGNATURE, X_TIMESTAMP, X_AUDIENCE, X_API_KEY];
+    for ours in credentials.into_iter().chain([AUTHORIZATION.as_str(), COOKIE.as_str(), CONTENT_LENGTH.as_str()]) {
         headers.remove(ours);
     }
     if let Ok(trace) = source.trace.traceparent().parse() {
@@ -93,7 +99,7 @@ pub(crate) async fn forward(
     let answer = node.forward(record.id, &format!("/process.Process/{method}"), request).await?;
     let (mut head, body) = answer.into_parts();
     strip_hop_by_hop(&mut head.headers);
-    let body = until_drained(Body::new(body), permit, &gateway.draining);
+    let body = gateway.while_good(key, until_drained(Body::new(body), permit, &gateway.draining));
     if method != STREAM_INPUT {
         return Ok(Response::from_parts(head, body));
     }

@@ -1,14 +1,16 @@
 //! The reverse proxy before the agents: a request goes on to its agent's port as it
 //! comes, in both directions, without buffering.
 //!
-//! A private agent answers to its bearer token alone, and nobody learns without it
-//! whether the agent exists. The token itself goes no further than here.
+//! A private agent answers to its bearer token, or to an API key of its holder's that lets
+//! agents run; nobody learns without one whether the agent exists. Neither goes further than
+//! here.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use domain::State;
+use futures_util::future::BoxFuture;
 use http::header::{HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
@@ -61,6 +63,9 @@ pub(crate) async fn forward(
     let held = last_run.as_ref().is_some_and(|run| {
         presented(request.headers(), handshake).any(|token| gateway.parts.tokens.verify(run.id, token))
     });
+    let key =
+        if held { None } else { gateway.key_to(request.headers(), last_run.as_ref().map(|run| run.wallet)).await? };
+    let held = held || key.is_some();
     let pricing = if held { AgentPricing::default() } else { gateway.pricing_for(id, request.uri().path()).await? };
     // A price opens what is private to whoever pays it.
     let record = reachable(last_run, held || pricing.charge.is_some_and(|charge| charge.opens))?;
@@ -69,7 +74,8 @@ pub(crate) async fn forward(
     if port.is_some() && !held {
         return Err(no_token());
     }
-    let client = handshake.map(|handshake| UpgradeRequest::of(handshake, &mut request));
+    let over = || Box::pin(Arc::clone(gateway).withdrawn(key)) as Over;
+    let client = handshake.map(|handshake| UpgradeRequest::of(handshake, &mut request, over()));
     let visitor = Requester::Visitor { address: client_key(source.address), beside_payers: pricing.has_prices };
     let requester = if held { Requester::Holder } else { visitor };
     let charge = pricing.charge.filter(|_| !is_preflight(&request));
@@ -86,7 +92,8 @@ pub(crate) async fn forward(
     let Some(Charge { price, .. }) = charge else {
         let request = rewrite(outgoing, source, &forwarded, handshake)?.map(|()| Body::new(body));
         let permits = gateway.permits(&record, port, requester, client).await?;
-        return gateway.answered(permits, context, request).await;
+        let answer = gateway.answered(permits, context, request).await?;
+        return Ok(answer.map(|body| gateway.while_good(key, body)));
     };
     let paywall = gateway.paywall(&record, price, &head, source.address).await?;
     headers::strip_payment(&mut outgoing.headers);
@@ -108,12 +115,17 @@ struct UpgradeRequest {
     upgrade: OnUpgrade,
     /// Its connection is not idle while the WebSocket is open.
     active: Option<Arc<ActiveRequest>>,
+    /// Comes when the WebSocket must end.
+    over: Over,
 }
 
+/// Comes when what a request began must end.
+type Over = BoxFuture<'static, ()>;
+
 impl UpgradeRequest {
-    fn of(handshake: WebSocketHandshake, request: &mut Request<Incoming>) -> Self {
+    fn of(handshake: WebSocketHandshake, request: &mut Request<Incoming>, over: Over) -> Self {
         let active = request.extensions().get().cloned();
-        Self { handshake, upgrade: hyper::upgrade::on(request), active }
+        Self { handshake, upgrade: hyper::upgrade::on(request), active, over }
     }
 }
 
@@ -282,7 +294,7 @@ impl Gateway {
 
     /// Copies bytes between the client and the agent once both have been upgraded.
     fn join(&self, (client, permit): (UpgradeRequest, StreamPermit), mut answer: Response<Body>) -> Response<Body> {
-        let UpgradeRequest { handshake, upgrade: client, active } = client;
+        let UpgradeRequest { handshake, upgrade: client, active, over } = client;
         let guest = hyper::upgrade::on(&mut answer);
         let draining = self.draining.clone();
         let silence = Duration::from_millis(self.limits.stream_idle_ms);
@@ -297,6 +309,7 @@ impl Gateway {
             };
             tokio::select! {
                 () = draining.cancelled() => {}
+                () = over => tracing::debug!("an upgraded connection is closed: the API key that opened it is good no more"),
                 () = timer.expired(silence) => tracing::debug!("an upgraded connection was idle for too long and is closed"),
                 joined = joined => {
                     if let Err(error) = joined {

@@ -391,8 +391,9 @@ async fn fault_2_13_a_path_that_is_no_text_is_refused_by_its_part() {
 }
 
 /// A path of the document with its parts filled in.
-fn filled(path: &str) -> String {
+pub(crate) fn filled(path: &str) -> String {
     [
+        ("/keys/{id}", "/keys/1a2b3c4d5e6f7890"),
         ("{id}", "a1b2c3d4-e5f6-7890"),
         ("{wallet}", "11111111111111111111111111111111"),
         ("{address}", "0x00000000000000000000000000000000000000aa"),

@@ -36,6 +36,7 @@ pub(crate) struct Setup {
     pub(crate) home: Arc<TempDir>,
     pub(crate) guests: Arc<FakeGuests>,
     pub(crate) balances: Arc<FakeBalances>,
+    pub(crate) tiers: Tiers,
     pub(crate) control: control::Config,
     pub(crate) node: FakeNode,
     pub(crate) metrics: Option<PrometheusHandle>,
@@ -55,6 +56,7 @@ impl Default for Setup {
             home: Arc::new(TempDir::new().unwrap()),
             guests: Arc::default(),
             balances: Arc::new(FakeBalances::with_default_balance(2_000_000)),
+            tiers: Tiers::romulus(),
             control: control::Config::default(),
             node,
             metrics: None,
@@ -80,7 +82,7 @@ impl Setup {
             store: store.clone(),
             control: control.clone(),
             balances: self.balances.clone(),
-            tiers: Tiers::romulus(),
+            tiers: self.tiers.clone(),
             tokens: tokens(),
             clock: Arc::new(SystemClock),
             treasury: None,
@@ -121,7 +123,7 @@ fn control(store: &Store, setup: &Setup, stop: CancellationToken) -> Control {
     let node = NodeWithGuests { node: setup.node.clone(), guests: setup.guests.clone() };
     let (nodes, clock): (Vec<Arc<dyn Node>>, _) = (vec![Arc::new(node)], Arc::new(SystemClock));
     let (config, balances) = (setup.control.clone(), setup.balances.clone());
-    Control::start(config, store.clone(), nodes, balances, Tiers::romulus(), clock, stop)
+    Control::start(config, store.clone(), nodes, balances, setup.tiers.clone(), clock, stop)
 }
 
 /// The agents' tokens of every gateway here.

@@ -135,7 +135,7 @@ async fn a_spawn_under_way_is_answered_before_the_gateway_goes_down() {
     let (edge, holder) = (setup.start().await, holder());
     let spawning = tokio::spawn(edge.signed(&holder, Method::POST, "/spawn", br#"{"agent_type":"echo"}"#).send());
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    while edge.store.live_of(holder.wallet()).await.unwrap().is_none() {
+    while edge.store.live_of(holder.wallet()).await.unwrap().is_empty() {
         assert!(tokio::time::Instant::now() < deadline, "the spawn never begins");
     }
     edge.stop.cancel();

@@ -140,7 +140,7 @@ async fn reserved(edge: &Edge) -> (domain::RunId, String) {
     let tiers = domain::Tiers::romulus();
     let (tier, tier_config) = tiers.lowest();
     let reservation = store::RunReservation {
-        replay_key: store::ReplayKey { key: [1; 32], expires_at: domain::UnixMillis(u64::from(u32::MAX) * 1000) },
+        replay_key: Some(store::ReplayKey { key: [1; 32], expires_at: domain::UnixMillis(u64::from(u32::MAX) * 1000) }),
         id,
         pod: store::RunPod::New { name: None, ephemeral: false },
         brought: false,
@@ -149,6 +149,7 @@ async fn reserved(edge: &Edge) -> (domain::RunId, String) {
         image: crate::guest::ECHO,
         tier: tier.clone(),
         tier_config: *tier_config,
+        allowance: tier_config.into(),
         public: false,
         idempotency: None,
         may_start: true,

@@ -1,12 +1,12 @@
 //! Who may come in: spent messages, reservations, idempotency. One transaction.
 
-use domain::{Generation, PodId};
+use domain::{Generation, PodId, Wallet};
 use sqlx::{PgConnection, Row, query};
 
 use super::database::{Command, Postgres, Statement, Tx};
 use super::life::keep_change;
 use super::pod::{last_run, look_up, quota};
-use super::row::{find, find_live};
+use super::row::{find, live_of};
 use crate::admission::{Admission, AdmissionStore, KEY_LIFE_MS, PodLookup, ReplayKey, RunPod, RunReservation};
 use crate::codec::{id_column, id_of, integer};
 use crate::error::StoreError;
@@ -37,6 +37,13 @@ fn insert_replay_key(replay_key: &ReplayKey) -> Statement<'_> {
         .bind(integer(replay_key.expires_at.0))
 }
 
+/// What names the lock of a wallet: its first bytes. Two that have them in common wait for
+/// each other, and nothing else.
+pub(crate) fn wallet_lock(wallet: &Wallet) -> i64 {
+    let [a, b, c, d, e, f, g, h, ..] = wallet.0;
+    i64::from_be_bytes([a, b, c, d, e, f, g, h])
+}
+
 struct Reserve(RunReservation);
 
 impl Command for Reserve {
@@ -45,8 +52,7 @@ impl Command for Reserve {
 
     async fn apply(&self, tx: &mut Tx) -> Result<Admission, StoreError> {
         let fail = |error| StoreError::postgres(Self::NAME, error);
-        let spent = insert_replay_key(&self.0.replay_key).execute(tx.conn()).await.map_err(fail)?;
-        if spent.rows_affected() == 0 {
+        if !self.hold_and_spend(tx.conn()).await.map_err(fail)? {
             return Ok(Admission::Replayed);
         }
         if let Some(answer) = self.repeated(tx.conn()).await.map_err(fail)? {
@@ -59,12 +65,30 @@ impl Command for Reserve {
             Ok(place) => place,
             Err(refused) => return Ok(refused),
         };
-        let record = self.0.record(tx.epoch, &place);
+        let slot = match self.0.slot(&live_of(tx.conn(), &self.0.wallet).await.map_err(fail)?) {
+            Ok(slot) => slot,
+            Err(refused) => return Ok(refused),
+        };
+        let record = self.0.record(tx.epoch, &place, slot);
         self.take(tx, &place, record).await
     }
 }
 
 impl Reserve {
+    /// Spends the message, if it is fresh; and from here on no other reservation of this
+    /// wallet goes on until this one is over. One statement for both: those that follow see
+    /// what the one before wrote.
+    async fn hold_and_spend(&self, conn: &mut PgConnection) -> sqlx::Result<bool> {
+        let lock = wallet_lock(&self.0.wallet);
+        let Some(replay_key) = &self.0.replay_key else {
+            return query("SELECT pg_advisory_xact_lock($1)").bind(lock).execute(conn).await.map(|_| true);
+        };
+        let sql = "WITH held AS MATERIALIZED (SELECT pg_advisory_xact_lock($1)) \
+                   INSERT INTO spent (key, expires_at) SELECT $2, $3 FROM held ON CONFLICT DO NOTHING";
+        let spent = query(sql).bind(lock).bind(replay_key.key).bind(integer(replay_key.expires_at.0));
+        Ok(spent.execute(conn).await?.rows_affected() == 1)
+    }
+
     /// Takes slot and id, or says who has them; the message is spent in any case.
     async fn take(&self, tx: &mut Tx, place: &PodLookup, record: RunRecord) -> Result<Admission, StoreError> {
         let fail = |error| StoreError::postgres(Self::NAME, error);
@@ -110,7 +134,7 @@ impl Reserve {
                 let last = last_run(conn, &id).await?.filter(|last| last.wallet == self.0.wallet);
                 return Ok(match last {
                     None => Err(Admission::NoPod(id)),
-                    Some(last) if last.state.is_live() => Err(Admission::Busy(id)),
+                    Some(last) if last.state.is_live() => Err(self.0.running(id)),
                     Some(last) => Ok(PodLookup::There(Box::new(last))),
                 });
             }
@@ -174,8 +198,9 @@ impl Reserve {
     async fn insert(&self, conn: &mut PgConnection, record: &RunRecord) -> sqlx::Result<bool> {
         let insert = query(
             "INSERT INTO runs (id, wallet, generation, state, agent_type, image, tier, tier_min, cores, memory_mib, \
-             public, spawned_at, epoch, pod, disk_mib, changes) VALUES \
-             ($1, $2, $3, 'reserved', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) ON CONFLICT DO NOTHING",
+             public, spawned_at, epoch, pod, disk_mib, changes, slot, tier_agents) VALUES \
+             ($1, $2, $3, 'reserved', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
+             ON CONFLICT DO NOTHING",
         )
         .bind(id_column(self.0.id))
         .bind(self.0.wallet.0)
@@ -191,22 +216,18 @@ impl Reserve {
         .bind(record.epoch.0.cast_signed())
         .bind(record.pod_key.0.cast_signed())
         .bind(i64::from(self.0.tier_config.disk))
-        .bind(integer(record.changes));
+        .bind(integer(record.changes))
+        .bind(i64::from(record.slot))
+        .bind(i64::from(self.0.tier_config.agents));
         Ok(insert.execute(conn).await?.rows_affected() == 1)
     }
 
-    /// Who was faster. It may have been a copy of this very request.
+    /// Who was faster: a run of this id, or a gateway of the last version, which takes a slot
+    /// and holds no wallet. What to say of that one is found out by looking again.
     async fn conflict(&self, conn: &mut PgConnection) -> Result<Admission, StoreError> {
         let fail = |error| StoreError::postgres(Self::NAME, error);
-        if let Some(answer) = self.repeated(conn).await.map_err(fail)? {
-            return Ok(answer);
-        }
-        if let Some(live) = find_live(conn, &self.0.wallet).await.map_err(fail)? {
-            return Ok(Admission::Busy(live.pod));
-        }
         match find(conn, self.0.id).await.map_err(fail)? {
             Some(_) => Err(StoreError::IdTaken(self.0.id)),
-            // It has ended in this instant.
             None => Err(StoreError::tie(Self::NAME)),
         }
     }

@@ -6,7 +6,7 @@ use sqlx::{PgConnection, Row, query};
 
 use super::database::{Command, Postgres, Tx};
 use super::pod::{self, RemovePod};
-use super::row::{LIVE_OF, OF_ID, decode, find_live, lock, select_runs};
+use super::row::{LIVE_OF, OF_ID, decode, live_of, lock, select_runs};
 use crate::codec::{id_column, integer, millis, natural, state_columns, state_of};
 use crate::error::StoreError;
 use crate::life::{
@@ -70,8 +70,8 @@ impl AgentStore for Postgres {
         self.write(Of { wallet, limit: limit.min(MAX_LISTED) }).await
     }
 
-    async fn live_of(&self, wallet: Wallet) -> Result<Option<RunRecord>, StoreError> {
-        self.one("read a wallet's live run", query(LIVE_OF).bind(wallet.0), decode).await
+    async fn live_of(&self, wallet: Wallet) -> Result<Vec<RunRecord>, StoreError> {
+        self.many("read a wallet's live runs", query(LIVE_OF).bind(wallet.0), decode).await
     }
 
     async fn live(&self) -> Result<Vec<RunRecord>, StoreError> {
@@ -189,7 +189,7 @@ impl Command for Of {
 impl Of {
     async fn list(&self, tx: &mut Tx) -> sqlx::Result<Vec<RunRecord>> {
         tx.snapshot().await?;
-        let mut runs = Vec::from_iter(find_live(tx.conn(), &self.wallet).await?);
+        let mut runs = live_of(tx.conn(), &self.wallet).await?;
         let stopped = query(select_runs!(
             "WHERE runs.id IN (SELECT last_run FROM pods WHERE wallet = $1 AND stopped_at IS NOT NULL \
              AND removed_at IS NULL ORDER BY key DESC LIMIT $2) ORDER BY pods.key DESC"

@@ -10,6 +10,7 @@ use super::billing::keep_total;
 use super::database::{Command, Postgres, Tx};
 use super::lease;
 use super::row::{decode, select_runs};
+use crate::apikeys::EXPIRED_KNOWN_MS;
 use crate::codec::{id_column, integer};
 use crate::error::StoreError;
 use crate::prune::{DELETE_BATCH, MaintenanceStore, PruneReport, SPENT_SLACK_MS};
@@ -64,10 +65,14 @@ impl Prune {
         let purposes = "DELETE FROM spent_payments WHERE ctid = ANY (ARRAY (SELECT ctid FROM spent_payments \
                         WHERE valid_before <= $1 ORDER BY valid_before LIMIT $2 FOR UPDATE SKIP LOCKED))";
         let purposes = delete_batch(conn, purposes, before(self.retention_ms) / 1000).await?;
+        let api_keys = "DELETE FROM api_keys WHERE ctid = ANY (ARRAY (SELECT ctid FROM api_keys \
+                        WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED))";
+        let api_keys = delete_batch(conn, api_keys, before(EXPIRED_KNOWN_MS)).await?;
         let runs = forget_runs(conn, before(self.retention_ms)).await?;
-        let more =
-            [spent_signatures, keys, payments, purposes, runs].iter().any(|count| *count >= u64::from(DELETE_BATCH));
-        Ok(PruneReport { spent_signatures, keys, runs, payments, purposes, more })
+        let more = [spent_signatures, keys, payments, purposes, api_keys, runs]
+            .iter()
+            .any(|count| *count >= u64::from(DELETE_BATCH));
+        Ok(PruneReport { spent_signatures, keys, runs, payments, purposes, api_keys, more })
     }
 }
 

@@ -15,7 +15,8 @@ macro_rules! select_runs {
             "SELECT runs.id, runs.wallet, generation, state, reason, agent_type, image, tier, tier_min, cores, ",
             "memory_mib, public, spawned_at, ended_at, epoch, changes, node, runtime, restarts, was_ready, ",
             "closed_ms, ready_since, mark_seq, below_readings, below_since, disk_mib, pods.key, pods.name, ",
-            "pods.created_at, pods.ephemeral, pods.brought, pods.data_node, pods.data_until, pods.data_bytes ",
+            "pods.created_at, pods.ephemeral, pods.brought, pods.data_node, pods.data_until, pods.data_bytes, ",
+            "slot, tier_agents ",
             "FROM runs JOIN pods ON pods.key = runs.pod ",
             $tail
         )
@@ -25,8 +26,8 @@ pub(crate) use select_runs;
 
 /// The run of this id.
 pub(crate) const OF_ID: &str = select_runs!("WHERE runs.id = $1");
-/// The live run of a wallet.
-pub(crate) const LIVE_OF: &str = select_runs!("WHERE runs.wallet = $1 AND ended_at IS NULL");
+/// The live runs of a wallet, newest first.
+pub(crate) const LIVE_OF: &str = select_runs!("WHERE runs.wallet = $1 AND ended_at IS NULL ORDER BY runs.id DESC");
 
 /// The run of this id, which nobody else changes until the transaction ends. It is read by
 /// a statement of its own: what that one sees, its POD's row too, is newer than the lock.
@@ -41,10 +42,9 @@ pub(crate) async fn find(conn: &mut PgConnection, id: RunId) -> sqlx::Result<Opt
     found.map(|row| decode(&row)).transpose()
 }
 
-/// The live run of this wallet.
-pub(crate) async fn find_live(conn: &mut PgConnection, wallet: &Wallet) -> sqlx::Result<Option<RunRecord>> {
-    let found = query(LIVE_OF).bind(wallet.0).fetch_optional(conn).await?;
-    found.map(|row| decode(&row)).transpose()
+/// The live runs of this wallet, newest first.
+pub(crate) async fn live_of(conn: &mut PgConnection, wallet: &Wallet) -> sqlx::Result<Vec<RunRecord>> {
+    query(LIVE_OF).bind(wallet.0).fetch_all(conn).await?.iter().map(decode).collect()
 }
 
 pub(crate) fn decode(row: &PgRow) -> sqlx::Result<RunRecord> {
@@ -71,6 +71,7 @@ fn read(row: &PgRow) -> sqlx::Result<RunRow> {
         disk_mib: small(row, 25)?,
         pod: (row.try_get(26)?, row.try_get(27)?, row.try_get(28)?, row.try_get(29)?, row.try_get(30)?),
         data: (row.try_get(31)?, row.try_get(32)?, row.try_get(33)?),
+        slot: (small(row, 34)?, small(row, 35)?),
     })
 }
 

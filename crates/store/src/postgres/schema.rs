@@ -18,7 +18,12 @@ use crate::error::StoreError;
 use crate::found::FoundDatabase;
 use crate::keys::SecretName;
 
-const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql"), include_str!("schema/2.sql"), include_str!("schema/3.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("schema/1.sql"),
+    include_str!("schema/2.sql"),
+    include_str!("schema/3.sql"),
+    include_str!("schema/4.sql"),
+];
 /// The first one with sealed keys.
 const SEALS_KEYS: i64 = 2;
 /// The first one that notes when a POD's key was erased.

@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::handle::Sqlite;
 use super::life::keep_change;
 use super::pod::{self, look_up, quota};
-use super::row::{find, find_live};
+use super::row::{find, live_of};
 use super::writer::{Command, Tx};
 use crate::admission::{Admission, AdmissionStore, KEY_LIFE_MS, PodLookup, ReplayKey, RunPod, RunReservation};
 use crate::codec::{id_column, id_of, integer};
@@ -52,7 +52,9 @@ impl Command for RunReservation {
     const NAME: &'static str = "reserve an agent";
 
     fn apply(&self, tx: &Tx<'_>) -> Result<Admission, StoreError> {
-        if !spend(tx.conn, &self.replay_key)? {
+        if let Some(replay_key) = &self.replay_key
+            && !spend(tx.conn, replay_key)?
+        {
             return Ok(Admission::Replayed);
         }
         if let Some(answer) = self.repeated(tx.conn)? {
@@ -65,9 +67,14 @@ impl Command for RunReservation {
             Ok(place) => place,
             Err(refused) => return Ok(refused),
         };
-        let record = self.record(tx.epoch, &place);
+        // Nobody else writes between this and the insertion.
+        let slot = match self.slot(&live_of(tx.conn, Self::NAME, &self.wallet)?) {
+            Ok(slot) => slot,
+            Err(refused) => return Ok(refused),
+        };
+        let record = self.record(tx.epoch, &place, slot);
         if !self.insert(tx, &record)? {
-            return self.conflict(tx.conn);
+            return Err(StoreError::IdTaken(self.id));
         }
         self.write_pod(tx.conn, &place, &record).map_err(|error| StoreError::sql(Self::NAME, error))?;
         self.remember_key(tx.conn)?;
@@ -116,7 +123,7 @@ impl RunReservation {
                 let last = pod::last_run(conn, Self::NAME, &id)?.filter(|last| last.wallet == self.wallet);
                 return Ok(match last {
                     None => Err(Admission::NoPod(id)),
-                    Some(last) if last.state.is_live() => Err(Admission::Busy(id)),
+                    Some(last) if last.state.is_live() => Err(self.running(id)),
                     Some(last) => Ok(PodLookup::There(Box::new(last))),
                 });
             }
@@ -178,8 +185,9 @@ impl RunReservation {
             .conn
             .prepare_cached(
                 "INSERT INTO runs (id, wallet, generation, state, agent_type, image, tier, tier_min, cores, \
-                 memory_mib, public, spawned_at, epoch, pod, disk_mib, changes) VALUES \
-                 (?1, ?2, ?3, 'reserved', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15) ON CONFLICT DO NOTHING",
+                 memory_mib, public, spawned_at, epoch, pod, disk_mib, changes, slot, tier_agents) VALUES \
+                 (?1, ?2, ?3, 'reserved', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) \
+                 ON CONFLICT DO NOTHING",
             )
             .map_err(sql)?;
         let row = params![
@@ -198,15 +206,10 @@ impl RunReservation {
             record.pod_key.0.cast_signed(),
             self.tier_config.disk,
             integer(record.changes),
+            record.slot,
+            self.tier_config.agents,
         ];
         Ok(insert.execute(row).map_err(sql)? == 1)
-    }
-
-    fn conflict(&self, conn: &Connection) -> Result<Admission, StoreError> {
-        match find_live(conn, Self::NAME, &self.wallet)? {
-            Some(live) => Ok(Admission::Busy(live.pod)),
-            None => Err(StoreError::IdTaken(self.id)),
-        }
     }
 
     fn remember_key(&self, conn: &Connection) -> Result<(), StoreError> {

@@ -5,7 +5,7 @@ use rusqlite::{Connection, params};
 
 use super::handle::Sqlite;
 use super::pod::{self, RemovePod};
-use super::row::{find, find_live, many, select_runs};
+use super::row::{find, live_of, many, select_runs};
 use super::writer::{Command, Tx};
 use crate::codec::{id_column, integer, millis, natural, state_columns, state_of};
 use crate::error::StoreError;
@@ -67,9 +67,9 @@ impl AgentStore for Sqlite {
         self.read("list a wallet's PODs", move |conn| of(conn, &wallet, limit.min(MAX_LISTED))).await
     }
 
-    async fn live_of(&self, wallet: Wallet) -> Result<Option<RunRecord>, StoreError> {
-        const NAME: &str = "read a wallet's live run";
-        self.read(NAME, move |conn| find_live(conn, NAME, &wallet)).await
+    async fn live_of(&self, wallet: Wallet) -> Result<Vec<RunRecord>, StoreError> {
+        const NAME: &str = "read a wallet's live runs";
+        self.read(NAME, move |conn| live_of(conn, NAME, &wallet)).await
     }
 
     async fn live(&self) -> Result<Vec<RunRecord>, StoreError> {
@@ -217,7 +217,7 @@ pub(crate) fn changes(conn: &Connection, id: PodId, after: u64) -> Result<Vec<Ru
 
 fn of(conn: &Connection, wallet: &Wallet, limit: u32) -> Result<Vec<RunRecord>, StoreError> {
     const NAME: &str = "list a wallet's PODs";
-    let mut runs = Vec::from_iter(find_live(conn, NAME, wallet)?);
+    let mut runs = live_of(conn, NAME, wallet)?;
     runs.extend(pod::stopped(conn, NAME, wallet, limit)?);
     runs.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     Ok(runs)

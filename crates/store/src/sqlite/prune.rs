@@ -9,6 +9,7 @@ use super::billing::keep_total;
 use super::handle::Sqlite;
 use super::row::{find, many, select_runs};
 use super::writer::{Command, Tx};
+use crate::apikeys::EXPIRED_KNOWN_MS;
 use crate::codec::{id_column, integer};
 use crate::error::StoreError;
 use crate::prune::{DELETE_BATCH, MaintenanceStore, PruneReport, SPENT_SLACK_MS};
@@ -92,10 +93,18 @@ impl Command for Prune {
         let (spent_signatures, keys, payments) =
             (spent_signatures.map_err(sql)?, keys.map_err(sql)?, payments.map_err(sql)?);
         let purposes = purposes.map_err(sql)?;
+        let api_keys = delete_batch(
+            tx.conn,
+            "DELETE FROM api_keys WHERE id IN \
+             (SELECT id FROM api_keys WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2)",
+            before(EXPIRED_KNOWN_MS),
+        );
+        let api_keys = api_keys.map_err(sql)?;
         let runs = forget_runs(tx.conn, before(self.retention_ms))?;
-        let more =
-            [spent_signatures, keys, payments, purposes, runs].iter().any(|count| *count >= u64::from(DELETE_BATCH));
-        Ok(PruneReport { spent_signatures, keys, runs, payments, purposes, more })
+        let more = [spent_signatures, keys, payments, purposes, api_keys, runs]
+            .iter()
+            .any(|count| *count >= u64::from(DELETE_BATCH));
+        Ok(PruneReport { spent_signatures, keys, runs, payments, purposes, api_keys, more })
     }
 }
 

@@ -15,7 +15,8 @@ macro_rules! select_runs {
             "SELECT runs.id, runs.wallet, generation, state, reason, agent_type, image, tier, tier_min, cores, ",
             "memory_mib, public, spawned_at, ended_at, epoch, changes, node, runtime, restarts, was_ready, ",
             "closed_ms, ready_since, mark_seq, below_readings, below_since, disk_mib, pods.key, pods.name, ",
-            "pods.created_at, pods.ephemeral, pods.brought, pods.data_node, pods.data_until, pods.data_bytes ",
+            "pods.created_at, pods.ephemeral, pods.brought, pods.data_node, pods.data_until, pods.data_bytes, ",
+            "slot, tier_agents ",
             "FROM runs JOIN pods ON pods.key = runs.pod ",
             $tail
         )
@@ -28,13 +29,18 @@ pub(crate) fn find(conn: &Connection, operation: &'static str, id: RunId) -> Res
     one(conn, operation, select_runs!("WHERE runs.id = ?1"), (id_column(id),))
 }
 
-/// The live run of this wallet.
-pub(crate) fn find_live(
+/// The live runs of this wallet, newest first.
+pub(crate) fn live_of(
     conn: &Connection,
     operation: &'static str,
     wallet: &Wallet,
-) -> Result<Option<RunRecord>, StoreError> {
-    one(conn, operation, select_runs!("WHERE runs.wallet = ?1 AND ended_at IS NULL"), (wallet.0,))
+) -> Result<Vec<RunRecord>, StoreError> {
+    many(
+        conn,
+        operation,
+        select_runs!("WHERE runs.wallet = ?1 AND ended_at IS NULL ORDER BY runs.id DESC"),
+        (wallet.0,),
+    )
 }
 
 /// At most one run.
@@ -87,5 +93,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<RunRow> {
         disk_mib: row.get(25)?,
         pod: (row.get(26)?, row.get(27)?, row.get(28)?, row.get(29)?, row.get(30)?),
         data: (row.get(31)?, row.get(32)?, row.get(33)?),
+        slot: (row.get(34)?, row.get(35)?),
     })
 }

@@ -12,6 +12,7 @@
 //! | `idempotency` | wallet, key | which run a key stands for |
 //! | `cursors` | node, journal | the last mark that was counted |
 //! | `totals` | wallet | usage of runs that were forgotten |
+//! | `api_keys` | id | what wallets let programs do in their names: digests of keys |
 //! | `secrets` | name | keys of the gateways' own, sealed |
 //! | `identities` | pod | the PODs' keys, sealed |
 //! | `links` | holder | which owner a holder belongs to |
@@ -25,7 +26,7 @@
 //! | `relays`, `relay_quotas` | name | what the relayer took on |
 //!
 //! Ids and expiries rise, so that new rows land on the same few pages: only the index
-//! of live wallets is written at random places.
+//! of live wallets is written at random places, and API keys, which are few.
 
 use std::path::Path;
 
@@ -47,6 +48,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/6.sql"),
     include_str!("schema/7.sql"),
     include_str!("schema/8.sql"),
+    include_str!("schema/9.sql"),
 ];
 
 /// The first one with sealed keys.

@@ -12,7 +12,7 @@ use relay::conformance;
 use crate::help::{
     DAY_MS, NOW, Place, folder, id, keyed, new_database, open, parse, pod, reservation, reserved, wallet,
 };
-use crate::{index, outbox};
+use crate::{apikeys, index, outbox};
 
 /// Something in every table there is.
 async fn fill(store: &Store) {
@@ -32,6 +32,8 @@ async fn fill(store: &Store) {
     store.keep_link(link()).await.unwrap();
     store.keep_secret(SecretName::Check, vec![1; 72], None, NOW).await.unwrap();
     store.keep_identity(pod(1), sealed(), None, NOW).await.unwrap();
+    store.keep_api_key(apikeys::new_key(1, 1)).await.unwrap();
+    store.note_api_keys_used(vec![(apikeys::key_id(1), NOW)]).await.unwrap();
     index::fill(store).await;
     store.outbox_write(outbox::entry("a", 0)).await.unwrap();
     pay(store).await;
@@ -114,9 +116,10 @@ async fn a_store_goes_to_postgres_and_back_and_is_what_it_was() {
     assert!(matches!(copy(&over, &sqlite_url(&folder())).await, Err(CopyError::InUse(_))));
     let returned = open(&Place::Url(back)).await;
     for store in [&moved, &returned] {
-        assert!(store.live_of(wallet(1)).await.unwrap().is_some());
+        assert_eq!(store.live_of(wallet(1)).await.unwrap().len(), 1);
         assert_eq!(store.secret(SecretName::Check).await.unwrap(), Some(vec![1; 72]));
         assert_eq!(store.identity_of(pod(1)).await.unwrap(), Some(sealed()));
+        assert_eq!(store.api_key(apikeys::key_id(1)).await.unwrap().and_then(|key| key.used_at), Some(NOW));
         // New rows have numbers of their own.
         assert_ne!(
             store.chain_index(338, Address::repeat_byte(77)).await.unwrap(),

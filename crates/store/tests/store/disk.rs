@@ -81,7 +81,7 @@ async fn fill_and_heal(folder: &TempDir) {
     assert!(store.get(id(1)).await.unwrap().is_some());
     std::fs::remove_file(&ballast).unwrap();
     for n in &failed {
-        assert_eq!(store.live_of(wallet(*n)).await.unwrap(), None, "{n} failed and took its slot");
+        assert_eq!(store.live_of(wallet(*n)).await.unwrap(), [], "{n} failed and took its slot");
         // Neither was the message spent.
         assert!(matches!(store.reserve(reservation(*n, *n)).await.unwrap(), Admission::Reserved(_)), "{n}");
     }

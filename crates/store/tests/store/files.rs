@@ -2,8 +2,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use domain::relay::{RelayAdmission, RelayEntry, RelayJournal, RelayState};
-use domain::{Address, B256, State, StopReason};
-use palatine_store::{Admission, Config, PruneReport, SealedIdentity, SecretName, Store, StoreError};
+use domain::{Address, B256, HolderAllowance, State, StopReason};
+use palatine_store::{
+    Admission, Config, PruneReport, RunPod, RunReservation, SealedIdentity, SecretName, Store, StoreError,
+};
 use rusqlite::{Connection, params};
 
 use crate::help::{NOW, bytes, config, database_of, folder, id, keyed, pod, reopen, reservation, reserved, wallet};
@@ -312,4 +314,38 @@ async fn agents_of_the_fifth_version_become_pods_of_one_run_with_all_that_was_th
     let removed = State::Stopping(domain::EndReason::Stopped(StopReason::Removed));
     assert_eq!(store.last_run(pod(8)).await.unwrap().unwrap().state, removed);
     assert_eq!(store.usage(wallet(1), NOW).await.unwrap().1, 3);
+}
+
+/// A database as version 8 left it: of wallet 1 run 7 is ready, run 5 of another POD was stopped.
+fn eighth_version(directory: &Path) {
+    let conn = database_of(8, directory);
+    let now = i64::try_from(NOW.0).unwrap();
+    let run = "INSERT INTO runs (id, wallet, generation, state, reason, agent_type, image, tier, tier_min, cores, \
+               memory_mib, public, spawned_at, ended_at, epoch, changes, node, runtime, restarts, was_ready, \
+               closed_ms, pod, disk_mib) VALUES (?1, ?2, 1, ?3, ?4, 'echo', ?5, 'standard', 500000, 2, 2048, 0, ?6, \
+               ?7, 5, 1, 'local', 'qemu-tcg', 0, 1, 1000, ?1, 10240)";
+    let pod = "INSERT INTO pods (key, wallet, last_run, brought, ephemeral, created_at, stopped_at) \
+               VALUES (?1, ?2, ?1, 0, 0, ?3, ?4)";
+    for (id, state, reason, ended_at) in [(7, "ready", None, None), (5, "stopped", Some("requested"), Some(now - 4))] {
+        conn.execute(run, params![id, bytes(1), state, reason, bytes(77), now - 100, ended_at]).unwrap();
+        conn.execute(pod, params![id, bytes(1), now - 100, ended_at]).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_run_of_the_eighth_version_has_the_first_slot_and_others_may_join_it_where_the_tier_allows() {
+    let folder = folder();
+    eighth_version(&config(&folder).directory);
+    let store = reopen(&folder).await;
+    let live = store.last_run(pod(7)).await.unwrap().unwrap();
+    assert_eq!((live.slot, live.state, live.tier_config.agents), (0, State::Ready, 1));
+    assert_eq!(store.reserve(reservation(1, 1)).await.unwrap(), Admission::Busy(pod(7)));
+    let two = HolderAllowance { agents: 2, cores: 4, memory_mib: 4096 };
+    let again = RunPod::Existing(pod(5));
+    let second = RunReservation { allowance: two, pod: again, ..reservation(1, 2) };
+    assert_eq!(reserved(&store, second).await.slot, 1);
+    assert_eq!(store.usage(wallet(1), NOW).await.unwrap().1, 2);
+    assert_eq!(store.of(wallet(1), 10).await.unwrap().len(), 2);
+    let third = RunReservation { allowance: HolderAllowance { agents: 3, ..two }, ..reservation(1, 3) };
+    assert!(matches!(store.reserve(third).await.unwrap(), Admission::AllowanceExceeded(_)));
 }

@@ -51,10 +51,10 @@ pub(crate) async fn a_wallet_is_busy_until_the_grave_and_free_from_then_on(place
     reserved(&store, reservation(1, 1)).await;
     store.place(id(1), "one", NOW).await.unwrap();
     store.advance(id(1), Event::Fail(FailReason::BootTimeout), NOW).await.unwrap();
-    assert!(store.live_of(wallet(1)).await.unwrap().is_some());
+    assert_eq!(store.live_of(wallet(1)).await.unwrap().len(), 1);
     let ended = store.advance(id(1), Event::Gone, NOW).await.unwrap().record;
     assert_eq!(ended.state, State::Failed(FailReason::BootTimeout));
-    assert!(store.live_of(wallet(1)).await.unwrap().is_none());
+    assert!(store.live_of(wallet(1)).await.unwrap().is_empty());
     reserved(&store, reservation(1, 2)).await;
     let order: Vec<_> = store.of(wallet(1), 10).await.unwrap().iter().map(|record| record.id).collect();
     assert_eq!(order, [id(2), id(1)]);

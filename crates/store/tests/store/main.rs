@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod admission;
+mod apikeys;
 mod billing;
 mod child;
 mod copy;

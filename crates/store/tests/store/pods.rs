@@ -96,7 +96,7 @@ pub(crate) async fn nobody_starts_or_learns_of_another_holders_pod(place: &Place
     for (n, unknown) in [(2, theirs), (3, pod(99)), (4, named("nobody"))] {
         assert_eq!(store.reserve(again(2, n, unknown)).await.unwrap(), Admission::NoPod(unknown));
     }
-    assert_eq!(store.live_of(wallet(2)).await.unwrap(), None);
+    assert_eq!(store.live_of(wallet(2)).await.unwrap(), []);
 }
 
 pub(crate) async fn a_removed_pod_leaves_usage_and_its_id_which_its_holder_alone_may_take_again(place: &Place) {
@@ -121,7 +121,8 @@ pub(crate) async fn a_removed_pod_leaves_usage_and_its_id_which_its_holder_alone
     // Its key is forgotten with it: the same request is a new one.
     assert_eq!(store.reserve(called(2, 3, "mine")).await.unwrap(), Admission::IdTaken(pod));
     assert_eq!(store.reserve(again(1, 4, pod)).await.unwrap(), Admission::NoPod(pod));
-    let anew = reserved(&store, RunReservation { id: id(5), replay_key: crate::help::replay_key(5), ..asked }).await;
+    let anew =
+        reserved(&store, RunReservation { id: id(5), replay_key: Some(crate::help::replay_key(5)), ..asked }).await;
     assert_eq!((anew.pod, anew.changes, anew.data), (pod, 1, None));
     assert_eq!(store.changes(pod, 0).await.unwrap().len(), 1);
     assert!(store.remove_pod(named("never-was"), NOW).await.unwrap());

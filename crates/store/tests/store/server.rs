@@ -1,17 +1,19 @@
 //! PostgreSQL alone: several gateways at one database, a server that is killed, a full disk.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use domain::{Address, Event, PodId, State, StopReason};
+use domain::{Address, Event, HolderAllowance, PodId, State, StopReason};
 use fixtures::{PATIENCE, Postgres, cut_at_commit};
 use palatine_store::{
-    Admission, Config, CopyError, ResealError, Resealed, SealedIdentity, SealedKeys, SealedKeysError, SecretName,
-    Store, StoreError, forget_lost_keys, reseal,
+    Admission, Config, CopyError, ResealError, Resealed, RunReservation, SealedIdentity, SealedKeys, SealedKeysError,
+    SecretName, Store, StoreError, forget_lost_keys, reseal,
 };
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
 use sqlx::{AssertSqlSafe, Connection, PgConnection, raw_sql};
 
+use crate::apikeys::{key_id, new_key};
 use crate::help::{
     NOW, Place, folder, id, make_database, new_database, open, parse, pod, reservation, reserved, wallet,
 };
@@ -90,6 +92,79 @@ async fn a_database_of_the_first_version_is_brought_up_with_all_it_holds() {
     execute(&url, "UPDATE pods SET removed_at = NULL WHERE key = 7").await;
     assert_eq!(store.identity_of(named).await.unwrap(), None);
     assert!(store.was_erased(named).await.unwrap(), "also where the other gateway knows nothing of that");
+}
+
+/// What a gateway of the third version says when it reserves run `n` for wallet 1, of whose
+/// slots it knows nothing.
+fn reserved_by_the_third_version(n: u64) -> String {
+    let wallet = "decode('0000000000000001' || repeat('00', 24), 'hex')";
+    format!(
+        "INSERT INTO runs (id, wallet, generation, state, agent_type, image, tier, tier_min, cores, memory_mib, \
+         public, spawned_at, epoch, pod, disk_mib, changes) VALUES ({n}, {wallet}, 1, 'reserved', 'echo', \
+         decode(repeat('00', 32), 'hex'), 'standard', 500000, 2, 2048, FALSE, 5, 5, {n}, 10240, 1) \
+         ON CONFLICT DO NOTHING; \
+         INSERT INTO pods (key, wallet, last_run, brought, ephemeral, created_at) \
+         SELECT {n}, {wallet}, {n}, FALSE, FALSE, 5 WHERE EXISTS (SELECT FROM runs WHERE id = {n})"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_of_the_third_version_is_brought_up_while_a_gateway_of_that_one_still_works_with_it() {
+    let url = new_database().await;
+    for schema in [
+        include_str!("../../src/postgres/schema/1.sql"),
+        include_str!("../../src/postgres/schema/2.sql"),
+        include_str!("../../src/postgres/schema/3.sql"),
+        "UPDATE palatine SET version = 3",
+        reserved_by_the_third_version(7).as_str(),
+    ] {
+        execute(&url, schema).await;
+    }
+    let store = Store::open(&config(&url)).await.unwrap();
+    let live = store.live_of(wallet(1)).await.unwrap();
+    assert_eq!(live.iter().map(|run| (run.pod, run.slot)).collect::<Vec<_>>(), [(pod(7), 0)]);
+    assert_eq!(store.reserve(reservation(1, 1)).await.unwrap(), Admission::Busy(pod(7)));
+    let two = HolderAllowance { agents: 2, cores: 4, memory_mib: 4096 };
+    assert_eq!(reserved(&store, RunReservation { allowance: two, ..reservation(1, 2) }).await.slot, 1);
+    // The other gateway finds its one slot taken.
+    execute(&url, &reserved_by_the_third_version(8)).await;
+    assert_eq!(store.live_of(wallet(1)).await.unwrap().len(), 2);
+    store.advance(id(7), Event::Stop(StopReason::Requested), NOW).await.unwrap();
+    store.end(id(7), None, NOW).await.unwrap();
+    // And takes it once it is free, which this one sees.
+    execute(&url, &reserved_by_the_third_version(9)).await;
+    assert_eq!(store.reserve(reservation(1, 3)).await.unwrap(), Admission::Busy(pod(9)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_gateways_together_let_no_wallet_have_more_than_its_tier_gives() {
+    let place = Place::postgres().await;
+    let (one, other) = (open(&place).await, open(&place).await);
+    let allowance = HolderAllowance { agents: 5, cores: 6, memory_mib: 8192 };
+    let asked: Vec<_> = (0..50)
+        .map(|n| {
+            let store = if n % 2 == 0 { one.clone() } else { other.clone() };
+            let reservation = RunReservation { allowance, ..reservation(1, n) };
+            tokio::spawn(async move { store.reserve(reservation).await.unwrap() })
+        })
+        .collect();
+    for answer in asked {
+        let answer = answer.await.unwrap();
+        assert!(matches!(answer, Admission::Reserved(_) | Admission::AllowanceExceeded(_)), "{answer:?}");
+    }
+    // Each has two cores of six.
+    let slots: BTreeSet<_> = one.live_of(wallet(1)).await.unwrap().iter().map(|run| run.slot).collect();
+    assert_eq!(slots, [0, 1, 2].into());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_one_gateway_revoked_opens_nothing_at_the_other() {
+    let place = Place::postgres().await;
+    let (one, other) = (open(&place).await, open(&place).await);
+    one.keep_api_key(new_key(1, 1)).await.unwrap();
+    assert!(other.api_key(key_id(1)).await.unwrap().is_some());
+    assert!(one.revoke_api_key(wallet(1), key_id(1)).await.unwrap());
+    assert_eq!(other.api_key(key_id(1)).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -329,7 +404,7 @@ async fn fill_and_heal(server: &mut Postgres, store: &Store, folder: &std::path:
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
     for n in &failed {
-        assert_eq!(store.live_of(wallet(*n)).await.unwrap(), None, "{n} failed and took its slot");
+        assert_eq!(store.live_of(wallet(*n)).await.unwrap(), [], "{n} failed and took its slot");
         // Neither was the message spent.
         reserved(store, reservation(*n, *n)).await;
     }

@@ -26,6 +26,11 @@ macro_rules! cases {
 cases! {
     admission {
         of_fifty_concurrent_reservations_of_one_wallet_one_is_granted,
+        of_fifty_at_once_as_many_are_granted_as_the_tier_allows,
+        however_many_ask_at_once_together_they_get_no_more_than_the_tier_gives,
+        a_slot_is_free_again_when_its_run_has_ended_and_a_running_pod_is_started_once,
+        where_fewer_are_allowed_than_run_those_go_on_and_no_further_one_comes,
+        who_asks_without_a_message_is_let_in_and_its_retry_has_the_first_answer,
         a_reservation_is_read_as_it_was_written,
         a_message_works_once_also_across_a_restart_and_whatever_it_asked,
         a_reservation_that_is_refused_spends_its_message_too,
@@ -33,6 +38,14 @@ cases! {
         where_no_new_run_may_start_a_retry_has_its_answer_all_the_same,
         a_key_stands_for_its_answer_for_a_day_and_no_longer,
         an_id_that_is_taken_is_said_so_and_takes_no_slot,
+    }
+    apikeys {
+        a_key_is_read_as_it_was_kept_until_its_own_wallet_revokes_it,
+        of_fifty_keys_made_at_once_a_wallet_gets_as_many_as_it_may,
+        a_key_that_is_over_makes_room_for_another,
+        a_retry_has_one_key_and_not_two,
+        the_last_use_that_was_noted_is_shown_and_never_goes_back,
+        a_key_that_is_long_over_is_forgotten,
     }
     billing {
         a_running_stretch_counts_up_to_now_and_a_boot_costs_nothing,

@@ -56,7 +56,8 @@ pub struct SpawnRequest {
     /// where this is absent; for one that is started again, as it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public: Option<bool>,
-    /// Fewer cores than the tier gives.
+    /// Fewer cores than the tier gives. Where the tier allows several agents at once, they
+    /// have its cores and memory together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cores: Option<u32>,
     /// Less memory than the tier gives, in MiB.
@@ -203,9 +204,12 @@ pub struct UsageResponse {
     pub wallet: Wallet,
     /// Totals over all starts of all agents the wallet ever had, the running one included.
     pub stats: WalletUsage,
-    /// The live agent; always `null` where totals are read without the wallet's
-    /// own signature.
+    /// The live agent, the newest of several; always `null` where totals are read without
+    /// the wallet's own signature or key.
     pub active_agent: Option<Agent>,
+    /// All live agents, newest first, where there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub active_agents: Vec<Agent>,
 }
 
 /// Totals of a wallet.

@@ -10,7 +10,7 @@ use wire::fault::{Code, Fault};
 use wire::v1::public::{IDEMPOTENCY_KEY, SpawnRequest};
 
 use crate::api::extract::{parse_json, shortened};
-use crate::auth::caller::UnspentSignature;
+use crate::auth::caller::SpawningHolder;
 use crate::error::ApiError;
 use crate::ingress::urls::is_reserved;
 use crate::state::Gateway;
@@ -33,22 +33,18 @@ pub(crate) struct AdmittedSpawn {
 
 impl Gateway {
     /// Reads a request for a spawn, and admits it or says why not.
-    pub(crate) async fn admit(
-        &self,
-        headers: &HeaderMap,
-        verified: &UnspentSignature,
-    ) -> Result<AdmittedSpawn, ApiError> {
-        let request: SpawnRequest = parse_json(&verified.body)?;
-        let requested = self.resolve(&request, verified).await?;
+    pub(crate) async fn admit(&self, headers: &HeaderMap, holder: &SpawningHolder) -> Result<AdmittedSpawn, ApiError> {
+        let request: SpawnRequest = parse_json(&holder.body)?;
+        let requested = self.resolve(&request, holder).await?;
         let env = request.env.unwrap_or_default();
         env.check()?;
-        let idempotency = self.idempotency(headers, &verified.body)?;
+        let idempotency = self.idempotency(headers, &holder.body)?;
         let image = match &requested.image_ref {
             Some(reference) => ImageAsk::Brought(reference),
             None => ImageAsk::Named(&requested.agent_type),
         };
         let ask = SpawnAsk {
-            holder: verified.wallet,
+            holder: holder.wallet,
             image,
             cores: request.cores,
             memory_mib: request.memory,
@@ -62,13 +58,13 @@ impl Gateway {
 
     /// Which agent is asked for, and what it boots: for one that is there, what it was
     /// spawned with, unless the request says otherwise.
-    async fn resolve(&self, request: &SpawnRequest, verified: &UnspentSignature) -> Result<RequestedPod, ApiError> {
+    async fn resolve(&self, request: &SpawnRequest, holder: &SpawningHolder) -> Result<RequestedPod, ApiError> {
         let Some(pod) = request.pod else { return self.new_agent(request) };
         if let Some(field) = first_spawn_only(request) {
             let said = format!("{field} is settled when an agent is first spawned; leave it out to start one again");
             return Err(Fault::new(Code::InvalidRequest, said).field(field).into());
         }
-        let last = self.owned(pod, verified.wallet).await?;
+        let last = self.owned(pod, holder.wallet).await?;
         let image_ref = request.image_ref.clone();
         let same = request.agent_type.is_none() && image_ref.is_none();
         Ok(RequestedPod {
@@ -81,7 +77,7 @@ impl Gateway {
 
     /// The key that makes a retry return the first answer. The request is kept as a keyed
     /// digest: it may hold secrets.
-    fn idempotency(&self, headers: &HeaderMap, body: &[u8]) -> Result<Option<IdempotencyKey>, ApiError> {
+    pub(crate) fn idempotency(&self, headers: &HeaderMap, body: &[u8]) -> Result<Option<IdempotencyKey>, ApiError> {
         let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
         let key = value.to_str().ok().filter(|key| (1..=MAX_KEY).contains(&key.len()));
         let Some(key) = key else {
@@ -94,21 +90,22 @@ impl Gateway {
 
 impl AdmittedSpawn {
     /// What is asked of the store, and what the store must not see.
-    pub(crate) fn reservation(self, id: RunId, verified: &UnspentSignature) -> (RunReservation, Environment) {
+    pub(crate) fn reservation(self, id: RunId, holder: &SpawningHolder) -> (RunReservation, Environment) {
         let reservation = RunReservation {
-            replay_key: verified.replay_key,
+            replay_key: holder.replay_key,
             id,
             pod: self.pod,
             brought: self.brought,
-            wallet: verified.wallet,
+            wallet: holder.wallet,
             agent_type: self.agent_type,
             image: self.grant.image,
             tier: self.grant.tier,
             tier_config: self.grant.tier_config,
+            allowance: self.grant.allowance,
             public: self.public,
             idempotency: self.idempotency,
             may_start: true,
-            now: verified.now,
+            now: holder.now,
         };
         (reservation, self.env)
     }

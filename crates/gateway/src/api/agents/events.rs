@@ -42,7 +42,9 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
     ),
     security(
         ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
-        ("wallet" = [], "signature" = [], "timestamp" = [])
+        ("wallet" = [], "signature" = [], "timestamp" = []),
+        ("bearer" = []),
+        ("api_key" = [])
     )
 )]
 pub(crate) async fn events(
@@ -60,7 +62,8 @@ pub(crate) async fn events(
     let feed = Feed { store, news, id, after, pending: VecDeque::new(), ended: false, _permit: permit };
     let events = feed.stream().take_until(gateway.draining.clone().cancelled_owned());
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
-    Ok(Sse::new(events).keep_alive(keep_alive).into_response())
+    let response = Sse::new(events).keep_alive(keep_alive).into_response();
+    Ok(response.map(|body| gateway.while_good(holder.key(), body)))
 }
 
 fn last_seen(headers: &HeaderMap) -> Result<u64, ApiError> {

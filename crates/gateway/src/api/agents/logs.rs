@@ -60,7 +60,9 @@ impl From<Source> for LogSource {
     responses((status = 200, description = "Lines of text", body = String, content_type = "text/plain"), (status = "default", description = "What is wrong, by `code`", body = Fault)),
     security(
         ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
-        ("wallet" = [], "signature" = [], "timestamp" = [])
+        ("wallet" = [], "signature" = [], "timestamp" = []),
+        ("bearer" = []),
+        ("api_key" = [])
     )
 )]
 pub(crate) async fn logs(
@@ -74,7 +76,8 @@ pub(crate) async fn logs(
     let node = gateway.parts.control.node_of(&record)?;
     let permit = gateway.streams.for_wallet(holder.wallet)?;
     let lines = node.logs(record.id, source.into(), follow).await?;
-    let mut response = Response::new(until_drained(Body::new(lines), permit, &gateway.draining));
+    let lines = until_drained(Body::new(lines), permit, &gateway.draining);
+    let mut response = Response::new(gateway.while_good(holder.key(), lines));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     Ok(response)
 }

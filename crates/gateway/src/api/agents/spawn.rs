@@ -10,16 +10,16 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use control::{SpawnHandle, SpawnOrder};
-use domain::{PodId, State as Life};
+use domain::{AllowanceExceeded, PodId, State as Life, TakenSlot};
 use http::header::HeaderMap;
 use http::{Response, StatusCode, Uri};
 use serde::Deserialize;
 use store::{Admission, KeptPod, MAX_STOPPED_PODS, RunRecord, StoreError};
-use wire::fault::{Code, Fault, KeptAgent};
+use wire::fault::{Code, Fault, KeptAgent, LiveAgent, TierUse};
 use wire::v1::public::{SpawnRequest, SpawnResponse};
 
 use crate::api::extract::{json, query};
-use crate::auth::caller::UnspentSignature;
+use crate::auth::caller::SpawningHolder;
 use crate::edge::source::RequestSource;
 use crate::error::{ApiError, SOON_S};
 use crate::state::Gateway;
@@ -55,7 +55,9 @@ const fn yes() -> bool {
     ),
     security(
         ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
-        ("wallet" = [], "signature" = [], "timestamp" = [])
+        ("wallet" = [], "signature" = [], "timestamp" = []),
+        ("bearer" = []),
+        ("api_key" = [])
     )
 )]
 pub(crate) async fn spawn(
@@ -63,21 +65,23 @@ pub(crate) async fn spawn(
     Extension(source): Extension<RequestSource>,
     uri: Uri,
     headers: HeaderMap,
-    verified: UnspentSignature,
+    holder: SpawningHolder,
 ) -> Result<Response<Body>, ApiError> {
     let admitted = async {
         let SpawnQuery { wait } = query(&uri)?;
-        Ok((gateway.admit(&headers, &verified).await?, wait))
+        Ok((gateway.admit(&headers, &holder).await?, wait))
     };
     let (admitted, wait) = match admitted.await {
         Ok(admitted) => admitted,
         Err(refusal) => {
-            gateway.spend(verified.replay_key).await?;
+            if let Some(replay_key) = holder.replay_key {
+                gateway.spend(replay_key).await?;
+            }
             return Err(refusal);
         }
     };
-    let id = gateway.ids.next(verified.now, rand::random());
-    let (reservation, env) = admitted.reservation(id, &verified);
+    let id = gateway.ids.next(holder.now, rand::random());
+    let (reservation, env) = admitted.reservation(id, &holder);
     let order = SpawnOrder { reservation, env, traceparent: Some(source.trace.traceparent()) };
     match gateway.order(order).await? {
         (Admission::Reserved(_), starting) if wait => {
@@ -87,6 +91,8 @@ pub(crate) async fn spawn(
         (Admission::Reserved(record), _) => gateway.spawned(StatusCode::ACCEPTED, &record),
         (Admission::Repeated(record), _) => gateway.repeated(record, wait).await,
         (Admission::Busy(id), _) => Err(busy(id)),
+        (Admission::Running(id), _) => Err(running(id)),
+        (Admission::AllowanceExceeded(exceeded), _) => Err(tier_full(&exceeded)),
         (Admission::Overloaded, _) => Err(overloaded()),
         (Admission::IdTaken(id), _) => Err(id_taken(id)),
         (Admission::NoPod(_) | Admission::RepeatedRemoved, _) => Err(ApiError::not_found()),
@@ -130,6 +136,29 @@ fn busy(id: PodId) -> ApiError {
     fault.into()
 }
 
+fn running(id: PodId) -> ApiError {
+    let mut fault = Fault::new(Code::PodRunning, "this agent runs already");
+    fault.agent_id = Some(id);
+    fault.into()
+}
+
+/// What does not fit, and what is in the way.
+fn tier_full(exceeded: &AllowanceExceeded) -> ApiError {
+    let AllowanceExceeded { allowed, taken, .. } = exceeded;
+    let in_use = exceeded.in_use();
+    let live = |run: &TakenSlot| LiveAgent { id: run.pod, cores: run.takes.cores, memory: run.takes.memory_mib };
+    let mut fault = Fault::new(Code::TierFull, format!("{exceeded}; stop one, or ask for less with cores and memory"));
+    fault.in_use = Some(TierUse {
+        agents: taken.iter().map(live).collect(),
+        agents_allowed: allowed.agents,
+        cores: in_use.cores,
+        cores_allowed: allowed.cores,
+        memory: in_use.memory_mib,
+        memory_allowed: allowed.memory_mib,
+    });
+    fault.into()
+}
+
 impl Gateway {
     /// Has the run reserved and brought up, which goes on if the caller hangs up.
     async fn order(&self, order: SpawnOrder) -> Result<(Admission, SpawnHandle), ApiError> {
@@ -141,7 +170,9 @@ impl Gateway {
             }
         };
         let ordered = self.parts.control.spawn(order, on_reserved).await?;
-        self.spent.insert(replay_key.key);
+        if let Some(replay_key) = replay_key {
+            self.spent.insert(replay_key.key);
+        }
         Ok(ordered)
     }
 

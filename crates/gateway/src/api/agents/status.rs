@@ -27,7 +27,9 @@ const MAX_LISTED: u32 = 100;
     responses((status = 200, description = "How it is", body = StatusResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),
     security(
         ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
-        ("wallet" = [], "signature" = [], "timestamp" = [])
+        ("wallet" = [], "signature" = [], "timestamp" = []),
+        ("bearer" = []),
+        ("api_key" = [])
     )
 )]
 pub(crate) async fn status(
@@ -54,7 +56,9 @@ pub(crate) async fn status(
     responses((status = 200, description = "One's own agents, newest first", body = AgentsResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),
     security(
         ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
-        ("wallet" = [], "signature" = [], "timestamp" = [])
+        ("wallet" = [], "signature" = [], "timestamp" = []),
+        ("bearer" = []),
+        ("api_key" = [])
     )
 )]
 pub(crate) async fn list(

@@ -9,11 +9,11 @@ use control::StopError;
 use domain::{PodId, StopReason};
 use http::{Response, StatusCode};
 use store::RunRecord;
-use wire::fault::{Code, Fault};
+use wire::fault::Fault;
 use wire::v1::public::StopResponse;
 
 use crate::api::extract::{PodPath, json};
-use crate::auth::caller::StoppingHolder;
+use crate::auth::caller::{RemovingHolder, StoppingHolder};
 use crate::error::ApiError;
 use crate::state::Gateway;
 
@@ -32,7 +32,9 @@ use crate::state::Gateway;
     ),
     security(
         ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
-        ("wallet" = [], "signature" = [], "timestamp" = [])
+        ("wallet" = [], "signature" = [], "timestamp" = []),
+        ("bearer" = []),
+        ("api_key" = [])
     )
 )]
 pub(crate) async fn stop(
@@ -68,11 +70,8 @@ pub(crate) async fn stop(
 pub(crate) async fn remove(
     State(gateway): State<Arc<Gateway>>,
     PodPath(id): PodPath,
-    StoppingHolder(holder): StoppingHolder,
+    RemovingHolder(holder): RemovingHolder,
 ) -> Result<Response<Body>, ApiError> {
-    if !holder.bound {
-        return Err(ApiError::new(Code::UnboundSignature, "a removal needs a signature of this very request"));
-    }
     gateway.owned(id, holder.wallet).await?;
     let removed = gateway.remove(id).await;
     // Also when it is not known whether it was: its holder may take the id again.

@@ -10,6 +10,7 @@ use wire::fault::Fault;
 use wire::v1::public::{UsageResponse, WalletUsage};
 
 use crate::api::extract::{WalletPath, json};
+use crate::auth::apikeys;
 use crate::auth::caller::{ReadOnlyHolder, presented};
 use crate::error::ApiError;
 use crate::state::Gateway;
@@ -25,7 +26,9 @@ use crate::state::Gateway;
     responses((status = 200, description = "Totals, the running agent included", body = UsageResponse), (status = "default", description = "What is wrong, by `code`", body = Fault)),
     security(
         ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
-        ("wallet" = [], "signature" = [], "timestamp" = [])
+        ("wallet" = [], "signature" = [], "timestamp" = []),
+        ("bearer" = []),
+        ("api_key" = [])
     )
 )]
 pub(crate) async fn usage(
@@ -33,7 +36,7 @@ pub(crate) async fn usage(
     WalletPath(wallet): WalletPath,
     request: Request,
 ) -> Result<Response<Body>, ApiError> {
-    let unsigned = presented(request.headers()).wallet.is_none();
+    let unsigned = presented(request.headers()).wallet.is_none() && apikeys::presented(request.headers())?.is_none();
     if unsigned && gateway.config.public_usage {
         return gateway.totals(wallet, gateway.now(), false).await;
     }
@@ -47,8 +50,11 @@ pub(crate) async fn usage(
 impl Gateway {
     async fn totals(&self, wallet: Wallet, now: UnixMillis, own: bool) -> Result<Response<Body>, ApiError> {
         let (usage, spawns) = self.parts.store.usage(wallet, now).await?;
-        let live = if own { self.parts.store.live_of(wallet).await? } else { None };
-        let active_agent = live.map(|record| self.view(&record));
-        json(StatusCode::OK, &UsageResponse { wallet, stats: WalletUsage::new(&usage, spawns), active_agent })
+        let live = if own { self.parts.store.live_of(wallet).await? } else { Vec::new() };
+        let active_agent = live.first().map(|record| self.view(record));
+        let several = if live.len() > 1 { live.as_slice() } else { &[] };
+        let active_agents = several.iter().map(|record| self.view(record)).collect();
+        let stats = WalletUsage::new(&usage, spawns);
+        json(StatusCode::OK, &UsageResponse { wallet, stats, active_agent, active_agents })
     }
 }

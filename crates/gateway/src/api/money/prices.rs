@@ -29,7 +29,9 @@ use crate::state::Gateway;
     responses((status = 200, description = "Its prices", body = Prices), (status = "default", description = "What is wrong, by `code`", body = Fault)),
     security(
         ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
-        ("wallet" = [], "signature" = [], "timestamp" = [])
+        ("wallet" = [], "signature" = [], "timestamp" = []),
+        ("bearer" = []),
+        ("api_key" = [])
     )
 )]
 pub(crate) async fn prices(

@@ -42,7 +42,9 @@ pub(crate) async fn chain(State(gateway): State<Arc<Gateway>>) -> Result<Respons
     responses((status = 200, description = "Its vault", body = AgentVault), (status = "default", description = "What is wrong, by `code`", body = Fault)),
     security(
         ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
-        ("wallet" = [], "signature" = [], "timestamp" = [])
+        ("wallet" = [], "signature" = [], "timestamp" = []),
+        ("bearer" = []),
+        ("api_key" = [])
     )
 )]
 pub(crate) async fn agent_vault(
@@ -53,12 +55,12 @@ pub(crate) async fn agent_vault(
     let record = gateway.owned(id, holder.wallet).await?;
     let treasury = gateway.treasury()?;
     // Only who asked for this very vault has an agent's key made for it.
-    let vault = if holder.bound {
+    let vault = if holder.is_bound() {
         treasury.agent_vault(record.pod, record.wallet).await?
     } else {
         treasury.known_vault(record.pod).await?
     };
-    let none = || match holder.bound {
+    let none = || match holder.is_bound() {
         true => ApiError::not_linked(),
         false => {
             ApiError::new(Code::UnboundSignature, "the agent has no vault yet; ask with a signature of this request")
