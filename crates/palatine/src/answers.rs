@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use domain::vault::TaskId;
-use domain::{B256, ImageDigest, PodId};
+use domain::{B256, ImageDigest, KeyId, PodId};
 use image::ImageSummary;
 use serde::Serialize;
 use wire::v1::public::StopResponse;
@@ -64,6 +64,13 @@ pub(crate) struct PodKeystore {
     pub(crate) address: String,
     /// The key file.
     pub(crate) keystore: PathBuf,
+}
+
+/// What `key rm` has done.
+#[derive(Debug, Serialize)]
+pub(crate) struct RevokedKeys {
+    /// The keys that open nothing any more.
+    pub(crate) revoked: Vec<KeyId>,
 }
 
 /// What `rm` has done.

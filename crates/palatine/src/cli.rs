@@ -1,5 +1,6 @@
 //! The words of the command line.
 
+mod key;
 mod money;
 mod pod;
 
@@ -10,6 +11,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use domain::{PodId, Usdc};
 
+pub(crate) use key::{CreateKey, KeyCommand};
 pub(crate) use money::{CreateTask, Price, Signer, VaultCommand, VaultName, VaultTaskArg, WalletCommand};
 pub(crate) use pod::{PodCommand, PodIdentity};
 
@@ -32,6 +34,9 @@ pub(crate) struct Target {
     /// A Solana keypair file [default: the dev holder of `palatine up`, else ~/.config/solana/id.json]
     #[arg(long, short, global = true, env = "PALATINE_KEYPAIR", value_hint = ValueHint::FilePath)]
     pub(crate) keypair: Option<PathBuf>,
+    /// An API key in place of the keypair; the variable keeps it out of the list of processes
+    #[arg(long, global = true, env = "PALATINE_KEY", hide_env_values = true, value_name = "KEY")]
+    pub(crate) key: Option<wire::Secret>,
     /// Print JSON, for programs
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -87,6 +92,11 @@ pub(crate) enum Command {
     },
     /// Show what your wallet used
     Usage,
+    /// API keys: what your wallet lets programs do in its name
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
     /// Vaults and their tasks: what an agent is paid, and earns
     Vault {
         #[command(flatten)]
@@ -287,10 +297,10 @@ pub(crate) struct Run {
     /// Return when the agent is reserved, before it is ready
     #[arg(long)]
     pub(crate) no_wait: bool,
-    /// Fewer cores than your tier gives
+    /// Fewer cores than your tier gives, such as where several agents share it
     #[arg(long, value_name = "CORES")]
     pub(crate) cores: Option<u32>,
-    /// Less memory than your tier gives, in MiB
+    /// Less memory than your tier gives, in MiB, such as where several agents share it
     #[arg(long, value_name = "MIB")]
     pub(crate) memory: Option<u32>,
     /// An image of your own, by digest, where the operator lets your tier bring one
@@ -498,6 +508,24 @@ mod tests {
             panic!("several may go")
         };
         assert_eq!(ids.len(), 2);
+    }
+
+    #[test]
+    fn a_key_is_made_with_a_scope_and_never_shown_by_the_command_line() {
+        let create = |words: &[&str]| Cli::try_parse_from([&["palatine", "key", "create"], words].concat());
+        let Ok(Cli { command: Command::Key { command: KeyCommand::Create(options) }, .. }) =
+            create(&["--scope", "run", "--e2b"])
+        else {
+            panic!("it is one")
+        };
+        assert_eq!((options.scope, options.expires.as_secs()), (domain::KeyScope::Run, 30 * 24 * 60 * 60));
+        for words in [&[][..], &["--scope", "all"], &["--scope", "read", "--expires", "soon"]] {
+            assert!(create(words).is_err(), "{words:?}");
+        }
+        for word in ["rm", "revoke"] {
+            let cli = Cli::try_parse_from(["palatine", "--key", "pal_hush", "key", word, "pal_hush"]).unwrap();
+            assert!(!format!("{cli:?}").contains("hush"));
+        }
     }
 
     #[test]

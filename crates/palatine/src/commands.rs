@@ -4,6 +4,7 @@ pub(crate) mod asked;
 pub(crate) mod build;
 pub(crate) mod copy;
 pub(crate) mod image;
+pub(crate) mod key;
 pub(crate) mod pay;
 pub(crate) mod pod;
 pub(crate) mod remote;
@@ -16,7 +17,8 @@ pub(crate) mod wallet;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use auth::Keypair;
+use auth::{ApiKey, Keypair};
+use client::GatewayClient;
 
 use crate::cli::Target;
 use crate::keypair;
@@ -31,6 +33,14 @@ pub(crate) fn gateway(target: &Target, state: &StateDir) -> Result<String> {
         return Ok(named.clone());
     }
     Ok(state.running()?.map_or_else(|| DEFAULT_GATEWAY.to_owned(), |stack| stack.gateway))
+}
+
+/// A client of that gateway, with the API key that is given, or else signing.
+pub(crate) fn client(target: &Target, state: &StateDir) -> Result<GatewayClient> {
+    let client = GatewayClient::new(&gateway(target, state)?)?;
+    let Some(key) = &target.key else { return Ok(client.signed_by(signer(target, state)?)) };
+    ApiKey::parse(key.expose()).context("read --key (PALATINE_KEY)")?;
+    Ok(client.with_key(key.clone()))
 }
 
 /// The keypair that is meant: named, or the development holder of the stack that

@@ -13,9 +13,12 @@ use wire::v1::public::{
     Agent, Reason, SpawnResponse, StateChange, StatusResponse, StopResponse, TiersResponse, UsageResponse,
 };
 
+use wire::v1::keys::{ApiKey, KeyResponse, KeysResponse};
 use wire::v1::vault::{AgentVault, LinkResponse, Prices, TasksResponse, VaultResponse};
 
-use crate::answers::{CallOutcome, Copied, ImageRow, PodKeystore, Removed, RemovedAgent, WalletInfo};
+use crate::answers::{
+    CallOutcome, Copied, ImageRow, PodKeystore, Removed, RemovedAgent, RevokedKeys, WalletInfo,
+};
 
 /// Prints `value` as JSON on one line, or what `people` writes of it.
 pub(crate) fn show<T: Serialize>(json: bool, value: &T, people: impl FnOnce(&T) -> String) -> io::Result<()> {
@@ -286,7 +289,9 @@ fn date(at: UnixMillis) -> String {
 pub(crate) fn usage(answer: &UsageResponse) -> String {
     let stats = &answer.stats;
     let mut table = table(["UPTIME", "SPAWNS", "CORE-SECONDS", "GIB-SECONDS", "ACTIVE AGENT"]);
-    let active = answer.active_agent.as_ref().map_or_else(|| "-".to_owned(), |agent| agent.id.to_string());
+    let several: Vec<_> = answer.active_agents.iter().map(|agent| agent.id.to_string()).collect();
+    let one = answer.active_agent.as_ref().map_or_else(|| "-".to_owned(), |agent| agent.id.to_string());
+    let active = if several.is_empty() { one } else { several.join(" ") };
     table.add_row([
         duration(stats.total_uptime_ms),
         stats.spawns.to_string(),
@@ -300,12 +305,13 @@ pub(crate) fn usage(answer: &UsageResponse) -> String {
 pub(crate) fn tiers(answer: &TiersResponse) -> String {
     let mut rows: Vec<_> = answer.tiers.iter().collect();
     rows.sort_by_key(|(_, tier)| tier.min);
-    let mut table = table(["TIER", "TOKENS", "CORES", "MEMORY", "KEPT DATA"]);
+    let mut table = table(["TIER", "TOKENS", "AGENTS", "CORES", "MEMORY", "KEPT DATA"]);
     for (name, tier) in rows {
         let (memory, disk) = (format!("{} MiB", tier.memory), format!("{} MiB", tier.disk));
-        table.add_row([name.clone(), tier.min.to_string(), tier.cores.to_string(), memory, disk]);
+        let (min, agents, cores) = (tier.min.to_string(), tier.agents.to_string(), tier.cores.to_string());
+        table.add_row([name.clone(), min, agents, cores, memory, disk]);
     }
-    for column in 1..5 {
+    for column in 1..6 {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -316,6 +322,39 @@ pub(crate) fn tiers(answer: &TiersResponse) -> String {
 pub(crate) fn change(change: &StateChange) -> String {
     let reason = change.reason.map(|reason| format!(" ({})", reason_name(reason))).unwrap_or_default();
     format!("{} {}{reason}", change.at, change.state)
+}
+
+pub(crate) fn key(made: &KeyResponse) -> String {
+    let ApiKey { id, scope, wallet, expires_at, .. } = &made.info;
+    format!(
+        "{}\nThis is shown once: keep it, as PALATINE_KEY for example. Its scope is {scope}; it acts for {wallet}\n\
+         until {}. palatine key rm {id} revokes it.",
+        made.key.expose(),
+        date(*expires_at)
+    )
+}
+
+pub(crate) fn keys(answer: &KeysResponse) -> String {
+    if answer.keys.is_empty() {
+        return "No API keys. Make one: palatine key create --scope run".to_owned();
+    }
+    let mut table = table(["ID", "BEGINS WITH", "NAME", "SCOPE", "CREATED", "EXPIRES", "LAST USED"]);
+    for key in &answer.keys {
+        table.add_row([
+            key.id.to_string(),
+            key.prefix.clone(),
+            key.name.clone().unwrap_or_else(|| "-".to_owned()),
+            key.scope.to_string(),
+            date(key.created_at),
+            date(key.expires_at),
+            key.last_used_at.map_or_else(|| "never".to_owned(), date),
+        ]);
+    }
+    table.to_string()
+}
+
+pub(crate) fn revoked(answer: &RevokedKeys) -> String {
+    answer.revoked.iter().map(|id| format!("{id} revoked")).collect::<Vec<_>>().join("\n")
 }
 
 pub(crate) fn images(list: &[ImageRow]) -> String {

@@ -93,7 +93,11 @@ impl GatewayClient {
     /// See [`ClientError`].
     pub async fn usage(&self) -> Result<UsageResponse, ClientError> {
         let operation = "read the usage";
-        let wallet = self.wallet().ok_or(ClientError::Unsigned(operation))?;
+        let wallet = match (self.wallet(), self.key()) {
+            (Some(wallet), _) => wallet,
+            (None, Some(_)) => self.own_key().await?.wallet,
+            (None, None) => return Err(ClientError::Unsigned(operation)),
+        };
         self.signed(Call::get(operation, format!("/usage/{wallet}"), self.limits.read)).await
     }
 }

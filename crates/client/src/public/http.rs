@@ -7,10 +7,11 @@ use std::time::Duration;
 use auth::{GatewayName, Keypair};
 use bytes::Bytes;
 use domain::{Clock, SystemClock, UnixMillis, Wallet};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Body, Client, Method, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
+use wire::Secret;
 use wire::fault::Fault;
 use wire::v1::public::{X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
@@ -86,8 +87,17 @@ pub struct GatewayClient {
     gateway: Url,
     /// What signatures name: the host of that URL, and of no answer.
     name: GatewayName,
-    signer: Option<Arc<Signer>>,
+    credential: Option<Credential>,
     pub(super) limits: Timeouts,
+}
+
+/// By what its calls are a wallet's own.
+#[derive(Clone, Debug)]
+enum Credential {
+    /// The wallet signs each of them.
+    Signer(Arc<Signer>),
+    /// Each carries an API key that the wallet has made.
+    Key(Secret),
 }
 
 /// A keypair, and the last instant it signed.
@@ -143,6 +153,15 @@ impl Call {
         self
     }
 
+    /// With this API key.
+    fn keyed(mut self, key: &Secret) -> Result<Self, ClientError> {
+        let wrong = |_| ClientError::protocol(self.operation, "the API key holds what no header may");
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(wrong)?;
+        value.set_sensitive(true);
+        self.headers.insert(AUTHORIZATION, value);
+        Ok(self)
+    }
+
     pub(super) fn header(mut self, name: &'static str, value: &str) -> Result<Self, ClientError> {
         let value = HeaderValue::from_str(value).map_err(|error| ClientError::protocol(self.operation, error))?;
         self.headers.insert(name, value);
@@ -171,13 +190,20 @@ impl GatewayClient {
             .user_agent(concat!("palatine/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| ClientError::Setup(error.into()))?;
-        Ok(Self { http, gateway: url, name, signer: None, limits })
+        Ok(Self { http, gateway: url, name, credential: None, limits })
     }
 
     /// The same client, signing as this wallet, in the bound form.
     #[must_use]
     pub fn signed_by(mut self, keypair: Keypair) -> Self {
-        self.signer = Some(Arc::new(Signer { keypair, last: AtomicU64::new(0) }));
+        self.credential = Some(Credential::Signer(Arc::new(Signer { keypair, last: AtomicU64::new(0) })));
+        self
+    }
+
+    /// The same client, with an API key in place of signatures.
+    #[must_use]
+    pub fn with_key(mut self, key: Secret) -> Self {
+        self.credential = Some(Credential::Key(key));
         self
     }
 
@@ -192,10 +218,21 @@ impl GatewayClient {
     /// The wallet that signs, if one does.
     #[must_use]
     pub fn wallet(&self) -> Option<Wallet> {
-        self.signer.as_ref().map(|signer| signer.keypair.wallet())
+        match &self.credential {
+            Some(Credential::Signer(signer)) => Some(signer.keypair.wallet()),
+            Some(Credential::Key(_)) | None => None,
+        }
     }
 
-    /// Signs and sends a call and reads its whole answer.
+    /// The API key that calls carry, if they do.
+    pub(super) const fn key(&self) -> Option<&Secret> {
+        match &self.credential {
+            Some(Credential::Key(key)) => Some(key),
+            Some(Credential::Signer(_)) | None => None,
+        }
+    }
+
+    /// Signs and sends a call, or sends it with the key, and reads its whole answer.
     pub(super) async fn signed<T: DeserializeOwned>(&self, call: Call) -> Result<T, ClientError> {
         let (operation, deadline) = (call.operation, call.deadline);
         within(operation, deadline, async { json(operation, self.send_signed(call).await?).await }).await
@@ -214,7 +251,11 @@ impl GatewayClient {
     }
 
     async fn send_signed(&self, mut call: Call) -> Result<Response, ClientError> {
-        let signer = self.signer.as_ref().ok_or(ClientError::Unsigned(call.operation))?;
+        let signer = match &self.credential {
+            None => return Err(ClientError::Unsigned(call.operation)),
+            Some(Credential::Key(key)) => return self.send(call.keyed(key)?).await,
+            Some(Credential::Signer(signer)) => signer,
+        };
         let request = auth::BoundRequest { method: call.method.as_str(), path: &call.path, body: &call.body };
         let signed = signer.keypair.sign_request(&self.name, &request, signer.instant());
         call = call

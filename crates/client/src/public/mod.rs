@@ -7,6 +7,7 @@ mod exec;
 mod files;
 mod follow;
 mod http;
+mod keys;
 mod pump;
 mod resolve;
 mod stream;

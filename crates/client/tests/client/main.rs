@@ -5,5 +5,6 @@ mod ask;
 mod exec;
 mod files;
 mod gateway;
+mod keys;
 mod node;
 mod public;

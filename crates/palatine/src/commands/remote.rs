@@ -19,7 +19,7 @@ use wire::{Environment, Secret};
 use super::asked::{Asked, first_model, payers_model, read_question};
 use super::pay::LimitedPayer;
 use super::starting::Starting;
-use super::{copy, gateway, signer};
+use super::{copy, gateway};
 use crate::answers::{Removed, RemovedAgent};
 use crate::cli::{Ask, Command, CopyPath, Cp, EnvEntry, Exec, Logs, Price, Run, Signer, Spawn, Start, Target};
 use crate::failure::Exit;
@@ -38,9 +38,8 @@ struct Session<'a> {
 }
 
 pub(crate) async fn run(target: &Target, state: &StateDir, command: Command) -> Result<ExitCode> {
-    let client = GatewayClient::new(&gateway(target, state)?)?;
     let unsigned = matches!(command, Command::Tiers);
-    let client = if unsigned { client } else { client.signed_by(signer(target, state)?) };
+    let client = if unsigned { GatewayClient::new(&gateway(target, state)?)? } else { super::client(target, state)? };
     let session = Session { target, state, client, tokens: TokenFolder::at(state.tokens()), json: target.json };
     match command {
         Command::Tiers => show(session.json, &session.client.tiers().await?, output::tiers)?,
@@ -64,6 +63,7 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: Command) -> 
         | Command::Serve(_)
         | Command::Status { id: None }
         | Command::Image { .. }
+        | Command::Key { .. }
         | Command::Vault { .. }
         | Command::Wallet { .. }
         | Command::Keygen { .. }
@@ -114,6 +114,12 @@ impl Session<'_> {
     /// linked to an owner and the owner's key is at hand. The agent works without.
     async fn give_vault(&self, agent: PodId, unwanted: bool, signer: &Signer) -> Result<()> {
         if unwanted || KeystoreLocation::find(signer, self.state)?.is_none() {
+            return Ok(());
+        }
+        if self.target.key.is_some() {
+            eprintln!(
+                "the agent runs without a vault: no API key asks for one; with your keypair: palatine vault deploy {agent}"
+            );
             return Ok(());
         }
         match self.client.own_link().await {
@@ -214,7 +220,9 @@ impl Session<'_> {
             (None, None) => bail!("whom? name one of your agents, or an agent's --url"),
         };
         let kept = || asked.agent.and_then(|id| self.tokens.find(id));
-        let endpoint = AgentEndpoint { url, token: options.token.map(Secret::from).or_else(kept) };
+        // A key goes to its gateway's own agents alone.
+        let key = self.target.key.clone().filter(|_| !named);
+        let endpoint = AgentEndpoint { url, token: options.token.map(Secret::from).or_else(kept).or(key) };
         let model = match options.model {
             Some(model) => model,
             None if options.pay_up_to.is_some() => payers_model(&self.client, &endpoint).await?,

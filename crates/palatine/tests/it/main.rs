@@ -15,6 +15,7 @@ mod failpoints;
 mod guest;
 mod imports;
 mod isolation;
+mod keys;
 mod money;
 mod pods;
 mod residue;

@@ -1,7 +1,7 @@
 //! The main job, from the signed request to the stopped agent.
 
 use domain::Tier;
-use fixtures::{Answer, Holder, LARGE, PLAIN, SMALL, SpawnedAgent, Stack, stdout_of, until};
+use fixtures::{Answer, Holder, LARGE, PLAIN, SMALL, SpawnedAgent, Stack, stderr_of, stdout_of, until};
 use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::json;
@@ -75,6 +75,35 @@ async fn fifty_spawns_of_one_wallet_at_once_give_one_agent() {
         assert_eq!((&body["code"], &body["agent_id"]), (&json!("agent_exists"), id));
     }
     assert_eq!(stack.node_client().list().await.unwrap().sandboxes.len(), 1);
+    stack.end();
+}
+
+#[tokio::test]
+async fn several_agents_of_one_holder_share_its_tier_and_no_more_than_that() {
+    let tier = format!("[tiers.large]\nmin = {LARGE}\ncores = 3\nmemory = 600\nagents = 3\n");
+    let mut stack = Stack::start(&tier).await;
+    let holder = stack.holder(LARGE);
+    let part = json!({"agent_type": "echo", "cores": 1, "memory": 200});
+    let requests = (0..20).map(|_| stack.signed(&holder, Method::POST, "/spawn", &part));
+    let answers = join_all(requests.map(async |request| Answer::of(request.send().await.unwrap()).await)).await;
+    let (won, lost): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 200);
+    assert_eq!((won.len(), lost.len()), (3, 17), "{lost:?}");
+    for answer in lost {
+        let body = answer.expect(409);
+        assert_eq!((&body["code"], &body["in_use"]["cores"]), (&json!("tier_full"), &json!(3)));
+    }
+    for answer in &won {
+        let agent = SpawnedAgent::of(&answer.body);
+        let said = Answer::of(stack.chat(&agent, "are you there?").send().await.unwrap()).await.expect(200);
+        assert!(said.to_string().contains("are you there?"), "{said}");
+    }
+    assert_eq!(stack.node_client().list().await.unwrap().sandboxes.len(), 3);
+    let refused = stack.cli(&holder, &["spawn", "--type", "echo", "--cores", "1", "--memory", "200"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(5));
+    assert!(stderr_of(&refused).contains("palatine stop "), "{refused:?}");
+    stack.stop(&holder, won[0].body["agent"]["id"].as_str().unwrap()).await.expect(200);
+    let part = ["spawn", "--type", "echo", "--cores", "1", "--memory", "200"];
+    assert!(stdout_of(&stack.cli(&holder, &part).output().unwrap()).contains("is ready"));
     stack.end();
 }
 
