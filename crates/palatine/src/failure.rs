@@ -109,30 +109,51 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
 pub(crate) fn advice(fault: &Fault) -> Option<String> {
     let words = match fault.code {
         Code::UnknownAgentType => format!("try one of: {}", fault.known.as_deref().unwrap_or_default().join(", ")),
-        Code::ExpiredSignature => "check this machine's clock: it must be within 5 minutes of the gateway's".to_owned(),
-        Code::InvalidSignature => "check that --keypair is the wallet you mean".to_owned(),
-        Code::OtherGateway => "check that --gateway is the URL its operator gave you".to_owned(),
-        Code::InvalidToken => {
-            "pass the agent's token with --token; it was shown once, when the agent was spawned".to_owned()
-        }
-        Code::InvalidKey | Code::ExpiredKey => {
-            "see which are good: palatine key ls; make another: palatine key create --scope run".to_owned()
-        }
-        Code::KeyScope => "leave out --key (PALATINE_KEY), and sign with the wallet's --keypair".to_owned(),
-        Code::TooManyKeys => "see which can go: palatine key ls, palatine key rm <id>".to_owned(),
         Code::TierFull => share(fault.in_use.as_ref()),
-        Code::InsufficientBalance => "see what the tiers need: palatine tiers".to_owned(),
         Code::AgentExists => {
             let id = fault.agent_id.map(|id| id.to_string()).unwrap_or_default();
             format!("stop it first: palatine stop {id}")
         }
-        Code::NotFound => "list yours: palatine ls".to_owned(),
         Code::DiskQuota => make_room(fault.kept.as_deref().unwrap_or_default()),
-        Code::PodRunning => "it runs: see palatine ls, or stop it first".to_owned(),
-        Code::IdTaken => "choose another --name; one of your own is started again with: palatine start <id>".to_owned(),
-        Code::NoData => "wait for its node, or give its data up for good: palatine rm <id>".to_owned(),
+        Code::ImageNeeds => one_that_works(fault.known.as_deref().unwrap_or_default()),
+        code => match known_advice(code) {
+            KnownAdvice::Words(words) => words.to_owned(),
+            KnownAdvice::Later => format!("try again in {} s", fault.retry_after.unwrap_or(LATER_SECONDS)),
+            KnownAdvice::Nothing => return None,
+        },
+    };
+    Some(words)
+}
+
+/// How long to wait where the gateway does not say.
+const LATER_SECONDS: u64 = 5;
+
+/// What can be said of a code without its fault.
+enum KnownAdvice {
+    Words(&'static str),
+    /// To try again.
+    Later,
+    Nothing,
+}
+
+const fn known_advice(code: Code) -> KnownAdvice {
+    KnownAdvice::Words(match code {
+        Code::ExpiredSignature => "check this machine's clock: it must be within 5 minutes of the gateway's",
+        Code::InvalidSignature => "check that --keypair is the wallet you mean",
+        Code::OtherGateway => "check that --gateway is the URL its operator gave you",
+        Code::InvalidToken => "pass the agent's token with --token; it was shown once, when the agent was spawned",
+        Code::InvalidKey | Code::ExpiredKey => {
+            "see which are good: palatine key ls; make another: palatine key create --scope run"
+        }
+        Code::KeyScope => "leave out --key (PALATINE_KEY), and sign with the wallet's --keypair",
+        Code::TooManyKeys => "see which can go: palatine key ls, palatine key rm <id>",
+        Code::InsufficientBalance => "see what the tiers need: palatine tiers",
+        Code::NotFound => "list yours: palatine ls",
+        Code::PodRunning => "it runs: see palatine ls, or stop it first",
+        Code::IdTaken => "choose another --name; one of your own is started again with: palatine start <id>",
+        Code::NoData => "wait for its node, or give its data up for good: palatine rm <id>",
         Code::AgentUnreachable | Code::AgentNotReady | Code::SpawnFailed => {
-            "see its state and output: palatine ls, palatine logs <id>".to_owned()
+            "see its state and output: palatine ls, palatine logs <id>"
         }
         Code::BalanceUnknown
         | Code::PaymentInFlight
@@ -144,21 +165,21 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
         | Code::NodeUnavailable
         | Code::StoreUnavailable
         | Code::AgentBusy
-        | Code::ShuttingDown => {
-            format!("try again in {} s", fault.retry_after.unwrap_or(5))
-        }
-        Code::ExceedsCapacity => "ask for less: palatine spawn --cores N --memory MIB".to_owned(),
-        Code::ImageNeeds => one_that_works(fault.known.as_deref().unwrap_or_default()),
-        Code::PaymentRequired => "say what you would pay at most: --pay-up-to 0.50".to_owned(),
-        Code::NotLinked => "link it to an owner: palatine wallet link".to_owned(),
-        Code::NoChain => "everything but vaults and payments works; the operator sets [evm] to have a chain".to_owned(),
-        Code::KeyMissing => {
-            "the gateway's operator imports its key file; who has none spawns under another --name".to_owned()
-        }
-        Code::SpawnTimeout => "its slot is free again: try once more, or look at the node's log".to_owned(),
-        Code::Internal => "the gateway's log says more".to_owned(),
-        Code::UnknownHost => "ask it by its address, or by a name in its [gateway] hosts".to_owned(),
-        Code::InvalidRequest
+        | Code::ShuttingDown => return KnownAdvice::Later,
+        Code::ExceedsCapacity => "ask for less: palatine spawn --cores N --memory MIB",
+        Code::PaymentRequired => "say what you would pay at most: --pay-up-to 0.50",
+        Code::NotLinked => "link it to an owner: palatine wallet link",
+        Code::NoChain => "everything but vaults and payments works; the operator sets [evm] to have a chain",
+        Code::KeyMissing => "the gateway's operator imports its key file; who has none spawns under another --name",
+        Code::SpawnTimeout => "its slot is free again: try once more, or look at the node's log",
+        Code::Internal => "the gateway's log says more",
+        Code::UnknownHost => "ask it by its address, or by a name in its [gateway] hosts",
+        Code::UnknownAgentType
+        | Code::TierFull
+        | Code::AgentExists
+        | Code::DiskQuota
+        | Code::ImageNeeds
+        | Code::InvalidRequest
         | Code::InvalidEnvironment
         | Code::MissingSignature
         | Code::MalformedSignature
@@ -179,9 +200,8 @@ pub(crate) fn advice(fault: &Fault) -> Option<String> {
         | Code::UnsupportedMediaType
         | Code::IdempotencyMismatch
         | Code::NoWebSocket
-        | Code::HeadersTooLarge => return None,
-    };
-    Some(words)
+        | Code::HeadersTooLarge => return KnownAdvice::Nothing,
+    })
 }
 
 /// What to spawn in the place of an image that cannot work.

@@ -16,9 +16,7 @@ use wire::v1::public::{
 use wire::v1::keys::{ApiKey, KeyResponse, KeysResponse};
 use wire::v1::vault::{AgentVault, LinkResponse, Prices, TasksResponse, VaultResponse};
 
-use crate::answers::{
-    CallOutcome, Copied, ImageRow, PodKeystore, Removed, RemovedAgent, RevokedKeys, WalletInfo,
-};
+use crate::answers::{CallOutcome, Copied, ImageRow, PodKeystore, Removed, RemovedAgent, RevokedKeys, WalletInfo};
 
 /// Prints `value` as JSON on one line, or what `people` writes of it.
 pub(crate) fn show<T: Serialize>(json: bool, value: &T, people: impl FnOnce(&T) -> String) -> io::Result<()> {

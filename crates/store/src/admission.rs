@@ -138,13 +138,17 @@ pub(crate) enum PodLookup {
 
 impl RunReservation {
     /// The slot that the run gets beside the wallet's live ones, or why it gets none.
-    pub(crate) fn slot(&self, live: &[RunRecord]) -> Result<u32, Admission> {
+    pub(crate) fn slot(&self, live: &[RunRecord]) -> Result<u32, AllowanceExceeded> {
         let asked = ResourceRequest { cores: self.tier_config.cores, memory_mib: self.tier_config.memory.into() };
-        let taken = live.iter().map(RunRecord::taken).collect();
-        free_slot(self.allowance, asked, taken).map_err(|exceeded| match exceeded.taken.first() {
+        free_slot(self.allowance, asked, live.iter().map(RunRecord::taken).collect())
+    }
+
+    /// What is said where there is no slot.
+    pub(crate) fn exceeds(&self, exceeded: AllowanceExceeded) -> Admission {
+        match exceeded.taken.first() {
             Some(run) if self.allowance.agents == 1 => Admission::Busy(run.pod),
             Some(_) | None => Admission::AllowanceExceeded(exceeded),
-        })
+        }
     }
 
     /// What is said of a POD that runs already.

@@ -367,7 +367,7 @@ mod tests {
 
         /// Run `n` of a POD of this id, by the holder who removed the one of run `before`.
         async fn take_again(&self, n: u64, before: u64, name: &str) {
-            let again = RunReservation { id: run(n), replay_key: replay_key(n), ..called(before, name) };
+            let again = RunReservation { id: run(n), replay_key: Some(replay_key(n)), ..called(before, name) };
             self.store.reserve(again).await.unwrap();
         }
 

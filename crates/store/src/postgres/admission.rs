@@ -67,7 +67,7 @@ impl Command for Reserve {
         };
         let slot = match self.0.slot(&live_of(tx.conn(), &self.0.wallet).await.map_err(fail)?) {
             Ok(slot) => slot,
-            Err(refused) => return Ok(refused),
+            Err(exceeded) => return Ok(self.0.exceeds(exceeded)),
         };
         let record = self.0.record(tx.epoch, &place, slot);
         self.take(tx, &place, record).await

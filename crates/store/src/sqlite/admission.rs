@@ -70,7 +70,7 @@ impl Command for RunReservation {
         // Nobody else writes between this and the insertion.
         let slot = match self.slot(&live_of(tx.conn, Self::NAME, &self.wallet)?) {
             Ok(slot) => slot,
-            Err(refused) => return Ok(refused),
+            Err(exceeded) => return Ok(self.exceeds(exceeded)),
         };
         let record = self.record(tx.epoch, &place, slot);
         if !self.insert(tx, &record)? {

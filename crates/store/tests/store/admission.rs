@@ -126,7 +126,7 @@ pub(crate) async fn a_reservation_is_read_as_it_was_written(place: &Place) {
     assert_eq!(record.state, State::Reserved);
     assert_eq!(record.epoch, store.epoch());
     assert_eq!(store.get(id(1)).await.unwrap(), Some(record.clone()));
-    assert_eq!(store.live_of(wallet(1)).await.unwrap(), [record.clone()]);
+    assert_eq!(store.live_of(wallet(1)).await.unwrap(), std::slice::from_ref(&record));
     assert_eq!(store.of(wallet(1), 10).await.unwrap(), vec![record]);
     assert_eq!(store.get(id(2)).await.unwrap(), None);
     assert_eq!(store.live_of(wallet(2)).await.unwrap(), []);
