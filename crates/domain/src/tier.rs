@@ -103,7 +103,6 @@ impl Tier {
         Self::DEFAULT_AGENTS
     }
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
     const fn is_seeds(agents: &u32) -> bool {
         *agents == Self::DEFAULT_AGENTS
     }
