@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -153,9 +154,11 @@ impl Pins {
         if self.written.as_ref() == Some(&file) {
             return Ok(());
         }
-        let text = toml::to_string(&file).map_err(|error| ImageError::document("lock file", error))?;
-        durable::replace("image.lock", &self.path, format!("{HEAD}{text}").as_bytes())
-            .map_err(|source| ImageError::file("write", &self.path, source))?;
+        let text = toml::to_string_pretty(&file).map_err(|error| ImageError::document("lock file", error))?;
+        let written = durable::replace("image.lock", &self.path, format!("{HEAD}{text}").as_bytes());
+        // It belongs to the recipe, and whoever may read that may read this.
+        let written = written.and_then(|()| fs::set_permissions(&self.path, fs::Permissions::from_mode(0o644)));
+        written.map_err(|source| ImageError::file("write", &self.path, source))?;
         self.written = Some(file);
         Ok(())
     }
