@@ -60,8 +60,7 @@ impl PodId {
         if id.first_run().is_some() {
             return Err(PodIdError::Minted);
         }
-        let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-        if (1..=PORT_DIGITS).contains(&digits) && text.as_bytes().get(digits) == Some(&b'-') {
+        if id.begins_with_port() {
             return Err(PodIdError::Port);
         }
         if text.as_bytes().get(2..4) == Some(b"--") {
@@ -74,6 +73,13 @@ impl PodId {
     #[must_use]
     pub fn first_run(&self) -> Option<RunId> {
         self.0.parse().ok()
+    }
+
+    /// Whether it would be read as `{port}-{id}` in a host: no POD has such an id.
+    #[must_use]
+    pub fn begins_with_port(&self) -> bool {
+        let digits = self.0.bytes().take_while(u8::is_ascii_digit).count();
+        (1..=PORT_DIGITS).contains(&digits) && self.0.as_bytes().get(digits) == Some(&b'-')
     }
 
     /// The id as text.

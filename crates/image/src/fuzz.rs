@@ -69,7 +69,7 @@ pub fn document(bytes: &[u8]) {
     let Ok(run) = contract::run(config.config().as_ref(), &Accounts::default()) else { return };
     assert!(!run.argv.is_empty() && run.cwd.starts_with('/') && run.port != 0);
     let uid = run.user.split(':').next().and_then(|uid| uid.parse::<u32>().ok());
-    assert!(uid.is_some_and(|uid| uid != 0), "{:?}", run.user);
+    assert!(uid.is_some(), "{:?}", run.user);
 }
 
 /// An archive of an image, as docker and others save them: what is kept is under its own sum.

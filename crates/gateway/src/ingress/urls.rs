@@ -108,13 +108,14 @@ impl AgentHostPattern {
 
 /// The agent of a label, and its port.
 fn named(label: &str) -> Option<(PodId, Option<u16>)> {
-    if let Ok(id) = label.parse() {
+    let id = |text: &str| text.parse().ok().filter(|id: &PodId| !id.begins_with_port());
+    if let Some(id) = id(label) {
         return Some((id, None));
     }
-    let (port, id) = label.split_once('-')?;
+    let (port, rest) = label.split_once('-')?;
     let plain = port.bytes().all(|digit| digit.is_ascii_digit()) && !port.starts_with('0');
     let port = Some(port).filter(|_| plain)?.parse().ok()?;
-    Some((id.parse().ok()?, Some(port)))
+    Some((id(rest)?, Some(port)))
 }
 
 /// Agents under paths: `<base>/{id}`, taken apart once.

@@ -314,5 +314,6 @@ fn the_document_tells_parameters_of_the_path_from_those_of_the_query() {
             seen += usize::from(!in_path);
         }
     }
-    assert_eq!(seen, 9, "after, wait_ms twice, until, pod, grace_ms, data, follow, source");
+    let names = "after, wait_ms twice, until, pod, grace_ms, data, follow, source, path and username twice, port";
+    assert_eq!(seen, 14, "{names}");
 }

@@ -190,7 +190,11 @@ pub(super) fn unwrap<T: DeserializeOwned>(body: &Bytes) -> RpcResult<T> {
     parse(&envelope.message)
 }
 
+/// A message is an object: serde would take a list for one whose fields all have defaults.
 pub(super) fn parse<T: DeserializeOwned>(body: &Bytes) -> RpcResult<T> {
+    if body.trim_ascii_start().first().is_some_and(|first| *first == b'[') {
+        return Err(fault(RpcCode::InvalidArgument, "a message is a JSON object, not a list"));
+    }
     serde_json::from_slice(body).map_err(|error| fault(RpcCode::InvalidArgument, locate(&error)))
 }
 
