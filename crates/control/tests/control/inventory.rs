@@ -233,7 +233,8 @@ async fn nothing_is_placed_on_a_node_that_hangs_because_no_other_has_room() {
 
 #[tokio::test]
 async fn an_image_that_cannot_work_is_refused_before_anything_is_written_with_the_names_of_those_that_would() {
-    let cluster = ClusterSetup::default().start();
+    let setup = ClusterSetup::default();
+    let cluster = setup.start();
     let [coding, fast, nano] = [1, 2, 3].map(|n| ImageDigest([n; 32]));
     let images = [("coding", coding), ("fast", fast), ("nano", nano)].map(|(name, digest)| (name.to_owned(), digest));
     cluster.node().set_images(images.into());
