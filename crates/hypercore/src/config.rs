@@ -55,8 +55,8 @@ pub struct Config {
     /// guest may then be killed for want of memory. Default 100.
     pub memory_percent: u32,
     /// What the VMM of an emulated guest (`tcg`) keeps of translated code, in MiB, from 16 to
-    /// 2047; promised to each guest beside its memory. More makes large programs faster:
-    /// with 256 a browser opens a page six times as fast. Default 64.
+    /// 2047; promised to each guest beside its memory. More makes large programs, such as
+    /// browsers, faster. Default 64.
     pub translation_cache_mib: u64,
     /// Size of each agent's writable layer, in MiB; takes only the space that is used.
     /// Default 4096.

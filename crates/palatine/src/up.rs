@@ -42,7 +42,7 @@ use rustix::process::Signal;
 use serde::Serialize;
 use tokio::runtime::Builder;
 
-pub(crate) use progress::Step;
+pub(crate) use progress::{Step, begin};
 pub(crate) use stack::LocalStackInfo;
 pub(crate) use state::StateDir;
 

@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use image::Progress;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
+
+use crate::up::begin;
 
 /// Where nobody watches a spinner: how often a step that goes on says so.
 const REMIND: Duration = Duration::from_secs(20);
@@ -103,17 +105,7 @@ impl Progress for BuildProgress {
         self.end_of_step();
         *self.now() = Some(StepShown::begun(name));
         self.bar.set_message(name.to_owned());
-        self.bar.set_position(0);
-        let template = match total.filter(|total| *total > 0) {
-            Some(total) => {
-                self.bar.set_length(total);
-                "{spinner} {msg} [{bar:30}] {bytes}/{total_bytes}"
-            }
-            None => "{spinner} {msg}",
-        };
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            self.bar.set_style(style);
-        }
+        begin(&self.bar, total);
     }
 
     fn advance(&self, bytes: u64) {

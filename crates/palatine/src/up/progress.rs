@@ -32,21 +32,26 @@ impl Step {
     }
 }
 
+/// Begins a bar anew: with its whole length, where that is known.
+pub(crate) fn begin(bar: &ProgressBar, total: Option<u64>) {
+    bar.set_position(0);
+    let template = match total.filter(|total| *total > 0) {
+        Some(total) => {
+            bar.set_length(total);
+            "{spinner} {msg} [{bar:30}] {bytes}/{total_bytes}"
+        }
+        None => "{spinner} {msg}",
+    };
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+}
+
 /// The progress of work on images and kernels, as bars on a terminal.
 impl Progress for Step {
     fn step(&self, name: &str, total: Option<u64>) {
         self.bar.set_message(format!("{}: {name}", self.what));
-        self.bar.set_position(0);
-        let template = match total {
-            Some(total) => {
-                self.bar.set_length(total);
-                "{spinner} {msg} [{bar:30}] {bytes}/{total_bytes}"
-            }
-            None => "{spinner} {msg}",
-        };
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            self.bar.set_style(style);
-        }
+        begin(&self.bar, total);
     }
 
     fn advance(&self, bytes: u64) {
