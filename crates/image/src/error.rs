@@ -98,6 +98,18 @@ pub enum ImageError {
     #[error(transparent)]
     Recipe(#[from] crate::recipe::RecipeError),
     /// A step of the recipe could not be done.
+    #[error("{step} in line {line} of {file} failed")]
+    Step {
+        /// As it is written in the file.
+        step: &'static str,
+        /// Its line, from 1.
+        line: usize,
+        /// The recipe.
+        file: PathBuf,
+        /// Why.
+        source: Box<ImageError>,
+    },
+    /// Why not.
     #[error(transparent)]
     Build(#[from] crate::build::BuildError),
     /// The registry did not give it.

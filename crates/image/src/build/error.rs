@@ -3,23 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::ImageError;
-
 /// Why a recipe's step did not get done.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// Which step it was.
-    #[error("{step} in line {line} of {file} failed")]
-    Step {
-        /// As it is written in the file.
-        step: &'static str,
-        /// Its line, from 1.
-        line: usize,
-        /// The recipe.
-        file: PathBuf,
-        /// Why.
-        source: Box<ImageError>,
-    },
     /// A command of the image ended otherwise than well.
     #[error("its command ended with {how}; it said last:\n{said}")]
     Ended {

@@ -63,7 +63,7 @@ pub(crate) fn build(
         if to.stopped() {
             return Err(BuildError::Stopped.into());
         }
-        let taken = stages.take(&steps[at..]).map_err(|source| BuildError::Step {
+        let taken = stages.take(&steps[at..]).map_err(|source| ImageError::Step {
             step: step.action.name(),
             line: step.line,
             file: request.file.to_owned(),

@@ -162,9 +162,13 @@ async fn confines_its_agent(pod: Client) {
 /// What listens for the guest itself alone, over IPv4 or IPv6, is carried to.
 async fn is_reached_at_its_loopback(pod: Client) {
     for (address, port) in [("127.0.0.1", 9001), ("[::1]", 9002)] {
-        let (_, _serving) = exec::start(pod, &["serve", &format!("{address}:{port}")], &json!({"stdin": false})).await;
+        let serve = ["serve", &format!("{address}:{port}")];
+        let (pid, mut serving) = exec::start(pod, &serve, &json!({"stdin": false})).await;
         let heard = until("it listens", async || pod.through_tunnel(port, b"GET / HTTP/1.1\r\n\r\n").await).await;
         assert!(heard.starts_with("HTTP/1.1 200"), "{heard}");
+        let kill = json!({"process": {"pid": pid}, "signal": "SIGNAL_SIGKILL"});
+        assert_eq!(pod.unary("SendSignal", &kill).await.0, 200);
+        serving.rest().await;
     }
 }
 
