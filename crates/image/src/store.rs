@@ -26,7 +26,9 @@ use tempfile::NamedTempFile;
 
 use crate::assemble::assemble;
 use crate::blobs::{BlobStore, publish, settle};
-use crate::build::{BuildRequest, LayerCache, build};
+use crate::build::{
+    BuildError, BuildRequest, ContainerfileBuild, LayerCache, build, build_containerfile, find_containerfile,
+};
 use crate::digest::BlobDigest;
 use crate::image::{Image, ImageRecord, ImageSummary, Removal};
 use crate::lock::Lock;
@@ -109,11 +111,11 @@ impl ImageStore {
         .await
     }
 
-    /// Builds the recipe at `path` (an `image.toml`, or the directory that holds it)
-    /// under a name. Blocks; needs root.
+    /// Builds what `path` means under a name: a recipe (`image.toml`), a Containerfile
+    /// or a Dockerfile, or the directory that holds one of them. Blocks; needs root.
     ///
     /// # Errors
-    /// Says what is wrong with the recipe, or what is missing here.
+    /// Says what is wrong with it, or what is missing here.
     pub fn build(
         &self,
         path: &Path,
@@ -122,6 +124,9 @@ impl ImageStore {
         to: &dyn Progress,
     ) -> Result<Image, ImageError> {
         check_name(name)?;
+        if let Some(file) = find_containerfile(path)? {
+            return self.build_containerfile(&file, options, name, to);
+        }
         let recipe = Recipe::read(path)?;
         let file = Recipe::file(path);
         let own = file.parent().unwrap_or(path);
@@ -141,6 +146,30 @@ impl ImageStore {
         };
         let cache = LayerCache::new(self.dir("cache"));
         let manifest = build(&request, &self.blobs(), &cache, scratch.path(), &self.config, to)?;
+        self.take(manifest, Some(name), to)
+    }
+
+    fn build_containerfile(
+        &self,
+        file: &Path,
+        options: &BuildOptions<'_>,
+        name: &str,
+        to: &dyn Progress,
+    ) -> Result<Image, ImageError> {
+        if options.update {
+            return Err(BuildError::NoLock.into());
+        }
+        let file = std::path::absolute(file).map_err(|source| ImageError::file("find", file, source))?;
+        let _lock = self.shared()?;
+        let scratch = self.scratch()?;
+        let request = ContainerfileBuild {
+            context: options.context.or(file.parent()).unwrap_or(&file),
+            file: &file,
+            epoch: options.epoch,
+            known: &|below| self.resolve(below).ok().map(BlobDigest::from),
+        };
+        let built = build_containerfile(&request, &self.blobs(), scratch.path(), &self.config, to)?;
+        let manifest = source::import(&built, name, &self.blobs(), scratch.path(), &self.config, to)?;
         self.take(manifest, Some(name), to)
     }
 

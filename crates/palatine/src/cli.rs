@@ -444,10 +444,10 @@ pub(crate) enum ImageCommand {
         /// Its name
         name: String,
     },
-    /// Make an image from a recipe
+    /// Make an image from a recipe or a Containerfile
     Build {
-        /// The folder with its image.toml
-        #[arg(value_hint = ValueHint::DirPath)]
+        /// The folder with its image.toml, Containerfile or Dockerfile, or one of these files
+        #[arg(value_hint = ValueHint::AnyPath)]
         dir: PathBuf,
         /// Its name: what `agent_type` will say
         name: String,

@@ -335,11 +335,16 @@ fn disk_bytes((folder, most): (&Path, u64)) -> Result<u64, BuildError> {
 
 /// Says which program is missing before anything is begun.
 fn check_programs() -> Result<(), BuildError> {
-    let there = |program: &str| PATH.split(':').any(|dir| Path::new(dir).join(program).exists());
-    let missing = PROGRAMS.iter().find(|(program, _)| !there(program));
-    missing.map_or(Ok(()), |(program, package)| {
-        Err(BuildError::Confinement(format!("{program} is missing: install the package {package}")))
-    })
+    PROGRAMS.iter().try_for_each(|(program, package)| installed(program, package))
+}
+
+/// Whether a program is where those that are shut in are looked for.
+pub(super) fn installed(program: &str, package: &str) -> Result<(), BuildError> {
+    let there = PATH.split(':').any(|dir| Path::new(dir).join(program).exists());
+    if there {
+        return Ok(());
+    }
+    Err(BuildError::Confinement(format!("{program} is missing: install the package {package}")))
 }
 
 /// A user namespace that is there as long as this is.

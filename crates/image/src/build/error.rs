@@ -85,6 +85,45 @@ pub enum BuildError {
     /// Packages on a root that has some already.
     #[error("[[packages]] must be the first step, of a recipe with from = \"scratch\"")]
     NotFirst,
+    /// A folder from which two things could be built.
+    #[error("{} holds an image.toml and {}: say which of the two is meant by its own path", folder.display(), other.display())]
+    TwoRecipes {
+        /// The folder.
+        folder: PathBuf,
+        /// What is there beside the recipe.
+        other: PathBuf,
+    },
+    /// A Containerfile beyond all reason.
+    #[error("the Containerfile has {bytes} bytes; it may have {most}")]
+    LargeRecipe {
+        /// Its size.
+        bytes: u64,
+        /// The bound.
+        most: u64,
+    },
+    /// A Containerfile that builds on too many images.
+    #[error("the Containerfile builds on {found} images of this store; it may build on {most}")]
+    Bases {
+        /// How many it names.
+        found: usize,
+        /// The bound.
+        most: usize,
+    },
+    /// A Containerfile that builds on what is not here. It is not fetched: what is
+    /// taken in is looked at first.
+    #[error(
+        "it builds on an image that this store does not have (of: {names}): bring it with `palatine image pull` or \
+         `import`, and name it in FROM as `palatine image ls` shows it; it said last:\n{said}"
+    )]
+    UnknownBase {
+        /// What it names and the store does not have.
+        names: String,
+        /// Its last lines.
+        said: String,
+    },
+    /// A Containerfile fixes no versions.
+    #[error("a Containerfile has no image.lock that could be looked up anew: leave --update away")]
+    NoLock,
     /// A tool of a registry wrote something that is not understood.
     #[error("{tool} wrote what is not understood: {why}")]
     Answer {

@@ -1,4 +1,4 @@
-//! Recipes to images, always the same.
+//! Recipes and Containerfiles to images, always the same.
 //!
 //! | file | does |
 //! |---|---|
@@ -8,6 +8,7 @@
 //! | `confine` | runs what belongs to the image: in namespaces of its own, bounded (`cgroup`) |
 //! | `root`, `tidy`, `pack` | what a step changed, without what changes from build to build, as a layer |
 //! | `work` | what every step is done with |
+//! | `containerfile` | has `buildah` build one, behind the same walls |
 //! | `documents` | the image's config and manifest |
 //!
 //! Programs of the image run as root of a user namespace whose ids mean nobody on the
@@ -17,6 +18,7 @@
 mod cache;
 mod cgroup;
 mod confine;
+mod containerfile;
 mod documents;
 mod error;
 mod npm;
@@ -30,5 +32,6 @@ mod tidy;
 mod work;
 
 pub(crate) use cache::LayerCache;
+pub(crate) use containerfile::{ContainerfileBuild, build as build_containerfile, find as find_containerfile};
 pub use error::BuildError;
 pub(crate) use stages::{BuildRequest, build};

@@ -39,7 +39,7 @@ impl Recipe {
 }
 
 /// The host's shell and some programs, with their libraries.
-fn shell() -> Vec<u8> {
+pub(crate) fn shell() -> Vec<u8> {
     let programs = ["sh", "cat", "chmod", "chown", "id", "ln", "ls", "mkdir", "rm", "sleep", "touch", "setsid"];
     let mut files: BTreeSet<PathBuf> = BTreeSet::new();
     for program in programs.map(|name| Path::new("/usr/bin").join(name)) {
@@ -71,11 +71,17 @@ fn shell() -> Vec<u8> {
 
 /// What a build says; it can be stopped at a line.
 #[derive(Default)]
-struct Heard {
+pub(crate) struct Heard {
     steps: Mutex<Vec<String>>,
     lines: Mutex<Vec<String>>,
     stop_at: Option<&'static str>,
     stopped: AtomicBool,
+}
+
+impl Heard {
+    pub(crate) fn stopping_at(line: &'static str) -> Self {
+        Self { stop_at: Some(line), ..Self::default() }
+    }
 }
 
 impl Progress for Heard {

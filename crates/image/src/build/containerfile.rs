@@ -1,0 +1,266 @@
+//! A Containerfile: the distribution's `buildah` builds it, whole and shut in as a recipe's steps are.
+//!
+//! Its commands have no network, and see of this store the images that it names. What it
+//! makes is taken in as any archive is.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+
+use oci_spec::image::{ImageManifest, MediaType};
+use serde_json::json;
+
+use super::BuildError;
+use super::confine::{Bind, Confined, Slash, installed};
+use super::root::SHIFT;
+use crate::blobs::BlobStore;
+use crate::digest::BlobDigest;
+use crate::document::{self, descriptor};
+use crate::recipe::{FILE_NAME, StepLimits};
+use crate::{Config, ImageError, Progress};
+
+/// What such a file is called, in the order in which it is looked for.
+const NAMES: [&str; 2] = ["Containerfile", "Dockerfile"];
+/// Bytes of one at most.
+const MAX_BYTES: u64 = 1 << 20;
+/// Images that one may build on at most.
+const MAX_BASES: usize = 16;
+/// For the whole of it: the images below and the archive of the result count as well.
+const LIMITS: StepLimits = StepLimits { timeout_s: 3_600, memory_mib: 4_096, processes: 1_024, disk_mib: 16_384 };
+/// The images below, its own files and the result are each one image's number at most.
+const ENTRIES: u64 = 3;
+/// Takes in what is below, builds, and leaves an archive. Pairs of words: a layout's folder, and its image's name.
+const SCRIPT: &str = r#"
+file=$1; shift
+while [ $# -gt 0 ]; do
+  buildah tag "$(buildah pull --quiet "oci:/bases/$1:base")" "$2"
+  shift 2
+done
+buildah build --pull=never --network none --layers=false --format oci --timestamp "$SOURCE_DATE_EPOCH" \
+  --tag result --file "/recipe/$file" /context
+buildah push --quiet --disable-compression result oci-archive:/work/result.tar
+"#;
+/// What it says of an image that was not handed in.
+const NOT_KNOWN: &str = "image not known";
+/// What `buildah` looks for in `/etc`: the archive's signature is ours to want, and it asks no registry.
+const SETTINGS: [(&str, &str); 5] = [
+    ("passwd", "root:x:0:0:root:/root:/bin/sh\n"),
+    ("group", "root:x:0:\n"),
+    ("containers/policy.json", r#"{"default": [{"type": "insecureAcceptAnything"}]}"#),
+    ("containers/registries.conf", "unqualified-search-registries = []\n"),
+    (
+        "containers/storage.conf",
+        "[storage]\ndriver = \"overlay\"\ngraphroot = \"/work/graph\"\nrunroot = \"/work/run\"\n",
+    ),
+];
+
+/// A Containerfile that is to be built.
+pub(crate) struct ContainerfileBuild<'a> {
+    /// By its whole path.
+    pub(crate) file: &'a Path,
+    /// Where what it copies is.
+    pub(crate) context: &'a Path,
+    /// Nothing in the image is younger: seconds since 1970.
+    pub(crate) epoch: i64,
+    /// The store's images by their names.
+    pub(crate) known: &'a dyn Fn(&str) -> Option<BlobDigest>,
+}
+
+/// The Containerfile that `path` means: itself, or the one in that folder. None where a recipe is meant.
+pub(crate) fn find(path: &Path) -> Result<Option<PathBuf>, BuildError> {
+    if !path.is_dir() {
+        return Ok(path.extension().is_none_or(|kind| kind != "toml").then(|| path.to_owned()));
+    }
+    let Some(file) = NAMES.iter().map(|name| path.join(name)).find(|file| file.is_file()) else { return Ok(None) };
+    if path.join(FILE_NAME).is_file() {
+        return Err(BuildError::TwoRecipes { folder: path.to_owned(), other: file });
+    }
+    Ok(Some(file))
+}
+
+/// Builds it, and returns the archive of the image, which lies in `scratch`.
+pub(crate) fn build(
+    request: &ContainerfileBuild<'_>,
+    blobs: &BlobStore,
+    scratch: &Path,
+    bounds: &Config,
+    to: &dyn Progress,
+) -> Result<PathBuf, ImageError> {
+    installed("buildah", "buildah")?;
+    if !rustix::process::geteuid().is_root() {
+        return Err(ImageError::NotRoot);
+    }
+    let folders = Folders::create(scratch)?;
+    let mut words = vec![file_name(request.file)?];
+    let (known, unknown) = bases(request)?;
+    for (at, (name, manifest)) in known.into_iter().enumerate() {
+        to.step(&format!("hand in {name}"), None);
+        lay_out(manifest, blobs, &folders.bases.join(at.to_string()))?;
+        words.extend([at.to_string(), name]);
+    }
+    to.step("build the Containerfile", None);
+    let binds = [
+        (request.context, "/context", false),
+        (request.file.parent().unwrap_or(request.context), "/recipe", false),
+        (&folders.bases, "/bases", false),
+        (&folders.settings, "/etc", false),
+        // Its own way to shut in wants one to be there.
+        (&folders.empty, "/sys", false),
+        (&folders.work, "/work", true),
+    ];
+    let env = [
+        ("SOURCE_DATE_EPOCH", request.epoch.to_string()),
+        ("HOME", "/root".to_owned()),
+        ("TMPDIR", "/work/tmp".to_owned()),
+        // It is root of a user namespace already; each command is only put in a root of its own.
+        ("_CONTAINERS_USERNS_CONFIGURED", "1".to_owned()),
+        ("BUILDAH_ISOLATION", "chroot".to_owned()),
+    ];
+    let confined = Confined {
+        slash: Slash::HostPrograms,
+        binds: binds.into_iter().map(|(from, at, writable)| Bind { from, at, writable }).collect(),
+        env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        mounts: true,
+        limits: LIMITS,
+        watched: (&folders.work, bounds.max_entries.saturating_mul(ENTRIES)),
+    };
+    let words: Vec<&str> =
+        ["/bin/sh", "-euc", SCRIPT, "build"].into_iter().chain(words.iter().map(String::as_str)).collect();
+    confined.run(&words, to).map_err(|error| explained(error, unknown))?;
+    folders.result()
+}
+
+fn file_name(file: &Path) -> Result<String, ImageError> {
+    let name = file.file_name().and_then(|name| name.to_str());
+    name.map(str::to_owned).ok_or_else(|| {
+        let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "its name is no UTF-8");
+        ImageError::file("read", file, source)
+    })
+}
+
+/// What the file names by `FROM` or `--from=`: the store's images, and what is none. Whether
+/// a name is a stage's, `buildah` judges: what is not handed in is not known to it.
+fn bases(request: &ContainerfileBuild<'_>) -> Result<(Vec<(String, BlobDigest)>, Vec<String>), ImageError> {
+    let failed = |source| ImageError::file("read", request.file, source);
+    let size = fs::metadata(request.file).map_err(failed)?.len();
+    if size > MAX_BYTES {
+        return Err(BuildError::LargeRecipe { bytes: size, most: MAX_BYTES }.into());
+    }
+    let text = String::from_utf8_lossy(&fs::read(request.file).map_err(failed)?).into_owned();
+    let (mut known, mut unknown) = (Vec::new(), Vec::new());
+    for name in named(&text).collect::<BTreeSet<_>>() {
+        match (request.known)(name) {
+            Some(manifest) => known.push((name.to_owned(), manifest)),
+            None => unknown.push(name.to_owned()),
+        }
+    }
+    if known.len() > MAX_BASES {
+        return Err(BuildError::Bases { found: known.len(), most: MAX_BASES }.into());
+    }
+    Ok((known, unknown))
+}
+
+/// What the lines of a Containerfile name as images, or as stages.
+fn named(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().flat_map(|line| {
+        let mut words = line.split_whitespace();
+        let from = words.next().is_some_and(|word| word.eq_ignore_ascii_case("from"));
+        let base = from.then(|| words.clone().find(|word| !word.starts_with("--"))).flatten();
+        base.into_iter().chain(words.filter_map(|word| word.strip_prefix("--from=")))
+    })
+}
+
+/// `buildah` says only that an image is not known to it.
+fn explained(error: ImageError, unknown: Vec<String>) -> ImageError {
+    match error {
+        ImageError::Build(BuildError::Ended { said, .. }) if said.contains(NOT_KNOWN) => {
+            BuildError::UnknownBase { names: unknown.join(", "), said }.into()
+        }
+        other => other,
+    }
+}
+
+/// An OCI layout of one image of the store: copies, since the walls' root owns nothing here.
+fn lay_out(manifest: BlobDigest, blobs: &BlobStore, at: &Path) -> Result<(), ImageError> {
+    let failed = |source| ImageError::file("write", at, source);
+    let into = at.join("blobs/sha256");
+    fs::create_dir_all(&into).map_err(failed)?;
+    let bytes = blobs.document(manifest)?;
+    let image: ImageManifest = document::json("manifest", &bytes)?;
+    for descriptor in std::iter::once(image.config()).chain(image.layers()) {
+        let sum = BlobDigest::named(descriptor)?;
+        let mut from = blobs.open(sum)?;
+        let mut file = fs::File::create(into.join(sum.hex())).map_err(failed)?;
+        std::io::copy(&mut from, &mut file).map_err(failed)?;
+    }
+    fs::write(into.join(manifest.hex()), &bytes).map_err(failed)?;
+    let kind = image.media_type().clone().unwrap_or(MediaType::ImageManifest);
+    let mut named = descriptor(kind, manifest, bytes.len() as u64);
+    named.set_annotations(Some([("org.opencontainers.image.ref.name".to_owned(), "base".to_owned())].into()));
+    fs::write(at.join("oci-layout"), json!({"imageLayoutVersion": "1.0.0"}).to_string()).map_err(failed)?;
+    fs::write(at.join("index.json"), json!({"schemaVersion": 2, "manifests": [named]}).to_string()).map_err(failed)
+}
+
+/// What it works with, each made anew.
+struct Folders {
+    settings: PathBuf,
+    bases: PathBuf,
+    empty: PathBuf,
+    /// Theirs to write, and so nothing in it is believed.
+    work: PathBuf,
+}
+
+impl Folders {
+    fn create(scratch: &Path) -> Result<Self, ImageError> {
+        let made = |name: &str| {
+            let path = scratch.join(name);
+            let created = fs::create_dir_all(&path).map(|()| path.clone());
+            created.map_err(|source| ImageError::file("create", &path, source))
+        };
+        let folders =
+            Self { settings: made("settings")?, bases: made("bases")?, empty: made("empty")?, work: made("work")? };
+        made("settings/containers")?;
+        for (name, text) in SETTINGS {
+            let path = folders.settings.join(name);
+            fs::write(&path, text).map_err(|source| ImageError::file("write", &path, source))?;
+        }
+        for path in [folders.work.clone(), made("work/tmp")?] {
+            chown(&path, Some(SHIFT), Some(SHIFT)).map_err(|source| ImageError::file("give away", &path, source))?;
+        }
+        Ok(folders)
+    }
+
+    /// The archive: a file of its own, and no other name for one of ours.
+    fn result(&self) -> Result<PathBuf, ImageError> {
+        let path = self.work.join("result.tar");
+        let data = fs::symlink_metadata(&path).map_err(|source| ImageError::file("read", &path, source))?;
+        if data.is_file() { Ok(path) } else { Err(ImageError::NotAnImage(path)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_named_by_from_and_by_whoever_copies_from_them() {
+        let text = "# FROM nothing\nARG A=1\nfrom --platform=linux/amd64 base AS one\nCOPY --from=tools /a /b\n\
+                    RUN --mount=type=bind x\nFROM\n  FROM scratch\n";
+        assert_eq!(named(text).collect::<Vec<_>>(), ["base", "tools", "scratch"]);
+    }
+
+    #[test]
+    fn a_folder_with_two_recipes_means_neither() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(find(dir.path()).unwrap(), None);
+        let file = dir.path().join("Dockerfile");
+        fs::write(&file, "FROM scratch").unwrap();
+        assert_eq!(find(dir.path()).unwrap(), Some(file.clone()));
+        assert_eq!(find(&file).unwrap(), Some(file.clone()));
+        let recipe = dir.path().join(FILE_NAME);
+        fs::write(&recipe, "").unwrap();
+        assert!(matches!(find(dir.path()), Err(BuildError::TwoRecipes { .. })));
+        assert_eq!(find(&recipe).unwrap(), None);
+    }
+}
