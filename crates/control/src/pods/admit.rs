@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chain::BalanceError;
-use domain::{HolderAllowance, ImageDigest, Tier, TierName, Tiers, Wallet};
+use domain::{HolderAllowance, ImageDigest, ResourceRequest, Tier, TierName, Tiers, Wallet};
 
 use crate::context::Context;
 use crate::fleet::images::ImageTable;
@@ -21,6 +21,9 @@ pub struct SpawnAsk<'a> {
     pub cores: Option<u32>,
     /// A part of the tier's memory, in MiB.
     pub memory_mib: Option<u32>,
+    /// What its last run took, for an agent that is started again: it takes as much,
+    /// where nothing else is asked for, and at most what the tier gives now.
+    pub before: Option<ResourceRequest>,
     /// The tiers that may bring their own image.
     pub may_bring: &'a BTreeSet<TierName>,
 }
@@ -132,7 +135,7 @@ impl Context {
 
     async fn share(&self, ask: &SpawnAsk<'_>) -> Result<(TierName, Tier, HolderAllowance), AdmitError> {
         let (tier, full) = self.tier_of(&ask.holder).await?;
-        Ok((tier, share_of(full, ask.cores, ask.memory_mib)?, HolderAllowance::from(&full)))
+        Ok((tier, share_of(full, ask)?, HolderAllowance::from(&full)))
     }
 
     async fn images(&self) -> Result<Arc<ImageTable>, AdmitError> {
@@ -187,14 +190,17 @@ fn brought_image(
 }
 
 /// The part of a tier that was asked for.
-fn share_of(tier: Tier, cores: Option<u32>, memory_mib: Option<u32>) -> Result<Tier, AdmitError> {
-    let part = |field, asked: Option<u32>, least: u32, most: u32| match asked {
+fn share_of(tier: Tier, ask: &SpawnAsk<'_>) -> Result<Tier, AdmitError> {
+    let part = |field, asked: Option<u32>, before: Option<u32>, least: u32, most: u32| match asked {
         Some(asked) if !(least..=most).contains(&asked) => Err(AdmitError::Share { field, least, most, asked }),
-        asked => Ok(asked.unwrap_or(most)),
+        Some(asked) => Ok(asked),
+        None => Ok(before.unwrap_or(most).min(most)),
     };
+    let cores = ask.before.map(|before| before.cores);
+    let memory = ask.before.and_then(|before| u32::try_from(before.memory_mib).ok());
     Ok(Tier {
-        cores: part("cores", cores, 1, tier.cores)?,
-        memory: part("memory", memory_mib, Tiers::MIN_MEMORY_MIB, tier.memory)?,
+        cores: part("cores", ask.cores, cores, 1, tier.cores)?,
+        memory: part("memory", ask.memory_mib, memory, Tiers::MIN_MEMORY_MIB, tier.memory)?,
         ..tier
     })
 }
@@ -203,19 +209,33 @@ fn share_of(tier: Tier, cores: Option<u32>, memory_mib: Option<u32>) -> Result<T
 mod tests {
     use super::*;
 
+    const TIER: Tier = Tier { min: 7, cores: 4, memory: 4_096, disk: 1_024, agents: 1 };
+
+    fn share(cores: Option<u32>, memory_mib: Option<u32>, before: Option<(u32, u64)>) -> Result<Tier, AdmitError> {
+        let before = before.map(|(cores, memory_mib)| ResourceRequest { cores, memory_mib });
+        let (holder, image, none) = (Wallet([1; 32]), ImageAsk::Named("any"), BTreeSet::new());
+        share_of(TIER, &SpawnAsk { holder, image, cores, memory_mib, before, may_bring: &none })
+    }
+
     #[test]
     fn case_no_capacity_a_part_of_a_tier_may_be_asked_for_and_no_more_than_it() {
-        let tier = Tier { min: 7, cores: 4, memory: 4_096, disk: 1_024, agents: 1 };
-        assert_eq!(share_of(tier, None, None).unwrap(), tier);
-        assert_eq!(share_of(tier, Some(2), Some(1_024)).unwrap(), Tier { cores: 2, memory: 1_024, ..tier });
+        assert_eq!(share(None, None, None).unwrap(), TIER);
+        assert_eq!(share(Some(2), Some(1_024), None).unwrap(), Tier { cores: 2, memory: 1_024, ..TIER });
         for (cores, memory, refused) in [
             (Some(5), None, "cores"),
             (Some(0), None, "cores"),
             (None, Some(4_097), "memory"),
             (None, Some(1), "memory"),
         ] {
-            let error = share_of(tier, cores, memory).unwrap_err();
+            let error = share(cores, memory, None).unwrap_err();
             assert!(matches!(error, AdmitError::Share { field, .. } if field == refused), "{error}");
         }
+    }
+
+    #[test]
+    fn an_agent_that_is_started_again_takes_what_it_took_unless_it_is_told_or_its_tier_gives_less() {
+        assert_eq!(share(None, None, Some((1, 512))).unwrap(), Tier { cores: 1, memory: 512, ..TIER });
+        assert_eq!(share(Some(3), None, Some((1, 512))).unwrap(), Tier { cores: 3, memory: 512, ..TIER });
+        assert_eq!(share(None, None, Some((8, 9_999))).unwrap(), TIER);
     }
 }

@@ -245,8 +245,14 @@ async fn an_image_that_cannot_work_is_refused_before_anything_is_written_with_th
     cluster.pass(Duration::from_secs(5)).await;
     let none = BTreeSet::new();
     let admit = async |name: &str, memory_mib| {
-        let ask =
-            SpawnAsk { holder: wallet(1), image: ImageAsk::Named(name), cores: None, memory_mib, may_bring: &none };
+        let ask = SpawnAsk {
+            holder: wallet(1),
+            image: ImageAsk::Named(name),
+            cores: None,
+            memory_mib,
+            before: None,
+            may_bring: &none,
+        };
         cluster.finish(cluster.control.admit(&ask)).await
     };
     assert_eq!(admit("coding", None).await.unwrap().image, coding);

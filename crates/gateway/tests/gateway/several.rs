@@ -56,12 +56,13 @@ async fn a_holder_has_as_many_agents_as_its_tier_holds_together_and_is_told_what
     assert_eq!(usage["active_agent"]["id"], json!(third));
     assert_eq!(ids(&edge.get(&holder, "/agents").await.body["agents"]), [third, second.clone(), first.clone()]);
 
-    // One that runs is not started again; one that was stopped has its place again.
-    let start = |id: &str| json!({"pod": id, "cores": 1, "memory": 1024});
+    // One that runs is not started again; one that was stopped has its place again, of the same size.
+    let start = |id: &str| json!({"pod": id});
     let running = edge.post(&holder, "/spawn", &start(&first)).await;
     assert_eq!((running.status, running.code(), &running.body["agent_id"]), (409, "pod_running", &json!(first)));
     assert_eq!(edge.post(&holder, &format!("/stop/{first}"), &Value::Null).await.status, 200);
-    assert_eq!(edge.post(&holder, "/spawn", &start(&first)).await.status, 200);
+    let again = edge.post(&holder, "/spawn", &start(&first)).await;
+    assert_eq!((again.status, &again.body["tier_config"]["memory"]), (200, &json!(1024)), "as much as before");
     assert_eq!(edge.get(&holder, &format!("/status/{second}")).await.body["agent"]["state"], "ready");
 }
 

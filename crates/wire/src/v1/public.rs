@@ -57,10 +57,11 @@ pub struct SpawnRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public: Option<bool>,
     /// Fewer cores than the tier gives. Where the tier allows several agents at once, they
-    /// have its cores and memory together.
+    /// have its cores and memory together. Where this is absent, an agent that is started
+    /// again takes as many as before, at most what the tier gives now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cores: Option<u32>,
-    /// Less memory than the tier gives, in MiB.
+    /// Less memory than the tier gives, in MiB. Where this is absent, as with `cores`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<u32>,
     /// An image of the caller's own, by digest; refused unless the operator lets

@@ -2,7 +2,7 @@
 //! before anything is written.
 
 use control::{AdmitError, Grant, ImageAsk, SpawnAsk, UnmetNeed};
-use domain::{PodId, RunId};
+use domain::{PodId, ResourceRequest, RunId};
 use http::header::HeaderMap;
 use store::{IdempotencyKey, RunPod, RunReservation};
 use wire::Environment;
@@ -48,6 +48,7 @@ impl Gateway {
             image,
             cores: request.cores,
             memory_mib: request.memory,
+            before: requested.before,
             may_bring: &self.config.byo_image_tiers,
         };
         let grant = self.parts.control.admit(&ask).await.map_err(refused)?;
@@ -66,12 +67,14 @@ impl Gateway {
         }
         let last = self.owned(pod, holder.wallet).await?;
         let image_ref = request.image_ref.clone();
+        let before = Some(last.ask());
         let same = request.agent_type.is_none() && image_ref.is_none();
         Ok(RequestedPod {
             pod: RunPod::Existing(pod),
             image_ref: if same && last.brought { Some(last.image.to_string()) } else { image_ref },
             agent_type: checked_type(request.agent_type.clone().unwrap_or(last.agent_type))?,
             public: request.public.unwrap_or(last.public),
+            before,
         })
     }
 
@@ -117,6 +120,8 @@ struct RequestedPod {
     agent_type: String,
     image_ref: Option<String>,
     public: bool,
+    /// What its last run took.
+    before: Option<ResourceRequest>,
 }
 
 impl Gateway {
@@ -131,6 +136,7 @@ impl Gateway {
             agent_type: checked_type(agent_type)?,
             image_ref: request.image_ref.clone(),
             public: request.public.unwrap_or(false),
+            before: None,
         })
     }
 
