@@ -81,8 +81,9 @@ pub struct Config {
     /// of one machine. Default 1879048192, the start of a range that Linux distributions
     /// leave alone.
     pub first_uid: u32,
-    /// Milliseconds from a guest's start to its readiness, or it is started again; as
-    /// many within ten minutes that it may be unready later on. Default 60000.
+    /// Milliseconds from a guest's start to its readiness, or it is started again, after two
+    /// thirds of them if its `pod` has not spoken yet; as many within ten minutes that it may
+    /// be unready later on. Default 60000.
     pub boot_deadline_ms: u64,
     /// Milliseconds between two looks at an agent. Default 2000.
     pub health_period_ms: u64,

@@ -101,13 +101,14 @@ impl SandboxTask {
         let (pod, secrets) = (self.pod()?, self.secrets().await?);
         let most = Duration::from_millis(self.shared.config.boot_deadline_ms);
         let (deadline, since) = (self.readiness.left(self.shared.clock.now(), most), Instant::now());
+        let first = first_word(most).min(deadline);
         let told = {
             let Self { shared, record, trace, commands, .. } = self;
             tokio::select! {
                 biased;
                 command = commands.ending(StageName::Booting) => return Ok(Stage::End(Some(live), command)),
                 words = live.end() => Err(GuestFailure::Guest(words)),
-                told = timeout(deadline, pod.deliver(|| identity(shared, record, &secrets, trace))) => outcome(told, deadline),
+                told = timeout(first, pod.deliver(|| identity(shared, record, &secrets, trace))) => outcome(told, first),
             }
         };
         drop(secrets);
@@ -171,6 +172,12 @@ impl SandboxTask {
     }
 }
 
+/// Until when `pod` must have spoken, of the time that there is to be ready: whoever hangs
+/// before is started again while its holder still waits.
+const fn first_word(most: Duration) -> Duration {
+    most.saturating_mul(2).checked_div(3).expect("three is not zero")
+}
+
 fn identity(
     shared: &NodeContext,
     record: &SandboxRecord,
@@ -199,7 +206,7 @@ fn outcome(
     match told {
         Ok(Ok(IdentityDelivery::Accepted | IdentityDelivery::AlreadyTold)) => Ok(()),
         Ok(Err(error)) => Err(GuestFailure::Pod(format!("it refused its identity: {error}"))),
-        Err(_) => Err(GuestFailure::Boot(deadline)),
+        Err(_) => Err(GuestFailure::Silent(deadline)),
     }
 }
 

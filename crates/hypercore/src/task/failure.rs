@@ -29,6 +29,9 @@ pub(super) enum GuestFailure {
     /// It, or its agent, was not ready in time.
     #[error("it was not ready within {0:?}")]
     Boot(Duration),
+    /// Its `pod` has not spoken: the guest hangs on its way there.
+    #[error("its pod said nothing within {0:?}")]
+    Silent(Duration),
     /// The VMM ended.
     #[error("{0}")]
     Guest(String),
@@ -43,7 +46,7 @@ pub(super) enum GuestFailure {
 impl GuestFailure {
     pub(super) const fn reason(&self) -> FailReason {
         match self {
-            Self::Boot(_) => FailReason::BootTimeout,
+            Self::Boot(_) | Self::Silent(_) => FailReason::BootTimeout,
             Self::Guest(_) | Self::Pod(_) | Self::Flaps => FailReason::CrashLoop,
         }
     }
@@ -51,6 +54,7 @@ impl GuestFailure {
     pub(super) const fn label(&self) -> &'static str {
         match self {
             Self::Boot(_) => "boot_timeout",
+            Self::Silent(_) => "silent",
             Self::Guest(_) => "guest",
             Self::Pod(_) => "pod",
             Self::Flaps => "flaps",

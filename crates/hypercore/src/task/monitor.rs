@@ -67,7 +67,7 @@ impl SandboxTask {
         at: UnixMillis,
     ) -> Result<Stage, BookkeepingError> {
         match (&death, condition(&*self.shared.runtime, self.record.id).await) {
-            (GuestFailure::Boot(_) | GuestFailure::Pod(_), Some(wait_reason)) => {
+            (GuestFailure::Boot(_) | GuestFailure::Silent(_) | GuestFailure::Pod(_), Some(wait_reason)) => {
                 self.stopped(live, wait_reason, at).await
             }
             _ => self.died(&death, at).await,

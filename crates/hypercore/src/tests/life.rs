@@ -134,6 +134,20 @@ async fn a_guest_that_never_gets_ready_is_given_up_for_that_reason() {
 }
 
 #[tokio::test]
+async fn a_guest_that_hangs_before_its_pod_speaks_is_started_again_before_a_boots_time_is_over() {
+    let mut host = TestNode::new(PodBehavior::Mute);
+    host.config.boot_deadline_ms = 3_000;
+    let daemon = host.daemon().await;
+    daemon.create(id(1)).await;
+    daemon.until(id(1), |sandbox| sandbox.phase == SandboxPhase::Booting).await;
+    let hangs = std::time::Instant::now();
+    daemon.until(id(1), |sandbox| sandbox.restarts == 1).await;
+    assert!(hangs.elapsed() < Duration::from_millis(2_900), "it was waited for to the end: {:?}", hangs.elapsed());
+    host.guests.behave(PodBehavior::Good);
+    assert_eq!(daemon.ready(id(1)).await.restarts, 1);
+}
+
+#[tokio::test]
 async fn a_guest_that_cannot_be_made_is_tried_again_and_that_is_no_restart() {
     let host = TestNode::new(PodBehavior::Good);
     let daemon = host.daemon().await;
