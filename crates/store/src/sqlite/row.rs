@@ -29,18 +29,15 @@ pub(crate) fn find(conn: &Connection, operation: &'static str, id: RunId) -> Res
     one(conn, operation, select_runs!("WHERE runs.id = ?1"), (id_column(id),))
 }
 
+pub(super) const LIVE_OF: &str = select_runs!("WHERE runs.wallet = ?1 AND ended_at IS NULL ORDER BY runs.id DESC");
+
 /// The live runs of this wallet, newest first.
 pub(crate) fn live_of(
     conn: &Connection,
     operation: &'static str,
     wallet: &Wallet,
 ) -> Result<Vec<RunRecord>, StoreError> {
-    many(
-        conn,
-        operation,
-        select_runs!("WHERE runs.wallet = ?1 AND ended_at IS NULL ORDER BY runs.id DESC"),
-        (wallet.0,),
-    )
+    many(conn, operation, LIVE_OF, (wallet.0,))
 }
 
 /// At most one run.
