@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use wire::fault::{Code, Fault, KeptAgent, LiveAgent, TierUse};
+use wire::printable;
 
 use crate::commands::starting::Interrupted;
 use crate::output;
@@ -242,7 +243,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(ENDED_BY_SIGPIPE);
     }
     let fault = error.chain().find_map(|cause| cause.downcast_ref::<Fault>());
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", shown(&format!("{error:#}")));
     if let Some(Interrupted { id }) = error.downcast_ref() {
         eprintln!("  see it: palatine status {id}, or stop it: palatine stop {id}; its token is kept");
         return Exit::Interrupted.into();
@@ -259,6 +260,11 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         }
         None => Exit::Other.into(),
     }
+}
+
+/// An error's words, some of which may be a guest's: a terminal shows them and does not obey.
+fn shown(words: &str) -> String {
+    words.lines().map(|line| printable(line, usize::MAX)).collect::<Vec<_>>().join("\n")
 }
 
 /// Whether what reads our standard output (`head`, a pager that was closed) has enough: nothing is the matter then.
@@ -291,6 +297,11 @@ mod tests {
         fault.in_use = Some(TierUse { agents_allowed: 1, ..used });
         assert_eq!(advice(&fault).unwrap(), "palatine stop agent-1 frees 3 cores and 1024 MiB");
         assert_eq!(exit_of(fault.code), Exit::Conflict);
+    }
+
+    #[test]
+    fn a_guests_words_in_an_error_are_shown_and_not_obeyed() {
+        assert_eq!(shown("/x: \u{1b}]0;title\u{7}no\u{1b}[2J\nsecond line"), "/x: ]0;titleno\nsecond line");
     }
 
     #[test]

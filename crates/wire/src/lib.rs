@@ -14,12 +14,14 @@ pub mod connect;
 pub mod fault;
 pub mod filesystem;
 mod hex;
+mod printable;
 pub mod process;
 pub mod v1;
 
 mod secret;
 
 pub use hex::{EvmAddress, EvmHash};
+pub use printable::printable;
 pub use secret::{Environment, EnvironmentError, Secret};
 
 /// The header that carries one trace id from the gateway through hypercore into

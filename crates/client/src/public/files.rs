@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use domain::PodId;
 use futures_util::Stream;
-use reqwest::header::{CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_RANGE, RANGE};
+use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_RANGE, RANGE};
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -31,6 +31,7 @@ const ACCESS_TOKEN: HeaderName = HeaderName::from_static("x-access-token");
 #[derive(Clone)]
 pub struct AgentFiles {
     client: GatewayClient,
+    agent: PodId,
     headers: HeaderMap,
 }
 
@@ -63,11 +64,17 @@ impl GatewayClient {
         let mut secret = value(token.expose())?;
         secret.set_sensitive(true);
         let headers = [(SANDBOX_ID, value(&agent.to_string())?), (SANDBOX_PORT, PORT.into()), (ACCESS_TOKEN, secret)];
-        Ok(AgentFiles { client: self.clone(), headers: headers.into_iter().collect() })
+        Ok(AgentFiles { client: self.clone(), agent, headers: headers.into_iter().collect() })
     }
 }
 
 impl AgentFiles {
+    /// Whose they are.
+    #[must_use]
+    pub const fn agent(&self) -> PodId {
+        self.agent
+    }
+
     /// What is at a path; `None` where nothing is.
     ///
     /// # Errors
@@ -130,7 +137,7 @@ impl AgentFiles {
         let read = self.client.limits.read;
         let response = within(OPERATION, read, async { done(path, send(request).await?).await }).await?;
         let offset = match (response.status(), from) {
-            (StatusCode::PARTIAL_CONTENT, Some((offset, _))) => offset,
+            (StatusCode::PARTIAL_CONTENT, from) => begun_at(response.headers(), from.map(|(offset, _)| offset))?,
             _ => 0,
         };
         let tag = response.headers().get(ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned);
@@ -206,6 +213,15 @@ impl FileDownload {
         let next = async { self.response.chunk().await.map_err(|error| ClientError::transport(OPERATION, error)) };
         within(OPERATION, silence, next).await
     }
+}
+
+/// Where a part of a file begins. One that begins elsewhere than was asked is not what it is
+/// taken for.
+fn begun_at(headers: &HeaderMap, asked: Option<u64>) -> Result<u64, ClientError> {
+    let said = headers.get(CONTENT_RANGE).and_then(|range| range.to_str().ok());
+    let first = said.and_then(|range| range.strip_prefix("bytes ")?.split_once('-')?.0.parse().ok());
+    let odd = || ClientError::protocol(OPERATION, "a part of the file came that was not asked for");
+    first.filter(|first| Some(*first) == asked).ok_or_else(odd)
 }
 
 async fn send(request: RequestBuilder) -> Result<Response, ClientError> {

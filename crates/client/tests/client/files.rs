@@ -48,6 +48,10 @@ async fn read(Query(query): Query<HashMap<String, String>>, headers: HeaderMap) 
     if !named(&headers) {
         return error(401, "who are you");
     }
+    if query["path"] == "/elsewhere" {
+        return (StatusCode::PARTIAL_CONTENT, [("etag", TAG), ("content-range", "bytes 0-4/11")], "hello")
+            .into_response();
+    }
     if query["path"] != "/a b" {
         return error(404, "there is no such file");
     }
@@ -113,6 +117,15 @@ async fn a_file_is_read_whole_or_from_where_it_broke_off_while_it_is_the_same() 
     assert_eq!(all(&files, None).await, (0, b"hello world".to_vec()));
     assert_eq!(all(&files, Some((6, TAG))).await, (6, b"world".to_vec()));
     assert_eq!(all(&files, Some((6, "\"other\""))).await, (0, b"hello world".to_vec()));
+}
+
+#[tokio::test]
+async fn a_part_that_begins_elsewhere_than_was_asked_is_refused() {
+    let (files, _) = files().await;
+    for from in [Some((6, TAG)), None] {
+        let refused = files.read("/elsewhere", from).await.map(|answer| answer.offset).unwrap_err();
+        assert!(matches!(refused, ClientError::Protocol { .. }), "{refused:?}");
+    }
 }
 
 #[tokio::test]

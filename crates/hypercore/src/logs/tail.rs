@@ -50,36 +50,11 @@ fn end_of(log: &RotatedLog, number: u64) -> io::Result<Vec<String>> {
 
 /// A guest's words as one line of bounded length that a terminal shows and does not obey.
 pub(crate) fn printable(text: &str) -> String {
-    let (mut shown, mut chars) = (String::new(), text.chars().peekable());
-    while let Some(next) = chars.next() {
-        let next = match next {
-            '\u{1b}' if chars.next_if_eq(&'[').is_some() => {
-                // A control sequence, to its final byte.
-                while chars.next_if(|next| !('@'..='~').contains(next)).is_some() {}
-                chars.next();
-                continue;
-            }
-            '\t' => ' ',
-            other if other.is_control() || is_invisible(other) => continue,
-            other => other,
-        };
-        if shown.len() + next.len_utf8() > LINE {
-            break;
-        }
-        shown.push(next);
-    }
-    shown
-}
-
-/// What turns the direction of text, or hides in it.
-const fn is_invisible(character: char) -> bool {
-    matches!(character, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    wire::printable(text, LINE)
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     #[test]
@@ -100,20 +75,5 @@ mod tests {
         let log = RotatedLog::open(dir.path(), "agent", 1 << 20, true).unwrap();
         log.append(format!("1 1 {}\n1 2 short\n", "x".repeat(20_000)).as_bytes()).unwrap();
         assert_eq!(last_lines(&log).unwrap(), ["short"]);
-    }
-
-    #[test]
-    fn what_a_terminal_would_obey_is_gone() {
-        assert_eq!(printable("a\u{1b}[31mb\u{1b}[0m\tc\r\n"), "ab c");
-        assert_eq!(printable("\u{1b}]0;title\u{7}x"), "]0;titlex");
-        assert_eq!(printable("a\u{202e}b\u{9b}31m"), "ab31m");
-    }
-
-    proptest! {
-        #[test]
-        fn no_words_are_obeyed_or_long(text in any::<String>()) {
-            let shown = printable(&text);
-            prop_assert!(shown.len() <= LINE && !shown.chars().any(|shown| shown.is_control() || is_invisible(shown)));
-        }
     }
 }

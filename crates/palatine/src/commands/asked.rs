@@ -113,6 +113,11 @@ pub(crate) async fn first_model(client: &GatewayClient, endpoint: &AgentEndpoint
     models.into_iter().next().context("the agent lists no model at /v1/models; name one with --model")
 }
 
+/// An agent's words for a terminal, which shows them and obeys none: lines and tabs stay.
+pub(crate) fn not_obeyed(words: &str) -> String {
+    words.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -161,6 +166,11 @@ mod tests {
         let several = said(vec![agent("agent-1", "ready"), agent("agent-2", "booting")]).await;
         assert!(several.contains("agent-1, agent-2"), "{several}");
         assert!(of(&["Not An Id", "hello"], &[], false).await.unwrap_err().contains("is not an agent's id"));
+    }
+
+    #[test]
+    fn an_answer_moves_no_cursor_and_sets_no_title() {
+        assert_eq!(not_obeyed("one\n\ttwo\r\u{1b}]0;x\u{7}\u{9b}2J é"), "one\n\ttwo]0;x2J é");
     }
 
     #[test]

@@ -3,22 +3,28 @@
 //! A large file goes up in pieces, which lie beside it until they become one, and comes
 //! down into a part that lies beside it until it is whole. What broke off goes on there,
 //! in this run and in the next: what a piece or a part is of stands in its name.
+//!
+//! What comes out of an agent is its guest's word, and the machine here is not the guest's:
+//! it chooses no name and no folder outside the one that was asked for, gives nobody here
+//! more rights than the umask does, and its lists, folders and files have an end.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
 use client::{AgentFiles, ClientError};
 use futures_util::stream::{self, Stream};
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::fs::OFlags;
 use wire::filesystem::{EntryInfo, FileType};
+use wire::printable;
 
 use crate::answers::Copied;
 
@@ -34,12 +40,36 @@ const RETRIES: usize = 6;
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 /// The permissions of a file that may be used by who made it.
 const PERMISSIONS: u32 = 0o777;
+/// What its owner may do with a part that is not whole yet.
+const OWNERS: u32 = 0o600;
+/// Bytes of a name that are shown.
+const SHOWN: usize = 1024;
+
+/// What comes out of an agent at most.
+#[derive(Clone, Copy, Debug)]
+struct DownloadBounds {
+    /// Files and folders of one copy.
+    entries: u64,
+    /// Folders below each other.
+    depth: usize,
+    /// Bytes by which a file may grow while it is copied; all of one that has no size before.
+    growth: u64,
+}
+
+impl Default for DownloadBounds {
+    fn default() -> Self {
+        Self { entries: 1_000_000, depth: 128, growth: 256 * 1024 * 1024 }
+    }
+}
 
 /// What is copied, and what of it is done.
 struct Copying {
     files: AgentFiles,
     bar: ProgressBar,
     done: Copied,
+    bounds: DownloadBounds,
+    /// Files and folders that the agent has named.
+    named: u64,
 }
 
 /// Copies from here to an agent.
@@ -52,20 +82,30 @@ pub(crate) async fn upload(files: AgentFiles, source: &Path, destination: &str) 
     let mut copying = Copying::new(files);
     if found.is_dir() {
         copying.folder_up(source, &target).await?;
-    } else {
+    } else if found.is_file() {
         copying.bar.set_length(found.len());
         copying.file_up(source, &target).await?;
+    } else {
+        // A pipe or a device has no size: nothing of it would be copied, and said to be all.
+        bail!("{}: it is neither a file nor a folder", source.display());
     }
     Ok(copying.finish())
 }
 
 /// Copies from an agent to here.
 pub(crate) async fn download(files: AgentFiles, source: &str, destination: &Path) -> Result<Copied> {
-    let found = files.stat(source).await?.ok_or_else(|| anyhow!("{source}: there is no such file in the agent"))?;
+    fetch(files, source, destination, DownloadBounds::default()).await
+}
+
+async fn fetch(files: AgentFiles, source: &str, destination: &Path, bounds: DownloadBounds) -> Result<Copied> {
     let into = destination.is_dir() || destination.to_string_lossy().ends_with('/');
-    let name = if source.ends_with("/.") { Path::new(".") } else { Path::new(&found.path) };
-    let target = PathBuf::from(landing(&destination.to_string_lossy(), into, name)?);
-    let mut copying = Copying::new(files);
+    // Called as whoever asks calls it: the guest would choose any name in the folder here.
+    let target = match into && !source.ends_with("/.") {
+        true => destination.join(asked_name(source)?),
+        false => destination.to_owned(),
+    };
+    let found = files.stat(source).await?.ok_or_else(|| anyhow!("{source}: there is no such file in the agent"))?;
+    let mut copying = Copying { bounds, ..Copying::new(files) };
     match found.kind {
         FileType::Directory => copying.folder_down(found.path, target).await?,
         FileType::File => {
@@ -75,6 +115,12 @@ pub(crate) async fn download(files: AgentFiles, source: &str, destination: &Path
         FileType::Symlink | FileType::Unspecified => bail!("{source}: it is neither a file nor a folder"),
     }
     Ok(copying.finish())
+}
+
+/// The name by which something in an agent is asked for.
+fn asked_name(source: &str) -> Result<&str> {
+    let name = Path::new(source).file_name().and_then(|name| name.to_str()).filter(|name| *name != "~");
+    name.with_context(|| format!("{source:?} names no file: say what its copy is called here, with its whole path"))
 }
 
 /// What the copy is called: as asked for, or like what is copied in the folder that was
@@ -132,7 +178,7 @@ impl Copying {
         if let Ok(style) = ProgressStyle::with_template("{msg:40!} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}") {
             bar.set_style(style);
         }
-        Self { files, bar, done: Copied::default() }
+        Self { files, bar, done: Copied::default(), bounds: DownloadBounds::default(), named: 0 }
     }
 
     fn finish(self) -> Copied {
@@ -141,7 +187,8 @@ impl Copying {
     }
 
     fn skip(&mut self, path: String, why: &str) {
-        self.bar.suspend(|| eprintln!("warning: {path}: {why}; it is not copied"));
+        let shown = printable(&path, SHOWN);
+        self.bar.suspend(|| eprintln!("warning: {shown}: {why}; it is not copied"));
         self.done.skipped.push(path);
     }
 
@@ -176,7 +223,7 @@ impl Copying {
     async fn file_up(&mut self, source: &Path, target: &str) -> Result<()> {
         let shown = || source.display().to_string();
         let found = fs::metadata(source).with_context(shown)?;
-        self.bar.set_message(shown());
+        self.bar.set_message(printable(&shown(), SHOWN));
         let mode = found.mode() & PERMISSIONS;
         if found.len() <= PIECE {
             self.piece_up(source, 0..found.len(), target, mode).await?;
@@ -235,14 +282,24 @@ impl Copying {
     }
 
     async fn folder_down(&mut self, source: String, target: PathBuf) -> Result<()> {
-        let mut folders = vec![(source, target)];
-        while let Some((there, here)) = folders.pop() {
-            fs::create_dir_all(&here).with_context(|| here.display().to_string())?;
+        fs::create_dir_all(&target).with_context(|| target.display().to_string())?;
+        let mut folders = vec![(source, target, 1)];
+        while let Some((there, here, depth)) = folders.pop() {
             for entry in self.files.list(&there).await? {
+                self.named += 1;
+                if self.named > self.bounds.entries {
+                    bail!("the agent names more than {} files: copy one folder at a time", self.bounds.entries);
+                }
                 let target = here.join(plain(&entry.name)?);
                 let path = within(&there, &entry.name);
                 match entry.kind {
-                    FileType::Directory if entry.symlink_target.is_none() => folders.push((path, target)),
+                    FileType::Directory if entry.symlink_target.is_none() => {
+                        if depth == self.bounds.depth {
+                            bail!("{:?} lies more than {depth} folders deep", target.display());
+                        }
+                        make_folder(&target)?;
+                        folders.push((path, target, depth + 1));
+                    }
                     FileType::File if entry.symlink_target.is_none() => {
                         self.bar.inc_length(size(&entry));
                         self.file_down(&EntryInfo { path, ..entry }, &target).await?;
@@ -257,14 +314,17 @@ impl Copying {
     }
 
     async fn file_down(&mut self, source: &EntryInfo, target: &Path) -> Result<()> {
-        self.bar.set_message(source.path.clone());
+        self.bar.set_message(printable(&source.path, SHOWN));
         let at = || target.display().to_string();
-        let name = key((&source.path, source.size, &source.modified_time, target.file_name()));
+        let agent = self.files.agent();
+        let name = key((agent.as_str(), &source.path, source.size, &source.modified_time, target.file_name()));
         let beside = |kind: &str| target.with_file_name(format!(".palatine-cp.{name:016x}.{kind}"));
         let (part, tag) = (beside("part"), beside("tag"));
         let before = self.bar.position();
-        let bytes = persistent(|| self.part_down(&source.path, &part, &tag, before)).await?;
-        fs::set_permissions(&part, Permissions::from_mode(source.mode & PERMISSIONS)).with_context(at)?;
+        let bytes = persistent(|| self.part_down(source, &part, &tag, before)).await?;
+        // What the umask has left of what the guest says.
+        let left = fs::symlink_metadata(&part).with_context(at)?.mode() & source.mode & PERMISSIONS;
+        fs::set_permissions(&part, Permissions::from_mode(left)).with_context(at)?;
         fs::rename(&part, target).with_context(at)?;
         fs::remove_file(&tag).with_context(at)?;
         self.done.files += 1;
@@ -273,26 +333,53 @@ impl Copying {
     }
 
     /// Adds to a part what it lacks; says how many bytes it has then.
-    async fn part_down(&self, source: &str, part: &Path, tag: &Path, before: u64) -> Result<u64> {
+    async fn part_down(&self, source: &EntryInfo, part: &Path, tag: &Path, before: u64) -> Result<u64> {
         let at = || part.display().to_string();
         let known = fs::read_to_string(tag).ok();
-        let have = fs::metadata(part).map_or(0, |found| found.len());
+        let have = fs::symlink_metadata(part).map_or(0, |found| found.len());
         let from = known.as_deref().filter(|_| have > 0).map(|tag| (have, tag));
-        let mut answer = self.files.read(source, from).await?;
-        let mut file = OpenOptions::new().create(true).append(true).open(part).with_context(at)?;
+        let mut answer = self.files.read(&source.path, from).await?;
+        let mut file = open_beside(part, source.mode).with_context(at)?;
         if answer.offset == 0 {
             file.set_len(0).with_context(at)?;
-            fs::write(tag, answer.tag.as_deref().unwrap_or_default()).with_context(at)?;
+            let mut tag = open_beside(tag, OWNERS).with_context(at)?;
+            tag.set_len(0).with_context(at)?;
+            tag.write_all(answer.tag.as_deref().unwrap_or_default().as_bytes()).with_context(at)?;
         }
         let mut length = answer.offset;
+        let most = size(source).saturating_add(self.bounds.growth);
         self.bar.set_position(before + length);
         while let Some(bytes) = answer.chunk().await? {
-            file.write_all(&bytes).with_context(at)?;
             length += u64::try_from(bytes.len())?;
+            if length > most {
+                bail!("{:?} has many more bytes than the {} that the agent told of", source.path, size(source));
+            }
+            file.write_all(&bytes).with_context(at)?;
             self.bar.inc(u64::try_from(bytes.len())?);
         }
         Ok(length)
     }
+}
+
+/// Makes a folder, or takes the one that is there. A link to one leads where nobody has asked
+/// the agent's files to go.
+fn make_folder(path: &Path) -> Result<()> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let is_folder = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+            ensure!(is_folder, "{} is here and is no folder; what it may link to is not written to", path.display());
+            Ok(())
+        }
+        made => made.with_context(|| path.display().to_string()),
+    }
+}
+
+/// Opens what lies beside a copy until that is whole, to write on at its end: its owner may, and
+/// others may what the umask and this mode let them.
+fn open_beside(path: &Path, mode: u32) -> io::Result<File> {
+    let no_link = OFlags::NOFOLLOW.bits().cast_signed();
+    let mode = (mode & PERMISSIONS) | OWNERS;
+    OpenOptions::new().create(true).append(true).mode(mode).custom_flags(no_link).open(path)
 }
 
 /// A file's bytes as they are sent. One that turns out shorter has changed meanwhile.
@@ -318,7 +405,155 @@ fn chunks(mut file: io::Take<File>, length: u64, bar: ProgressBar) -> impl Strea
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use axum::body::Body;
+    use axum::extract::State;
+    use axum::routing::{get, post};
+    use axum::{Json, Router};
+    use client::GatewayClient;
+    use serde_json::{Value, json};
+    use tempfile::TempDir;
+
     use super::*;
+
+    const BOUNDS: DownloadBounds = DownloadBounds { entries: 40, depth: 8, growth: 1 << 20 };
+
+    /// A guest that says what it likes.
+    #[derive(Clone, Debug)]
+    struct Guest {
+        stat: Value,
+        list: Value,
+        /// What a file has; `None`: bytes without end.
+        bytes: Option<&'static str>,
+    }
+
+    fn entry(kind: &str, path: &str) -> Value {
+        let name = path.rsplit('/').next().unwrap();
+        json!({"name": name, "type": format!("FILE_TYPE_{kind}"), "path": path, "size": "5", "mode": 0o666})
+    }
+
+    impl Guest {
+        fn file(path: &str) -> Self {
+            Self { stat: entry("FILE", path), list: json!([]), bytes: Some("hello") }
+        }
+
+        fn folder(entries: &[Value]) -> Self {
+            Self { stat: entry("DIRECTORY", "/data/work"), list: json!(entries), bytes: Some("hello") }
+        }
+
+        async fn files(self) -> AgentFiles {
+            rustls::crypto::ring::default_provider().install_default().ok();
+            let body = |State(guest): State<Self>| async move {
+                match guest.bytes {
+                    Some(bytes) => Body::from(bytes),
+                    None => Body::from_stream(stream::repeat(Ok::<_, Infallible>(Bytes::from_static(&[b'x'; 65_536])))),
+                }
+            };
+            let routes = Router::new()
+                .route("/files", get(body))
+                .route(
+                    "/filesystem.Filesystem/Stat",
+                    post(|State(guest): State<Self>| async { Json(json!({"entry": guest.stat})) }),
+                )
+                .route(
+                    "/filesystem.Filesystem/ListDir",
+                    post(|State(guest): State<Self>| async { Json(json!({"entries": guest.list})) }),
+                )
+                .with_state(self);
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let client = GatewayClient::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+            tokio::spawn(async move { axum::serve(listener, routes).await });
+            client.files("agent-123".parse().unwrap(), &"plt_x".to_owned().into()).unwrap()
+        }
+
+        /// Copies from it into a folder, and says what is there.
+        async fn into(self, home: &TempDir, source: &str) -> (Result<Copied>, Vec<String>) {
+            let copied = fetch(self.files().await, source, home.path(), BOUNDS).await;
+            let mut there: Vec<_> =
+                fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            there.sort();
+            (copied, there.into_iter().map(|name| name.into_string().unwrap()).collect())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_guest_does_not_choose_what_a_copy_is_called_here() {
+        for (guest, source) in [
+            (Guest::file("/home/user/.bashrc"), "/data/notes.txt"),
+            (Guest { stat: entry("DIRECTORY", "/x/.ssh"), ..Guest::folder(&[]) }, "work/notes.txt/"),
+        ] {
+            let home = tempfile::tempdir().unwrap();
+            let (copied, there) = guest.into(&home, source).await;
+            copied.unwrap();
+            assert_eq!(there, ["notes.txt"]);
+        }
+        for nameless in ["", "~", "/", "..", "/data/.."] {
+            let home = tempfile::tempdir().unwrap();
+            let (refused, there) = Guest::file("/x/.bashrc").into(&home, nameless).await;
+            assert!(refused.unwrap_err().to_string().contains("say what its copy is called"), "{nameless:?}");
+            assert!(there.is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_link_that_is_here_is_not_followed_and_no_name_leads_out_of_the_folder() {
+        let (home, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::create_dir(home.path().join("work")).unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), home.path().join("work/config")).unwrap();
+        let refused = Guest::folder(&[entry("DIRECTORY", "/data/work/config")]).into(&home, "/data/work").await.0;
+        assert!(refused.unwrap_err().to_string().contains("is no folder"));
+        fs::write(elsewhere.path().join("file"), "mine").unwrap();
+        std::os::unix::fs::symlink(elsewhere.path().join("file"), home.path().join("work/file")).unwrap();
+        Guest::folder(&[entry("FILE", "/data/work/file")]).into(&home, "/data/work").await.0.unwrap();
+        assert_eq!(fs::read(elsewhere.path().join("file")).unwrap(), b"mine");
+        assert_eq!(fs::read(home.path().join("work/file")).unwrap(), b"hello");
+        for name in ["..", "../x", "/etc/passwd", ""] {
+            let entry = json!({"name": name, "type": "FILE_TYPE_FILE", "path": name, "size": "5"});
+            assert!(Guest::folder(&[entry]).into(&home, "/data/work").await.0.is_err(), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_copy_gives_nobody_here_more_than_the_umask_does_and_no_more_than_the_guest() {
+        let home = tempfile::tempdir().unwrap();
+        Guest::file("/x").into(&home, "/x").await.0.unwrap();
+        File::create(home.path().join("made")).unwrap();
+        let mode = |name: &str| fs::metadata(home.path().join(name)).unwrap().mode() & PERMISSIONS;
+        assert_eq!(mode("x"), mode("made"));
+        let mut secret = Guest::file("/secret");
+        secret.stat["mode"] = json!(0o400);
+        secret.into(&home, "/secret").await.0.unwrap();
+        assert_eq!(mode("secret"), 0o400);
+    }
+
+    #[tokio::test]
+    async fn what_a_guest_sends_has_an_end() {
+        let home = tempfile::tempdir().unwrap();
+        let said = async |guest: Guest| guest.into(&home, "/data/work").await.0.unwrap_err().to_string();
+        let endless = said(Guest { bytes: None, ..Guest::file("/data/work") }).await;
+        assert!(endless.contains("more bytes than the 5"), "{endless}");
+        let part: u64 = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+        assert!(part <= BOUNDS.growth + 100);
+        let home = tempfile::tempdir().unwrap();
+        let said = async |guest: Guest| guest.into(&home, "/data/work").await.0.unwrap_err().to_string();
+        let deep = said(Guest::folder(&[entry("DIRECTORY", "/data/work/d")])).await;
+        assert!(deep.contains("more than 8 folders deep"), "{deep}");
+        let many: Vec<_> = (0..41).map(|n| entry("SYMLINK", &format!("/data/work/{n}"))).collect();
+        let many = said(Guest::folder(&many)).await;
+        assert!(many.contains("more than 40 files"), "{many}");
+    }
+
+    #[tokio::test]
+    async fn a_pipe_is_no_file_whose_bytes_are_all_copied() {
+        let home = tempfile::tempdir().unwrap();
+        let pipe = home.path().join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        for source in [pipe.as_path(), Path::new("/dev/null")] {
+            let refused = upload(Guest::file("/x").files().await, source, "/x").await.unwrap_err().to_string();
+            assert!(refused.contains("neither a file nor a folder"), "{refused}");
+        }
+    }
 
     #[test]
     fn a_copy_is_called_as_asked_or_lies_in_the_folder_that_is_asked_for() {

@@ -1,7 +1,7 @@
 //! The commands that talk to a gateway.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::ExitCode;
@@ -16,7 +16,7 @@ use wire::v1::public::{AgentsResponse, SpawnRequest};
 use wire::v1::vault::Prices;
 use wire::{Environment, Secret};
 
-use super::asked::{Asked, first_model, payers_model, read_question};
+use super::asked::{Asked, first_model, not_obeyed, payers_model, read_question};
 use super::pay::LimitedPayer;
 use super::starting::Starting;
 use super::{copy, gateway};
@@ -231,8 +231,11 @@ impl Session<'_> {
         let payer = LimitedPayer::new(&options.signer, self.state, options.pay_up_to);
         let mut words = self.client.ask(&endpoint, &ChatPrompt { model, text }, Some(&payer)).await?;
         let mut out = std::io::stdout();
+        let is_terminal = out.is_terminal();
         while let Some(word) = words.next().await {
-            out.write_all(word?.as_bytes())?;
+            let word = word?;
+            let word = if is_terminal { not_obeyed(&word) } else { word };
+            out.write_all(word.as_bytes())?;
             out.flush()?;
         }
         Ok(writeln!(out)?)
