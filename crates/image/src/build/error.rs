@@ -76,6 +76,24 @@ pub enum BuildError {
         /// The sum found.
         found: String,
     },
+    /// A file of the context is written to while it is read.
+    #[error("{name} is written to while it is read: its SHA-256 was {expected}, and then {found}")]
+    Unsteady {
+        /// The file.
+        name: String,
+        /// Its sum at first.
+        expected: String,
+        /// Its sum then.
+        found: String,
+    },
+    /// The disk that it writes to is nearly full, whoever fills it.
+    #[error("it was ended as less than {mib} MiB are left where images are built; it said last:\n{said}")]
+    Full {
+        /// What must be left.
+        mib: u64,
+        /// Its last lines.
+        said: String,
+    },
     /// No source of packages for this release.
     #[error(
         "this machine's apt has no source of Debian that {0:?} could come from: add one to its sources, and run \

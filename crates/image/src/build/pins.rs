@@ -131,6 +131,12 @@ impl Pins {
         Some(found)
     }
 
+    /// The entries of npm's packages.
+    #[cfg(test)]
+    pub(super) fn all_modules(&mut self) -> Vec<PinnedModules> {
+        self.known.npm.clone()
+    }
+
     /// Takes a new entry, and writes it down: a build that fails later has it the next time.
     pub(super) fn keep<P: Pinned>(&mut self, entry: P) -> Result<(), ImageError> {
         let (known, used) = P::of(self);
@@ -168,10 +174,19 @@ fn unanswered<P: Pinned>(known: &[P], used: &[P]) -> Vec<P> {
     known.iter().filter(|entry| !used.iter().any(|one| one.answers(entry))).cloned().collect()
 }
 
-/// The two words of an entry's line.
+/// The two words of an entry's line: what is to be had, and its sum. Whoever wrote the recipe wrote
+/// them, and programs of the host's get them: the first is no option, no path and one word.
 pub(super) fn words(line: &str) -> Result<(&str, &str), BuildError> {
-    let odd = || BuildError::Lock { path: FILE_NAME.into(), why: format!("{line:?} is no entry of it") };
-    line.split_once(' ').filter(|(name, sum)| !name.is_empty() && sum.len() == 64).ok_or_else(odd)
+    let odd = || odd_lock(format!("{line:?} is no entry of it"));
+    let plain = |c: char| c.is_ascii_alphanumeric() || "+-._~:=!".contains(c);
+    let is_name = |name: &str| name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(plain);
+    let is_sum = |sum: &str| sum.len() == 64 && sum.bytes().all(|digit| digit.is_ascii_hexdigit());
+    line.split_once(' ').filter(|(name, sum)| is_name(name) && is_sum(sum)).ok_or_else(odd)
+}
+
+/// What is wrong with an entry.
+pub(super) fn odd_lock(why: String) -> BuildError {
+    BuildError::Lock { path: FILE_NAME.into(), why }
 }
 
 #[cfg(test)]
@@ -201,6 +216,19 @@ mod tests {
         again.finish().unwrap();
         assert!(Pins::read(&recipe, false).unwrap().find(&wheels("b==1", "")).is_none());
         assert!(Pins::read(&recipe, true).unwrap().find(&wheels("a==1", "")).is_none());
+    }
+
+    #[test]
+    fn an_entry_gives_no_option_path_or_second_line_to_a_program_of_the_hosts() {
+        let sum = "0f".repeat(32);
+        for name in ["git=1:2.39.5-0+deb12u2", "libc6=2.36-9+deb12u10~x", "nanobot_ai-0.3.5-py3-none-any.whl"] {
+            assert_eq!(words(&format!("{name} {sum}")).unwrap(), (name, &*sum));
+        }
+        for name in ["-oDir::Bin::Methods=x", "/tmp/x.deb", "a/b", "a\n--index-url=x", "a\tb", "", "a*", "a,b"] {
+            assert!(words(&format!("{name} {sum}")).is_err(), "{name:?}");
+        }
+        let line = format!("a=1 {}\n-r x{}", "0".repeat(30), "0".repeat(29));
+        assert!(words(&line).is_err());
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! `[[pip]]`: the host's pip looks up and fetches wheels, the image's own installs them.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use serde_json::{Value, json};
 
 use super::BuildError;
 use super::cache::sum_of;
@@ -52,6 +55,11 @@ pub(super) fn plan(step: &PipStep, pins: &mut Pins, work: &Work<'_>) -> Result<W
     Ok(WheelPlan { pinned, fetched: Some(folder) })
 }
 
+/// What the layer follows from. The image's own pip and Python have the image's variables.
+pub(super) fn inputs(step: &PipStep, pinned: &PinnedWheels, env: &BTreeMap<String, String>) -> Value {
+    json!({"pip": step, "wheels": pinned.wheels, "env": env})
+}
+
 /// Installs them into the image below `root`.
 pub(super) fn install(step: &PipStep, plan: WheelPlan, root: &Path, work: &Work<'_>) -> Result<(), ImageError> {
     let to = format!("/{}", target(&step.to)?.display());
@@ -69,9 +77,9 @@ pub(super) fn install(step: &PipStep, plan: WheelPlan, root: &Path, work: &Work<
 fn fetch_pinned(step: &PipStep, pinned: &PinnedWheels, work: &Work<'_>) -> Result<PathBuf, ImageError> {
     work.to.step("fetch the wheels", None);
     let folder = work.folder("wheels")?;
-    let list = requirements(pinned, &folder)?;
+    requirements(pinned, &folder)?;
     let pinned_alone = ["--no-deps", "--require-hashes", "--requirement"];
-    download(step, &folder, work, |c| c.args(pinned_alone).arg(&list)).map_err(vanished)?;
+    download(step, &folder, work, |c| c.args(pinned_alone).arg(LIST)).map_err(vanished)?;
     let found = listed(&folder)?;
     let lacking = pinned.wheels.iter().find(|line| !found.contains(line));
     lacking.map_or(Ok(()), |line| Err(BuildError::Vanished(words(line)?.0.to_owned())))?;
@@ -88,9 +96,11 @@ fn download(
     let old = ["manylinux2014", "manylinux2010", "manylinux1"];
     let old = old.iter().flat_map(|name| ["--platform".to_owned(), format!("{name}_x86_64")]);
     let fetched = PIP.run_told(work.to, |c| {
+        // A name that is a file's or a folder's where we are would be taken for that.
+        c.current_dir(folder);
         c.args(["download", "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]);
         c.args(["--only-binary", ":all:", "--implementation", "cp", "--python-version", &step.python]);
-        what(c.args(platforms.chain(old)).arg("--dest").arg(folder))
+        what(c.args(platforms.chain(old)).args(["--dest", "."]))
     });
     Ok(fetched.map(drop)?)
 }
@@ -140,6 +150,15 @@ fn name_of(file: &str) -> Result<(&str, &str), BuildError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn wheels_that_are_installed_with_other_variables_are_another_layer() {
+        let step = PipStep { python: "3.11".into(), requirements: vec!["a".into()], to: "/opt/a".into() };
+        let pinned = PinnedWheels { python: "3.11".into(), requirements: Vec::new(), wheels: Vec::new() };
+        let with = |value: &str| inputs(&step, &pinned, &[("PIP_TARGET".to_owned(), value.to_owned())].into());
+        assert_ne!(with("/a"), with("/b"));
+        assert_eq!(with("/a"), with("/a"));
+    }
 
     #[test]
     fn a_wheels_name_says_what_it_is() {

@@ -101,7 +101,7 @@ impl Stages<'_> {
             }
             Action::Pip(step) => {
                 let plan = pip::plan(step, &mut self.pins, &self.work)?;
-                let inputs = json!({"pip": step, "wheels": plan.pinned.wheels});
+                let inputs = pip::inputs(step, &plan.pinned, self.work.env);
                 self.in_root(&inputs, |root, work| pip::install(step, plan, root, work))?;
             }
             Action::Npm(step) => self.npm(step)?,
@@ -158,14 +158,19 @@ impl Stages<'_> {
     /// An archive is a layer as it is, but for what packs it.
     fn tar(&mut self, step: &TarStep) -> Result<(), ImageError> {
         let from = inside(self.request.context, &step.from)?;
-        let key = cache::key(&self.layers, &json!({"tar": sum_of(&from)?}), self.work.epoch);
+        // A link would lead out of the context, and a device or a pipe has no end.
+        if !from.symlink_metadata().is_ok_and(|found| found.is_file()) {
+            return Err(RecipeError::NoFile(step.from.clone()).into());
+        }
+        let sum = sum_of(&from)?;
+        let key = cache::key(&self.layers, &json!({"tar": sum}), self.work.epoch);
         if self.found(key) {
             return Ok(());
         }
         let failed = |source| ImageError::file("read", &from, source);
-        let open = File::open(&from).map_err(failed)?;
-        self.work.to.step("unpack the archive", Some(open.metadata().map_err(failed)?.len()));
         let most = self.work.bounds.max_image_bytes();
+        let open = copied(&from, &sum, most, self.work.scratch)?;
+        self.work.to.step("unpack the archive", Some(open.metadata().map_err(failed)?.len()));
         let mut plain = HashingReader::new(unpack(CountingReader::new(open, self.work.to)).map_err(failed)?, most);
         let layer = self.layer(|file| io::copy(&mut plain, file).map(drop).map_err(failed))?;
         self.layers.push(layer.clone());
@@ -254,6 +259,44 @@ impl Stages<'_> {
     }
 }
 
+/// A copy of a file that has this sum: whoever writes to the file meanwhile has no layer kept under
+/// the sum of another.
+fn copied(from: &Path, sum: &str, most: u64, scratch: &Path) -> Result<File, ImageError> {
+    let failed = |source| ImageError::file("copy", from, source);
+    let mut read = HashingReader::new(File::open(from).map_err(failed)?, most);
+    let mut copy = tempfile::tempfile_in(scratch).map_err(failed)?;
+    io::copy(&mut read, &mut copy).map_err(failed)?;
+    let found = read.finish().map_err(failed)?.0.hex();
+    if found != sum {
+        let (name, expected) = (from.display().to_string(), sum.to_owned());
+        return Err(BuildError::Unsteady { name, expected, found }.into());
+    }
+    copy.rewind().map_err(failed)?;
+    Ok(copy)
+}
+
 fn is_of_files(action: &Action) -> bool {
     matches!(action, Action::Directory(_) | Action::Write(_) | Action::Copy(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn an_archive_that_is_written_to_after_it_was_summed_gives_no_layer() {
+        let dir = tempfile::tempdir().unwrap();
+        let archive = dir.path().join("a.tar");
+        std::fs::write(&archive, "one").unwrap();
+        let sum = sum_of(&archive).unwrap();
+        let mut text = String::new();
+        copied(&archive, &sum, 100, dir.path()).unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "one");
+        std::fs::write(&archive, "another").unwrap();
+        let refused = copied(&archive, &sum, 100, dir.path()).unwrap_err().to_string();
+        assert!(refused.contains("is written to while it is read"), "{refused}");
+        assert!(copied(&archive, &sum_of(&archive).unwrap(), 3, dir.path()).is_err());
+    }
 }

@@ -294,6 +294,23 @@ fn what_a_program_may_do_beyond_its_user_is_kept_in_the_image() {
 }
 
 #[test]
+fn an_archive_is_a_file_of_the_context_and_nothing_that_a_link_leads_to() {
+    needs!(root, cgroups);
+    let place = Place::new();
+    let recipe = Recipe::new("[[tar]]\nfrom = 'link.tar'\n");
+    let elsewhere = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(elsewhere.path(), shell()).unwrap();
+    for target in [elsewhere.path(), Path::new("/dev/zero")] {
+        let link = recipe.0.path().join("link.tar");
+        std::fs::remove_file(&link).ok();
+        std::os::unix::fs::symlink(target, link).unwrap();
+        let said = story(&recipe.build(&place, &NoProgress).unwrap_err());
+        assert!(said.contains("link.tar is no file of the context"), "{said}");
+    }
+    place.assert_no_image();
+}
+
+#[test]
 fn packages_belong_on_an_empty_root() {
     let place = Place::new();
     let recipe = Recipe::new("[[packages]]\nsuite = 'bookworm'\ninclude = ['git']\n");
