@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{PidfdFlags, pidfd_open};
+use rustix::process::{PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use crate::{NoProgress, Progress};
 
@@ -85,26 +85,29 @@ impl HostTool {
         to: &dyn Progress,
         with: impl FnOnce(&mut Command) -> &mut Command,
     ) -> Result<Vec<u8>, ToolError> {
-        // A signal that is meant for us is not for the tool, which ends when we say so.
-        let mut answer = self.output_told(to, |c| with(c).process_group(0))?;
+        let mut answer = self.output_told(to, Whose::OwnGroup, with)?;
         tail(&mut answer, MAX_ANSWER).map_err(|source| self.lost(source))
     }
 
     /// Runs the tool with what `with` adds; its output is in the file returned.
     pub(crate) fn output(self, with: impl FnOnce(&mut Command) -> &mut Command) -> Result<File, ToolError> {
-        self.output_told(&NoProgress, with)
+        self.output_told(&NoProgress, Whose::OurGroup, with)
     }
 
     fn output_told(
         self,
         to: &dyn Progress,
+        group: Whose,
         with: impl FnOnce(&mut Command) -> &mut Command,
     ) -> Result<File, ToolError> {
         // Files, not pipes: nobody has to read while the tool writes.
         let files = tempfile::tempfile().and_then(|answer| Ok((answer, tempfile::tempfile()?)));
         let (mut answer, mut said) = files.map_err(|source| self.lost(source))?;
-        let mut child = self.spawn(&answer, &said, with)?;
-        let status = self.wait(&mut child, to)?;
+        let mut child = self.spawn(&answer, &said, |c| match group {
+            Whose::OurGroup => with(c),
+            Whose::OwnGroup => with(c).process_group(0),
+        })?;
+        let status = self.wait(&mut child, group, to)?;
         if status.success() {
             answer.rewind().map_err(|source| self.lost(source))?;
             return Ok(answer);
@@ -130,7 +133,7 @@ impl HostTool {
         ToolError::Wait { tool: self.name, source }
     }
 
-    fn wait(self, child: &mut Child, to: &dyn Progress) -> Result<ExitStatus, ToolError> {
+    fn wait(self, child: &mut Child, group: Whose, to: &dyn Progress) -> Result<ExitStatus, ToolError> {
         let failed = |source| self.lost(source);
         let start = Instant::now();
         loop {
@@ -144,10 +147,28 @@ impl HostTool {
                 (false, true) => ToolError::Slow { tool: self.name, after: self.deadline },
                 (false, false) => continue,
             };
-            child.kill().map_err(failed)?;
+            end(child, group).map_err(failed)?;
             child.wait().map_err(failed)?;
             return Err(why);
         }
+    }
+}
+
+/// Which processes a tool is among.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    /// Ours: a signal from the terminal is for it as well.
+    OurGroup,
+    /// A group of its own, with what it starts: a signal that is meant for us is not for the tool,
+    /// which ends when we say so.
+    OwnGroup,
+}
+
+/// Ends a tool, and what it has started where that can be told from ours.
+fn end(child: &mut Child, group: Whose) -> io::Result<()> {
+    match group {
+        Whose::OurGroup => child.kill(),
+        Whose::OwnGroup => Ok(kill_process_group(rustix::process::Pid::from_child(child), Signal::KILL)?),
     }
 }
 
@@ -185,6 +206,41 @@ mod tests {
     fn a_tool_that_hangs_is_killed_at_its_deadline() {
         let slow = HostTool { deadline: Duration::from_millis(50), ..SHELL };
         assert!(matches!(slow.run(|c| c.args(["-c", "exec sleep 60"])), Err(ToolError::Slow { .. })));
+    }
+
+    /// Wants a tool no more once it has begun.
+    struct Unwanted(std::path::PathBuf);
+
+    impl Progress for Unwanted {
+        fn step(&self, _: &str, _: Option<u64>) {}
+
+        fn advance(&self, _: u64) {}
+
+        fn warn(&self, _: &str) {}
+
+        fn stopped(&self) -> bool {
+            self.0.exists()
+        }
+    }
+
+    #[test]
+    fn what_a_tool_has_started_ends_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let began = dir.path().join("began");
+        let script = "sleep 1000 & echo $! > \"$0.draft\" && mv \"$0.draft\" \"$0\"; wait";
+        let stopped = SHELL.run_told(&Unwanted(began.clone()), |c| c.args(["-c", script]).arg(&began));
+        assert!(matches!(stopped, Err(ToolError::Stopped { .. })), "{stopped:?}");
+        let id = std::fs::read_to_string(&began).unwrap();
+        let since = Instant::now();
+        // One that nobody has waited for yet is no process any more either.
+        let goes_on = || {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", id.trim())).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+        };
+        while goes_on() {
+            assert!(since.elapsed() < Duration::from_secs(10), "it goes on");
+            std::thread::yield_now();
+        }
     }
 
     #[test]

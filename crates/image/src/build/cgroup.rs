@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 static NEXT: AtomicU64 = AtomicU64::new(0);
 
-/// A group for one step. Dropped, all that is in it is killed, and it is removed.
+/// A group for one step. When it is ended, or dropped, all that is in it is killed, and it is removed.
 #[derive(Debug)]
 pub(super) struct StepCgroup {
     /// In each hierarchy that is needed; in version 2 one folder.
@@ -54,6 +54,7 @@ impl StepCgroup {
                 let value = if file.starts_with("pids") { limits.processes } else { limits.memory_mib << 20 };
                 fs::write(folder.join(file), value.to_string())?;
             }
+            without_swap(&folder, limits.memory_mib << 20)?;
         }
         Ok(made)
     }
@@ -73,6 +74,19 @@ impl StepCgroup {
             return Some(Excess::Memory);
         }
         (counted("pids.events", "max") > 0).then_some(Excess::Processes)
+    }
+
+    /// Ends all that is in it, and removes it.
+    ///
+    /// # Errors
+    /// Something goes on: what it works on is no place for anybody else.
+    pub(super) fn end(mut self) -> io::Result<()> {
+        self.clear_out()
+    }
+
+    fn clear_out(&mut self) -> io::Result<()> {
+        self.kill()?;
+        std::mem::take(&mut self.folders).iter().try_for_each(|folder| removed(folder))
     }
 
     fn kill(&self) -> io::Result<()> {
@@ -99,11 +113,21 @@ impl StepCgroup {
 
 impl Drop for StepCgroup {
     fn drop(&mut self) {
-        let ended = self.kill().and_then(|()| self.folders.iter().try_for_each(|folder| removed(folder)));
-        if let Err(error) = ended {
+        if let Err(error) = self.clear_out() {
             tracing::warn!(%error, "a step's cgroup cannot be removed");
         }
     }
+}
+
+/// The bound on memory is one on all that is kept of it, where the kernel counts what is swapped.
+fn without_swap(folder: &Path, bytes: u64) -> io::Result<()> {
+    for (file, value) in [("memory.swap.max", 0), ("memory.memsw.limit_in_bytes", bytes)] {
+        let path = folder.join(file);
+        if path.exists() {
+            fs::write(path, value.to_string())?;
+        }
+    }
+    Ok(())
 }
 
 /// Removes the empty groups of builds that died before they could.

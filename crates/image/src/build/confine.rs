@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{BufRead, BufReader, Read as _};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -84,6 +85,11 @@ const LINES: usize = 256;
 const MAX_LINE: u64 = 4096;
 const MAX_SAID: usize = 4096;
 const MIB: u64 = 1 << 20;
+/// The unit of a file's blocks, whatever the file system.
+const BLOCK: u64 = 512;
+/// What is left on the disk, whatever a step does: files that are open and have no name are not
+/// counted, and others write there too.
+const LEFT_MIB: u64 = 256;
 
 /// What a step sees as `/`.
 #[derive(Clone, Copy, Debug)]
@@ -141,8 +147,8 @@ impl Confined<'_> {
         let ended = Watch { step: self, before, group: &group, to, said: String::new() }.until_end(&mut child, &lines);
         drop(child.kill());
         drop(child.wait());
-        // Ends all that is left, so that the pipe ends.
-        drop(group);
+        // Ends all that is left, so that the pipe ends; and nobody is at work in the root any more.
+        group.end().map_err(|error| BuildError::Confinement(format!("what a step began does not end: {error}")))?;
         drop(lines);
         drop(reader.join());
         ended
@@ -270,6 +276,11 @@ impl Watch<'_> {
         if grown > mib.saturating_mul(MIB) {
             return Err(BuildError::Disk { mib, said: self.last() }.into());
         }
+        let disk = rustix::fs::statvfs(self.step.watched.0)
+            .map_err(|errno| BuildError::io("look at the disk")(errno.into()))?;
+        if disk.f_bavail.saturating_mul(disk.f_frsize) < LEFT_MIB * MIB {
+            return Err(BuildError::Full { mib: LEFT_MIB, said: self.last() }.into());
+        }
         Ok(())
     }
 
@@ -311,15 +322,15 @@ fn one_line(from: &mut impl BufRead) -> Option<String> {
     Some(text.trim_end().chars().filter(|c| !c.is_control() || *c == '\t').collect())
 }
 
-/// Bytes that the files below a folder take, whoever is at work in it: what is gone
-/// meanwhile takes none. Stops counting at `most` files.
+/// Bytes that the files below a folder take, or would without holes, whoever is at work in it: what
+/// is gone meanwhile takes none. Stops counting at `most` files.
 fn disk_bytes((folder, most): (&Path, u64)) -> Result<u64, BuildError> {
     let (mut bytes, mut files) = (0_u64, 0_u64);
     let mut open = vec![folder.to_owned()];
     while let Some(dir) = open.pop() {
         for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
             let Ok(data) = entry.metadata() else { continue };
-            bytes = bytes.saturating_add(data.len());
+            bytes = bytes.saturating_add(data.len().max(data.blocks().saturating_mul(BLOCK)));
             files += 1;
             if files > most {
                 let path = dir.strip_prefix(folder).unwrap_or(&dir).to_owned();
@@ -394,6 +405,16 @@ fn missing(program: &str, error: &std::io::Error) -> BuildError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_set_apart_for_a_file_counts_as_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = fs::File::create(dir.path().join("a")).unwrap();
+        let before = disk_bytes((dir.path(), 10)).unwrap();
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, 4 * MIB).unwrap();
+        assert_eq!(file.metadata().unwrap().len(), 0);
+        assert!(disk_bytes((dir.path(), 10)).unwrap() >= before + 4 * MIB);
+    }
 
     #[test]
     fn the_last_lines_are_whole_and_bounded() {
