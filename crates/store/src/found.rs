@@ -1,6 +1,8 @@
 //! What a database is before its schema is brought up: whoever opens it may refuse then, and
 //! nothing of it is changed.
 
+use domain::UnixMillis;
+
 use crate::error::StoreError;
 
 /// A database of ours, or an empty one.
@@ -14,6 +16,14 @@ pub(crate) struct FoundDatabase {
     pub(crate) seals_keys: i64,
     /// [`SecretName::Check`](crate::SecretName::Check), if keys were sealed in it.
     pub(crate) check: Option<Vec<u8>>,
+}
+
+/// The text that the sealing key is known by, for a database in which nothing is sealed. It is kept
+/// before anybody else looks whether there is one: of gateways that begin at once with files of
+/// their own, one makes a key, and the others are told whose they need.
+pub(crate) struct FirstCheck {
+    pub(crate) sealed: Vec<u8>,
+    pub(crate) now: UnixMillis,
 }
 
 impl FoundDatabase {

@@ -36,6 +36,7 @@ mod relays;
 mod reseal;
 mod row;
 mod schema;
+mod secrets;
 
 pub(crate) use copy::PostgresEnd;
 pub use database::Postgres;

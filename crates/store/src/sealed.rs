@@ -17,6 +17,7 @@ use secrecy::{ExposeSecret, ExposeSecretMut, SecretBox};
 
 use crate::config::Config;
 use crate::error::StoreError;
+use crate::found::{FirstCheck, FoundDatabase};
 use crate::keys::{SealedIdentity, SealedRow, SecretName};
 use crate::store::Store;
 
@@ -109,17 +110,17 @@ pub struct SealedKeys {
 }
 
 impl SealedKeys {
-    /// Opens a store with its keys; makes the sealing key where nothing was ever sealed. Where
-    /// that key is refused, nothing of the database is changed, its schema neither.
+    /// Opens a store with its keys; makes the sealing key where nothing was ever sealed, of several
+    /// gateways that begin at once in one place alone. Where that key is refused, nothing of the database is changed, its schema neither.
     ///
     /// # Errors
     /// [`SealedKeysError`], those of [`Store::open`] among them.
     pub async fn open_store(config: &Config, now: UnixMillis) -> Result<(Store, Self), SealedKeysError> {
-        let has_key = |check: Option<&[u8]>| match check {
-            Some(check) => key_of(config, check).map(drop),
-            None => make(config).map(drop),
+        let judge = |found: &FoundDatabase| match found.check.as_deref() {
+            Some(check) => key_of(config, check).map(|_| None),
+            None => Ok(Some(FirstCheck { sealed: seal_check(&make(config)?)?, now })),
         };
-        let store = Store::open_unless(config, |found| has_key(found.check.as_deref())).await?;
+        let store = Store::open_unless(config, judge).await?;
         let keys = Self::open_or_create(&store, config, now).await?;
         Ok((store, keys))
     }

@@ -45,6 +45,7 @@ mod relays;
 mod reseal;
 mod row;
 mod schema;
+mod secrets;
 mod writer;
 
 pub(crate) use copy::SqliteEnd;

@@ -5,7 +5,7 @@ use tokio::sync::broadcast;
 
 use crate::config::Config;
 use crate::error::StoreError;
-use crate::found::FoundDatabase;
+use crate::found::{FirstCheck, FoundDatabase};
 use crate::postgres::Postgres;
 use crate::record::{GatewayEpoch, RunChange};
 use crate::sqlite::Sqlite;
@@ -36,7 +36,7 @@ impl Store {
     /// What stands in the way: another process, a newer schema, a damaged or foreign
     /// database, the disk, the server.
     pub async fn open(config: &Config) -> Result<Self, StoreError> {
-        Self::open_unless(config, |_| Ok(())).await
+        Self::open_unless(config, |_| Ok(None)).await
     }
 
     /// Opens a database that a gateway of this version has made; its schema stays as it is.
@@ -47,18 +47,19 @@ impl Store {
         if let Place::Sqlite(directory) = config.place() {
             Sqlite::find(&directory)?;
         }
-        Self::open_unless(config, FoundDatabase::must_be_current).await
+        Self::open_unless(config, |found| found.must_be_current().map(|()| None)).await
     }
 
-    /// Opens the database, unless `refuse` says no to what it is before its schema is brought up.
+    /// Opens the database, unless `judge` says no to what it is before its schema is brought up. What
+    /// that returns is kept with the schema.
     pub(crate) async fn open_unless<E: From<StoreError>>(
         config: &Config,
-        refuse: impl FnOnce(&FoundDatabase) -> Result<(), E> + Send,
+        judge: impl FnOnce(&FoundDatabase) -> Result<Option<FirstCheck>, E> + Send,
     ) -> Result<Self, E> {
         config.check().map_err(StoreError::from)?;
         match config.place() {
-            Place::Sqlite(directory) => Sqlite::open_in(config, &directory, refuse).map(Self::Sqlite),
-            Place::Postgres(options) => Postgres::open(config, *options, refuse).await.map(Self::Postgres),
+            Place::Sqlite(directory) => Sqlite::open_in(config, &directory, judge).map(Self::Sqlite),
+            Place::Postgres(options) => Postgres::open(config, *options, judge).await.map(Self::Postgres),
         }
     }
 

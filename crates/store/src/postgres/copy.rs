@@ -38,7 +38,7 @@ impl PostgresEnd {
     /// Opens it, and keeps gateways out until this is dropped.
     pub(crate) async fn open(options: &PgConnectOptions, url: &StoreUrl) -> Result<Self, CopyError> {
         let mut conn = PgConnection::connect_with(options).await.map_err(sql)?;
-        schema::migrate(&mut conn, &url.to_string(), |_| Ok::<_, StoreError>(())).await?;
+        schema::migrate(&mut conn, &url.to_string(), |_| Ok::<_, StoreError>(None)).await?;
         if !lease::begin_alone(&mut conn).await.map_err(sql)? {
             return Err(CopyError::InUse(url.to_string()));
         }

@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{lease, news, schema};
 use crate::config::Config;
 use crate::error::StoreError;
-use crate::found::FoundDatabase;
+use crate::found::{FirstCheck, FoundDatabase};
 use crate::record::{GatewayEpoch, RunChange};
 
 /// How often a command is tried that met a tie.
@@ -90,14 +90,15 @@ impl Tx {
 }
 
 impl Postgres {
-    /// Connects, and brings the schema up unless `refuse` says no to what it is before.
+    /// Connects, and brings the schema up unless `judge` says no to what it is before. What that
+    /// returns is kept with it.
     ///
     /// # Errors
     /// What stands in the way: the server, a newer schema, another program's database.
     pub(crate) async fn open<E: From<StoreError>>(
         config: &Config,
         options: PgConnectOptions,
-        refuse: impl FnOnce(&FoundDatabase) -> Result<(), E> + Send,
+        judge: impl FnOnce(&FoundDatabase) -> Result<Option<FirstCheck>, E> + Send,
     ) -> Result<Self, E> {
         let timeout = Duration::from_millis(config.timeout_ms);
         let place = place(&options);
@@ -108,7 +109,7 @@ impl Postgres {
             .await
             .map_err(|error| StoreError::postgres("connect to the database", error))?;
         let mut conn = pool.acquire().await.map_err(|error| StoreError::postgres("connect to the database", error))?;
-        schema::migrate(&mut conn, &place, refuse).await?;
+        schema::migrate(&mut conn, &place, judge).await?;
         drop(conn);
         let epoch = GatewayEpoch::random()?;
         let lease = lease::keep(pool.clone(), epoch).await?;

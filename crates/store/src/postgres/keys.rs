@@ -6,6 +6,7 @@ use sqlx::{Row, query};
 
 use super::database::{Command, Postgres, Statement, Tx};
 use super::pod::{hold, names};
+use super::secrets;
 use crate::codec::integer;
 use crate::error::StoreError;
 use crate::keys::{KeyStore, SealedIdentity, SecretName};
@@ -105,14 +106,7 @@ impl Command for KeepSecret {
 
 impl KeepSecret {
     async fn write(&self, tx: &mut Tx) -> sqlx::Result<Vec<u8>> {
-        // Whatever was removed before keys were sealed was so at an earlier instant, by any clock.
-        let insert = query(
-            "INSERT INTO secrets (name, sealed, made_at) VALUES ($1, $2, CASE $1 WHEN 'check' \
-             THEN greatest($3, least(coalesce((SELECT max(erased_at) FROM pods), -1), 9223372036854775806) + 1) ELSE $3 \
-             END) ON CONFLICT DO NOTHING",
-        );
-        let insert = insert.bind(self.name.as_str()).bind(&self.sealed).bind(integer(self.now.0));
-        insert.execute(tx.conn()).await?;
+        secrets::insertion(self.name, &self.sealed, self.now).execute(tx.conn()).await?;
         // Whoever was faster has committed: the insertion waited for that.
         let kept = query("SELECT sealed FROM secrets WHERE name = $1").bind(self.name.as_str());
         kept.fetch_one(tx.conn()).await?.try_get(0)

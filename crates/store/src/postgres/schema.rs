@@ -14,8 +14,9 @@
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, Row, query, raw_sql};
 
+use super::secrets;
 use crate::error::StoreError;
-use crate::found::FoundDatabase;
+use crate::found::{FirstCheck, FoundDatabase};
 use crate::keys::SecretName;
 
 const MIGRATIONS: &[&str] = &[
@@ -38,17 +39,18 @@ pub(crate) fn known() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
-/// Brings the database to the newest schema, unless `refuse` says no to what it is before.
+/// Brings the database to the newest schema, unless `judge` says no to what it is before. What
+/// that returns is kept under the same lock: who waits for it finds it.
 pub(crate) async fn migrate<E: From<StoreError>>(
     conn: &mut PgConnection,
     place: &str,
-    refuse: impl FnOnce(&FoundDatabase) -> Result<(), E> + Send,
+    judge: impl FnOnce(&FoundDatabase) -> Result<Option<FirstCheck>, E> + Send,
 ) -> Result<(), E> {
     let sql = |error| StoreError::postgres("migrate the schema", error);
     let mut tx = conn.begin().await.map_err(sql)?;
     query("SELECT pg_advisory_xact_lock($1)").bind(LOCK).execute(&mut *tx).await.map_err(sql)?;
     let found = look(&mut tx, place).await?;
-    refuse(&found)?;
+    let first = judge(&found)?;
     // Until the end of the transaction.
     let bound = format!("SET LOCAL statement_timeout = {MIGRATION_MS}");
     raw_sql(AssertSqlSafe(bound)).execute(&mut *tx).await.map_err(sql)?;
@@ -56,6 +58,9 @@ pub(crate) async fn migrate<E: From<StoreError>>(
         raw_sql(AssertSqlSafe(*migration)).execute(&mut *tx).await.map_err(sql)?;
         query("UPDATE palatine SET version = $1").bind(version).execute(&mut *tx).await.map_err(sql)?;
         tracing::info!(version, "the store's schema was migrated");
+    }
+    if let Some(FirstCheck { sealed, now }) = &first {
+        secrets::insertion(SecretName::Check, sealed, *now).execute(&mut *tx).await.map_err(sql)?;
     }
     Ok(tx.commit().await.map_err(sql)?)
 }

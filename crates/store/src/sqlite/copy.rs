@@ -107,7 +107,7 @@ impl SqliteEnd {
 fn newest(files: &Files) -> Result<Connection, StoreError> {
     let mut conn = connect(files)?;
     let found = schema::look(&conn, &files.database)?;
-    schema::migrate(&mut conn, &found)?;
+    schema::migrate(&mut conn, &found, None)?;
     Ok(conn)
 }
 

@@ -19,7 +19,7 @@ use super::schema;
 use super::writer::{Answers, ChangeFeed, Command, Queue, Request, Writer};
 use crate::config::Config;
 use crate::error::StoreError;
-use crate::found::FoundDatabase;
+use crate::found::{FirstCheck, FoundDatabase};
 use crate::record::{CHANGE_QUEUE, GatewayEpoch, RunChange};
 
 /// A store in SQLite: a handle that is cheap to clone.
@@ -70,7 +70,7 @@ impl Sqlite {
     /// foreign file, the disk.
     pub fn open(config: &Config) -> Result<Self, StoreError> {
         config.check()?;
-        Self::open_in(config, &config.directory, |_| Ok(()))
+        Self::open_in(config, &config.directory, |_| Ok(None))
     }
 
     /// Whether there is a database in this directory, as an error.
@@ -80,18 +80,18 @@ impl Sqlite {
         there.then_some(()).ok_or_else(|| StoreError::file("find the database in", directory, missing()))
     }
 
-    /// The one in this directory, unless `refuse` says no to what it is before its schema is
-    /// brought up.
+    /// The one in this directory, unless `judge` says no to what it is before its schema is
+    /// brought up. What that returns is kept then.
     pub(crate) fn open_in<E: From<StoreError>>(
         config: &Config,
         directory: &Path,
-        refuse: impl FnOnce(&FoundDatabase) -> Result<(), E>,
+        judge: impl FnOnce(&FoundDatabase) -> Result<Option<FirstCheck>, E>,
     ) -> Result<Self, E> {
         let files = files::take(directory)?;
         let mut conn = connect(&files)?;
         let found = schema::look(&conn, &files.database)?;
-        refuse(&found)?;
-        schema::migrate(&mut conn, &found)?;
+        let first = judge(&found)?;
+        schema::migrate(&mut conn, &found, first.as_ref())?;
         Ok(Self::start(config, directory, files, conn)?)
     }
 

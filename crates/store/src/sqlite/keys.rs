@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::handle::Sqlite;
 use super::pod::key_of;
+use super::secrets;
 use super::writer::{Command, Tx};
 use crate::codec::{id_column, integer};
 use crate::error::StoreError;
@@ -82,11 +83,7 @@ impl Command for KeepSecret {
 
 impl KeepSecret {
     fn write(&self, conn: &Connection) -> rusqlite::Result<Option<Vec<u8>>> {
-        // Whatever was removed before keys were sealed was so at an earlier instant, by any clock.
-        let sql = "INSERT INTO secrets (name, sealed, made_at) VALUES (?1, ?2, CASE ?1 WHEN 'check' \
-                   THEN max(?3, min(coalesce((SELECT max(erased_at) FROM pods), -1), 9223372036854775806) + 1) ELSE ?3 \
-                   END) ON CONFLICT DO NOTHING";
-        conn.prepare_cached(sql)?.execute((self.name.as_str(), &self.sealed, integer(self.now.0)))?;
+        secrets::insert(conn, self.name, &self.sealed, self.now)?;
         secret(conn, self.name)
     }
 }

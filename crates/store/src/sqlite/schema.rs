@@ -32,8 +32,9 @@ use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
+use super::secrets;
 use crate::error::StoreError;
-use crate::found::FoundDatabase;
+use crate::found::{FirstCheck, FoundDatabase};
 use crate::keys::SecretName;
 
 /// "PLTN": so that no other program's database is taken for ours.
@@ -88,13 +89,19 @@ fn check(conn: &Connection) -> rusqlite::Result<Option<Vec<u8>>> {
     conn.query_row(sql, (SecretName::Check.as_str(),), |row| row.get(0)).optional()
 }
 
-/// Brings the database to the newest schema.
-pub(crate) fn migrate(conn: &mut Connection, found: &FoundDatabase) -> Result<(), StoreError> {
+/// Brings the database to the newest schema, and keeps what the first sealing key is known by.
+pub(crate) fn migrate(
+    conn: &mut Connection,
+    found: &FoundDatabase,
+    first: Option<&FirstCheck>,
+) -> Result<(), StoreError> {
     for (version, migration) in (1..).zip(MIGRATIONS).filter(|(version, _)| *version > found.schema) {
         run(conn, version, migration).map_err(|error| StoreError::sql("migrate the schema", error))?;
         tracing::info!(version, "the store's schema was migrated");
     }
-    Ok(())
+    let Some(FirstCheck { sealed, now }) = first else { return Ok(()) };
+    let kept = secrets::insert(conn, SecretName::Check, sealed, *now);
+    kept.map_err(|error| StoreError::sql("keep what the sealing key is known by", error))
 }
 
 fn run(conn: &mut Connection, version: i64, migration: &str) -> rusqlite::Result<()> {

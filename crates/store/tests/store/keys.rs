@@ -168,6 +168,25 @@ pub(crate) async fn fifty_gateways_that_begin_at_once_with_one_sealing_key_have_
     assert_eq!(*keys.identity_of(pod(1)).await.unwrap().unwrap().expose_secret(), answers[0].1);
 }
 
+pub(crate) async fn of_gateways_that_begin_at_once_with_files_of_their_own_one_makes_a_key(place: &Place) {
+    let homes: Vec<_> = (0..4).map(|_| folder()).collect();
+    let begin = homes.iter().map(|home| {
+        let config = with_key(place, home.path());
+        tokio::spawn(async move { SealedKeys::open_store(&config, NOW).await })
+    });
+    let mut open = Vec::new();
+    for begun in begin.collect::<Vec<_>>() {
+        match begun.await.unwrap() {
+            Ok((store, keys)) => open.push((store, keys.keep_secret(SecretName::Tokens, &key(1), NOW).await.unwrap())),
+            // Whose it is and what to do is said; of two processes at one file, the second is kept out.
+            Err(SealedKeysError::Missing { .. } | SealedKeysError::Store(_)) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert_eq!(open.len(), 1);
+    assert_eq!(homes.iter().filter(|home| files(home) > 0).count(), 1, "a key that seals nothing lies nowhere");
+}
+
 pub(crate) async fn another_sealing_key_or_none_is_refused_by_name_and_nothing_is_made(place: &Place) {
     let (store, home, others) = (open(place).await, folder(), folder());
     let (own, foreign) = (with_key(place, home.path()), with_key(place, others.path()));

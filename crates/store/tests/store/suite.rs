@@ -75,6 +75,7 @@ cases! {
         a_key_that_is_kept_is_there_after_a_restart_and_never_replaced,
         a_removed_pod_leaves_no_key_and_one_of_the_same_id_has_none,
         fifty_keepers_and_a_removal_at_once_leave_no_key_behind,
+        of_gateways_that_begin_at_once_with_files_of_their_own_one_makes_a_key,
         fifty_gateways_that_begin_at_once_with_one_sealing_key_have_the_same_keys,
         another_sealing_key_or_none_is_refused_by_name_and_nothing_is_made,
         no_key_opens_in_another_ones_row,
