@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Json;
@@ -10,13 +11,13 @@ use axum::body::{Body, BodyDataStream};
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _, stream};
 use http::header::{
     ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG,
     HeaderName, IF_NONE_MATCH, IF_RANGE, LAST_MODIFIED, RANGE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
-use multer::Multipart;
+use multer::{Field, Multipart};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
@@ -42,6 +43,9 @@ const UPLOAD_IDLE: Duration = Duration::from_secs(60);
 const LINGER: Duration = Duration::from_secs(10);
 /// Files of one form.
 const MAX_FILES: usize = 1024;
+/// Bytes of a form that may come before, between and within the heads of its parts, and one piece
+/// more: they are held until the head is whole.
+const MAX_FORM_HEAD: usize = 64 * 1024;
 /// Pieces of one file.
 const MAX_PIECES: usize = 10_000;
 
@@ -81,6 +85,9 @@ impl From<FileError> for FilesFailure {
 impl From<multer::Error> for FilesFailure {
     fn from(error: multer::Error) -> Self {
         match error {
+            multer::Error::StreamReadFailed(error) if error.is::<LongHead>() => {
+                Self::new(StatusCode::BAD_REQUEST, LongHead.to_string())
+            }
             multer::Error::StreamReadFailed(_) => FileError::BrokenOff("the form ended before it was whole").into(),
             error => Self::new(StatusCode::BAD_REQUEST, format!("the form cannot be read: {error}")),
         }
@@ -281,12 +288,13 @@ async fn take(
         UploadBody::Form(form) => {
             let mut done: Vec<UploadedFile> = Vec::new();
             let mut paths = BTreeSet::new();
-            while let Some(mut part) = within(form.next_field()).await?? {
-                if part.name() != Some("file") {
+            while let Some(mut part) = within(form.next_part()).await?? {
+                if part.field.name() != Some("file") {
+                    while within(part.chunk()).await??.is_some() {}
                     continue;
                 }
                 let absent = || FilesFailure::new(StatusCode::BAD_REQUEST, "a file of the form has no filename");
-                let name = named.or(part.file_name()).ok_or_else(absent)?;
+                let name = named.or(part.field.file_name()).ok_or_else(absent)?;
                 let path = caller.resolve(name)?;
                 if paths.len() == MAX_FILES || !paths.insert(path.clone()) {
                     return Err(several(&path, &done));
@@ -366,10 +374,67 @@ impl Chunks for BodyDataStream {
     }
 }
 
-impl Chunks for multer::Field<'_> {
+impl Chunks for FormPart<'_> {
     async fn chunk(&mut self) -> FilesResult<Option<Bytes>> {
-        Ok(multer::Field::chunk(self).await?)
+        let bytes = self.field.chunk().await?;
+        self.held.store(0, Ordering::Relaxed);
+        Ok(bytes)
     }
+}
+
+/// A form, and how much of it was taken and not handed on.
+struct Form {
+    parts: Multipart<'static>,
+    held: Arc<AtomicUsize>,
+}
+
+/// A part of a form.
+struct FormPart<'a> {
+    field: Field<'static>,
+    held: &'a AtomicUsize,
+}
+
+/// What comes in the place of a part's head has no end.
+#[derive(Debug, thiserror::Error)]
+#[error("the head of a part of the form is longer than {MAX_FORM_HEAD} bytes")]
+struct LongHead;
+
+impl Form {
+    fn new(body: BodyDataStream, boundary: String) -> Self {
+        let held = Arc::new(AtomicUsize::new(0));
+        Self { parts: Multipart::new(paced(body, Arc::clone(&held)), boundary), held }
+    }
+
+    async fn next_part(&mut self) -> Result<Option<FormPart<'_>>, multer::Error> {
+        let field = self.parts.next_field().await?;
+        self.held.store(0, Ordering::Relaxed);
+        Ok(field.map(|field| FormPart { field, held: &self.held }))
+    }
+}
+
+/// A form's bytes, a piece at each look: its reader takes all that is ready before it looks at
+/// any of it, and goes on as long as the head of a part is not whole.
+fn paced(
+    body: BodyDataStream,
+    held: Arc<AtomicUsize>,
+) -> impl Stream<Item = Result<Bytes, Box<dyn std::error::Error + Send + Sync>>> + Send {
+    stream::unfold(Some(body), move |body| {
+        let held = Arc::clone(&held);
+        async move {
+            let mut body = body?;
+            tokio::task::yield_now().await;
+            if held.load(Ordering::Relaxed) > MAX_FORM_HEAD {
+                return Some((Err(LongHead.into()), None));
+            }
+            match body.next().await? {
+                Ok(bytes) => {
+                    held.fetch_add(bytes.len(), Ordering::Relaxed);
+                    Some((Ok(bytes), Some(body)))
+                }
+                Err(error) => Some((Err(error.into()), None)),
+            }
+        }
+    })
 }
 
 /// The body of an upload, by what its headers say of it.
@@ -377,7 +442,7 @@ enum UploadBody {
     /// One file.
     Bytes(BodyDataStream),
     /// A form.
-    Form(Multipart<'static>),
+    Form(Form),
     /// A form that is compressed.
     Packed(BodyDataStream),
     /// Something else.
@@ -394,7 +459,7 @@ impl UploadBody {
         }
         match multer::parse_boundary(kind) {
             Ok(_) if !matches!(is_gzip(headers), Ok(false)) => Self::Packed(body),
-            Ok(boundary) => Self::Form(Multipart::new(body, boundary)),
+            Ok(boundary) => Self::Form(Form::new(body, boundary)),
             Err(_) => Self::Unknown(body),
         }
     }
@@ -406,7 +471,7 @@ impl UploadBody {
                 while let Some(Ok(_)) = body.next().await {}
             }
             Self::Form(mut form) => {
-                while let Ok(Some(mut part)) = form.next_field().await {
+                while let Ok(Some(mut part)) = form.next_part().await {
                     while let Ok(Some(_)) = part.chunk().await {}
                 }
             }
@@ -451,6 +516,41 @@ mod tests {
             ("", Part::Whole),
         ] {
             assert_eq!(part_of(range, 10), part, "{range}");
+        }
+    }
+
+    /// A form whose bytes are all there at once, and how many of them were taken.
+    fn endless(begins: &'static str) -> (UploadBody, Arc<AtomicUsize>) {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&taken);
+        let rest = stream::repeat_with(move || {
+            count.fetch_add(8192, Ordering::Relaxed);
+            Bytes::from_static(&[b'x'; 8192])
+        });
+        let bytes = stream::iter([Bytes::from(begins)]).chain(rest).map(Ok::<_, std::convert::Infallible>);
+        let headers = [(CONTENT_TYPE, HeaderValue::from_static("multipart/form-data; boundary=b"))];
+        (UploadBody::new(&headers.into_iter().collect(), Body::from_stream(bytes)), taken)
+    }
+
+    #[tokio::test]
+    async fn a_form_whose_part_never_begins_is_refused_before_it_fills_the_memory() {
+        for begins in ["no boundary ", "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a"] {
+            let (UploadBody::Form(mut form), taken) = endless(begins) else { panic!("it is a form") };
+            let refused = FilesFailure::from(form.next_part().await.map(drop).unwrap_err());
+            assert!(refused.0.code == 400 && refused.0.message.contains("head of a part"), "{refused:?}");
+            assert!(taken.load(Ordering::Relaxed) <= MAX_FORM_HEAD + 2 * 8192);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_bytes_of_a_forms_file_are_handed_on_as_they_come_however_fast_that_is() {
+        let head = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n";
+        let (UploadBody::Form(mut form), taken) = endless(head) else { panic!("it is a form") };
+        let mut part = form.next_part().await.unwrap().unwrap();
+        let mut handed = 0;
+        while handed < 4 * MAX_FORM_HEAD {
+            handed += Chunks::chunk(&mut part).await.unwrap().unwrap().len();
+            assert!(taken.load(Ordering::Relaxed) <= handed + 3 * 8192, "{handed}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 
 use wire::filesystem::UploadedFile;
 
@@ -26,8 +27,15 @@ fn join(sources: &[String], destination: String, mode: Option<FileMode>) -> Resu
     if sources.contains(&destination) {
         return Err(FileError::Malformed(format!("{destination:?} cannot be a piece of itself")));
     }
-    // All of them first: nothing is made for pieces that are not there.
-    sources.iter().try_for_each(|source| open(source).map(drop))?;
+    // All of them first: nothing is made for pieces that are not there, nor is the whole removed as
+    // one of them, which it may be by another path.
+    let there = fs::metadata(&destination).ok().map(|found| (found.dev(), found.ino()));
+    for source in sources {
+        let found = open(source)?.file.metadata().map_err(FileError::at(source))?;
+        if there == Some((found.dev(), found.ino())) {
+            return Err(FileError::Malformed(format!("{destination:?} is its own piece {source:?}")));
+        }
+    }
     ensure_parent(&destination)?;
     let target = WriteTarget::open(&destination)?;
     for source in sources {
@@ -59,6 +67,15 @@ mod tests {
         assert!(matches!(join(&missing, path("whole"), None), Err(FileError::Io { .. })));
         assert!(matches!(join(&names, names[1].clone(), None), Err(FileError::Malformed(_))));
         assert_eq!(fs::read(path("whole")).unwrap(), b"old");
+        std::os::unix::fs::symlink(dir.path(), path("link")).unwrap();
+        for itself in
+            ["../".to_owned() + dir.path().file_name().unwrap().to_str().unwrap() + "/whole", "link/whole".to_owned()]
+        {
+            let refused = join(&[path(&itself), path("1")], path("whole"), None);
+            assert!(matches!(refused, Err(FileError::Malformed(_))), "{refused:?}");
+            assert_eq!(fs::read(path("whole")).unwrap(), b"old");
+        }
+        fs::remove_file(path("link")).unwrap();
         assert_eq!(join(&names, path("whole"), None).unwrap().path, path("whole"));
         assert_eq!(fs::read(path("whole")).unwrap(), b"one two three");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);

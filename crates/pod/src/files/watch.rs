@@ -367,6 +367,9 @@ impl Watcher {
         let mut waiting = vec![path];
         while let Some(path) = waiting.pop() {
             if !self.add(&path) {
+                if self.heard.state().ended.is_some() {
+                    return;
+                }
                 continue;
             }
             let Ok(entries) = fs::read_dir(self.absolute(&path)) else { continue };
@@ -383,8 +386,16 @@ impl Watcher {
                 if kind.is_dir() {
                     waiting.push(within);
                 }
+                if waiting.len() > MAX_FOLDERS {
+                    return self.end_full();
+                }
             }
         }
+    }
+
+    fn end_full(&self) {
+        self.heard
+            .end(RpcCode::ResourceExhausted, &format!("more than {MAX_FOLDERS} folders cannot be watched at once"));
     }
 
     /// Watches one folder; the first one is watched already.
@@ -393,8 +404,7 @@ impl Watcher {
             return true;
         }
         if self.folders.len() >= MAX_FOLDERS {
-            self.heard
-                .end(RpcCode::ResourceExhausted, &format!("more than {MAX_FOLDERS} folders cannot be watched at once"));
+            self.end_full();
             return false;
         }
         match add_watch(&self.inotify, self.absolute(path), WATCHED | WatchFlags::DONT_FOLLOW) {

@@ -1,6 +1,7 @@
 //! Who runs the agent: an image's `user`, looked up in the image's own files.
 
-use std::path::Path;
+use std::fs::File;
+use std::io::Read as _;
 
 use rustix::process::{getegid, geteuid};
 
@@ -97,7 +98,7 @@ const DEFAULT_ID: u32 = 1000;
 /// `(uid_t) -1`.
 const NO_ID: u32 = u32::MAX;
 /// An account file larger than this is not read on.
-const MAX_FILE: usize = 1024 * 1024;
+const MAX_FILE: u64 = 1024 * 1024;
 
 struct Entry<'a> {
     name: &'a str,
@@ -113,8 +114,10 @@ impl Accounts {
     /// Reads `/etc/passwd` and `/etc/group`; an image without them has no names but `root`.
     pub(crate) fn read(privileges: Privileges) -> Self {
         let read = |path: &str| {
-            let bytes = std::fs::read(Path::new(path)).unwrap_or_default();
-            String::from_utf8_lossy(&bytes[..bytes.len().min(MAX_FILE)]).into_owned()
+            let mut bytes = Vec::new();
+            // What cannot be read is as what is not there, and so is what comes after the bound.
+            let _ = File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut bytes));
+            String::from_utf8_lossy(&bytes).into_owned()
         };
         let only = (!am_root()).then(|| (geteuid().as_raw(), getegid().as_raw()));
         let root = privileges.allow_root();
