@@ -12,7 +12,6 @@ use std::time::Duration;
 use auth::ApiKey;
 use axum::body::Body;
 use domain::{KeyId, KeyScope, UnixMillis, Wallet};
-use futures_util::StreamExt;
 use http::header::HeaderMap;
 use store::ApiKeyRecord;
 use wire::fault::{Code, Fault};
@@ -20,6 +19,7 @@ use wire::v1::keys::X_API_KEY;
 use wire::v1::public::{X_SIGNATURE, X_WALLET};
 
 use crate::edge::headers::bearer;
+use crate::edge::streams::broken_off;
 use crate::error::ApiError;
 use crate::state::Gateway;
 
@@ -113,14 +113,13 @@ impl Gateway {
         Ok(of.filter(|of| record.wallet == *of).map(|_| record.id))
     }
 
-    /// The body of an answer, which ends once the key that opened it, if one did, is good no
+    /// The body of an answer, which breaks off once the key that opened it, if one did, is good no
     /// more.
     pub(crate) fn while_good(self: &Arc<Self>, key: Option<KeyId>, body: Body) -> Body {
         if key.is_none() {
             return body;
         }
-        let over = Box::pin(Arc::clone(self).withdrawn(key));
-        Body::from_stream(body.into_data_stream().take_until(over))
+        broken_off(body, Arc::clone(self).withdrawn(key), "the API key that opened this is good no more")
     }
 
     /// Comes when the key is good no more; never, where none is needed.

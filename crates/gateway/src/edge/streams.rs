@@ -2,11 +2,12 @@
 //! a quota, and some are kept for the agents' holders.
 
 use std::hash::Hash;
+use std::io;
 use std::sync::Arc;
 
 use axum::body::Body;
 use domain::{PodId, Wallet};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use wire::fault::{Code, Fault};
@@ -15,6 +16,12 @@ use crate::Limits;
 use crate::edge::requester::{QuotaKey, Requester};
 use crate::edge::semaphore::{KeyedPermit, KeyedSemaphore};
 use crate::error::ApiError;
+
+/// Files of one agent that are read and written at once by who has a signed URL, and of those the
+/// ones by one address. They take places for calls at the agent's node and in its guest, of which
+/// there are some three times as many: the rest is its holder's, whoever has such a URL.
+const SIGNED: u32 = 16;
+const SIGNED_PER_ADDRESS: u32 = 8;
 
 /// How many streams one gateway has open at once.
 pub(crate) struct StreamLimiter {
@@ -26,6 +33,8 @@ pub(crate) struct StreamLimiter {
     agents: KeyedSemaphore<PodId>,
     visited: KeyedSemaphore<PodId>,
     visited_unpaid: KeyedSemaphore<PodId>,
+    signed: KeyedSemaphore<PodId>,
+    signed_addresses: KeyedSemaphore<(PodId, u128)>,
     quotas: KeyedSemaphore<QuotaKey>,
 }
 
@@ -35,6 +44,7 @@ pub(crate) struct StreamLimiter {
 pub(crate) enum StreamPermit {
     Wallet(OwnedSemaphorePermit, KeyedPermit<Wallet>),
     Agent(Vec<OwnedSemaphorePermit>, Vec<KeyedPermit<PodId>>, Vec<KeyedPermit<QuotaKey>>),
+    Signed(Box<StreamPermit>, KeyedPermit<PodId>, KeyedPermit<(PodId, u128)>),
 }
 
 impl StreamLimiter {
@@ -47,6 +57,8 @@ impl StreamLimiter {
             agents: KeyedSemaphore::new(limits.streams_per_agent),
             visited: KeyedSemaphore::new(limits.for_visitors(limits.streams_per_agent)),
             visited_unpaid: KeyedSemaphore::new(limits.for_unpaid(limits.streams_per_agent)),
+            signed: KeyedSemaphore::new(SIGNED),
+            signed_addresses: KeyedSemaphore::new(SIGNED_PER_ADDRESS),
             quotas: KeyedSemaphore::new(limits.streams_per_address),
         }
     }
@@ -66,6 +78,14 @@ impl StreamLimiter {
         let agents = agents.collect::<Result<_, _>>()?;
         let all = all.iter().map(|semaphore| try_acquire_one(semaphore));
         Ok(StreamPermit::Agent(all.collect::<Result<_, _>>()?, agents, quotas))
+    }
+
+    /// A permit for one file of an agent, for who has a URL that was signed for it.
+    pub(crate) fn for_signed(&self, id: PodId, address: u128) -> Result<StreamPermit, ApiError> {
+        let of_address = try_acquire(&self.signed_addresses, (id, address), QuotaKey::Visitor(address).name())?;
+        let of_agent = try_acquire(&self.signed, id, "this agent by signed URLs")?;
+        let visitor = Requester::Visitor { address, beside_payers: false };
+        Ok(StreamPermit::Signed(Box::new(self.for_agent(id, visitor)?), of_agent, of_address))
     }
 
     /// Where a permit is taken: among the agent's, and among the gateway's.
@@ -90,6 +110,20 @@ pub(crate) fn until_drained(body: Body, permit: StreamPermit, draining: &Cancell
         chunk
     });
     Body::from_stream(held.take_until(draining))
+}
+
+/// The same body, which breaks off once `over` comes: whoever reads it takes what came for no more
+/// than a part, also where no length was told.
+pub(crate) fn broken_off(body: Body, over: impl Future<Output = ()> + Send + 'static, why: &'static str) -> Body {
+    let open = Some((body.into_data_stream(), Box::pin(over)));
+    Body::from_stream(stream::unfold(open, move |open| async move {
+        let (mut pieces, mut over) = open?;
+        tokio::select! {
+            biased;
+            () = &mut over => Some((Err(axum::Error::new(io::Error::other(why))), None)),
+            piece = pieces.next() => piece.map(|piece| (piece, Some((pieces, over)))),
+        }
+    }))
 }
 
 fn semaphore(permits: u32) -> Arc<Semaphore> {
@@ -156,6 +190,33 @@ mod tests {
         assert_eq!(drain(&mut held, visit(other, 5)), 1, "the whole gateway");
         held.clear();
         assert_eq!(drain(&mut held, visit(one, 1)), 3);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_ended_is_not_taken_for_a_whole_one() {
+        let read = async |over: bool| {
+            let pieces = stream::iter([Ok::<_, io::Error>("one")]);
+            let pieces =
+                pieces.chain(stream::once(async move { if over { std::future::pending().await } else { Ok(" two") } }));
+            let ends = async move { if over { tokio::task::yield_now().await } else { std::future::pending().await } };
+            axum::body::to_bytes(broken_off(Body::from_stream(pieces), ends, "over"), 100).await
+        };
+        assert_eq!(read(false).await.unwrap(), "one two");
+        assert!(read(true).await.is_err());
+    }
+
+    #[test]
+    fn who_has_a_signed_url_leaves_the_agents_calls_to_its_holder() {
+        let (streams, mut held) = (streams(Limits::default()), Vec::new());
+        let [one, other] = [1, 2].map(|n| PodId::minted(RunId::from_bits(n)));
+        let of_address = usize::try_from(SIGNED_PER_ADDRESS).unwrap();
+        assert_eq!(drain(&mut held, || streams.for_signed(one, 1)), of_address);
+        assert_eq!(drain(&mut held, || streams.for_signed(other, 1)), of_address, "of another agent");
+        let rest = usize::try_from(SIGNED).unwrap() - of_address;
+        assert_eq!((2..20).map(|address| drain(&mut held, || streams.for_signed(one, address))).sum::<usize>(), rest);
+        assert!(streams.for_agent(one, Requester::Holder).is_ok());
+        held.clear();
+        assert_eq!(drain(&mut held, || streams.for_signed(one, 1)), of_address);
     }
 
     #[test]

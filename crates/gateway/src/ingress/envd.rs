@@ -26,12 +26,13 @@ use wire::TRACEPARENT;
 use wire::fault::Fault;
 use wire::filesystem::FilesError;
 
+use crate::edge::guarded::GuardedBody;
 use crate::edge::headers;
 use crate::edge::idle::IdleTimer;
 use crate::edge::limits::client_key;
 use crate::edge::requester::Requester;
 use crate::edge::source::RequestSource;
-use crate::edge::streams::until_drained;
+use crate::edge::streams::broken_off;
 use crate::error::ApiError;
 use crate::ingress::target::{SANDBOX_ID, SANDBOX_PORT};
 use crate::state::Gateway;
@@ -93,8 +94,10 @@ async fn answer(
     let held = authorized(gateway, last_run.as_ref(), request.headers(), call.as_ref())?;
     let call = call.ok_or_else(|| said(StatusCode::NOT_FOUND, "there is no such call"))?;
     let record = running(last_run)?;
-    let visitor = Requester::Visitor { address: client_key(source.address), beside_payers: false };
-    let permit = gateway.streams.for_agent(id, if held { Requester::Holder } else { visitor })?;
+    let permit = match held {
+        true => gateway.streams.for_agent(id, Requester::Holder)?,
+        false => gateway.streams.for_signed(id, client_key(source.address))?,
+    };
     let node = gateway.parts.control.node_of(&record).map_err(ApiError::from)?;
     let timer = IdleTimer::new();
     let (head, body) = request.into_parts();
@@ -114,7 +117,9 @@ async fn answer(
     };
     let (mut head, body) = answer.map_err(ApiError::from)?.into_parts();
     client::strip_hop_by_hop(&mut head.headers);
-    Ok(Response::from_parts(head, until_drained(Body::new(body), permit, &gateway.draining)))
+    let body = Body::new(GuardedBody::new(Body::new(body), permit));
+    let over = gateway.draining.clone().cancelled_owned();
+    Ok(Response::from_parts(head, broken_off(body, over, "the gateway goes down")))
 }
 
 /// Whether the caller has the token; one who has a signed URL has not, and may do the one

@@ -4,7 +4,7 @@
 //! no connection leads to another agent than the one it was opened to.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -41,9 +41,28 @@ type PoolKey = (RunId, Generation, Option<u16>);
 pub(crate) struct Pools {
     control: Control,
     limits: Limits,
-    agents: Mutex<HashMap<PoolKey, Arc<Pool>>>,
+    agents: Mutex<KnownAgents>,
     /// The agents' ports, as far as requests have named one.
     ports: Cache<(RunId, Generation), u16>,
+}
+
+/// Agents that had requests lately.
+#[derive(Default)]
+struct KnownAgents {
+    pools: HashMap<PoolKey, Arc<Pool>>,
+    /// One for all ports of an agent: who may name any of them gets no more connections by that.
+    queues: HashMap<(RunId, Generation), Weak<Queue>>,
+}
+
+impl KnownAgents {
+    fn queue(&mut self, agent: (RunId, Generation), limits: &Limits) -> Arc<Queue> {
+        let known = self.queues.entry(agent).or_default();
+        known.upgrade().unwrap_or_else(|| {
+            let queue = Arc::new(Queue::new(limits));
+            *known = Arc::downgrade(&queue);
+            queue
+        })
+    }
 }
 
 impl Pools {
@@ -82,20 +101,24 @@ impl Pools {
 
     fn pool(&self, record: &RunRecord, port: Option<u16>) -> Result<Arc<Pool>, ApiError> {
         let node = self.control.node_of(record)?;
-        let fresh = || Arc::new(Pool::new(node, record.id, port, &self.limits));
-        Ok(Arc::clone(self.agents().entry((record.id, record.generation, port)).or_insert_with(fresh)))
+        let mut agents = self.agents();
+        let queue = agents.queue((record.id, record.generation), &self.limits);
+        let fresh = || Arc::new(Pool::new(node, (record.id, port), queue, &self.limits));
+        Ok(Arc::clone(agents.pools.entry((record.id, record.generation, port)).or_insert_with(fresh)))
     }
 
     /// Closes connections that were idle for too long, and drops the pools of agents that
     /// have no connection and no request.
     pub(crate) fn sweep(&self) {
-        self.agents().retain(|_, pool| {
+        let mut agents = self.agents();
+        agents.pools.retain(|_, pool| {
             let idle = pool.close_old();
             idle > 0 || Arc::strong_count(pool) > 1
         });
+        agents.queues.retain(|_, queue| queue.strong_count() > 0);
     }
 
-    fn agents(&self) -> MutexGuard<'_, HashMap<PoolKey, Arc<Pool>>> {
+    fn agents(&self) -> MutexGuard<'_, KnownAgents> {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -106,7 +129,7 @@ struct Pool {
     id: RunId,
     /// Where it is not the agent's own.
     port: Option<u16>,
-    queue: Queue,
+    queue: Arc<Queue>,
     opening: Semaphore,
     /// The most recently used is the last.
     idle: Mutex<Vec<Idle>>,
@@ -166,12 +189,12 @@ impl BodyHistory {
 }
 
 impl Pool {
-    fn new(node: Arc<dyn Node>, id: RunId, port: Option<u16>, limits: &Limits) -> Self {
+    fn new(node: Arc<dyn Node>, (id, port): (RunId, Option<u16>), queue: Arc<Queue>, limits: &Limits) -> Self {
         Self {
             node,
             id,
             port,
-            queue: Queue::new(limits),
+            queue,
             opening: Semaphore::new(OPENING),
             idle: Mutex::default(),
             returned: Notify::new(),
@@ -404,4 +427,21 @@ fn repeatable(request: &Request<Body>) -> Option<Request<Body>> {
     *again.version_mut() = request.version();
     *again.headers_mut() = request.headers().clone();
     Some(again)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn all_ports_of_an_agent_share_its_connections() {
+        let limits = Limits { agent_connections: 2, ..Limits::default() };
+        let mut known = KnownAgents::default();
+        let [one, other] = [1, 2].map(|n| (RunId::from_bits(n), Generation::FIRST));
+        let queues = [known.queue(one, &limits), known.queue(one, &limits), known.queue(other, &limits)];
+        assert!(Arc::ptr_eq(&queues[0], &queues[1]) && !Arc::ptr_eq(&queues[0], &queues[2]));
+        drop(queues);
+        assert_eq!(known.queues[&one].strong_count(), 0);
+        assert!(known.queue(one, &limits).acquire(Requester::Holder, Instant::now()).await.is_ok(), "as new");
+    }
 }

@@ -1,5 +1,6 @@
 //! Commands and files in a guest: passed to `pod` with the node's own credential.
 
+use std::io;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -7,7 +8,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use domain::RunId;
-use futures_util::StreamExt;
+use futures_util::{StreamExt, stream};
 use http::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, COOKIE, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
@@ -233,10 +234,19 @@ async fn pass(api: &Api, id: RunId, target: &str, begin: Duration, request: Requ
     let driver = line.0.into_driver();
     let (mut head, body) = answer.into_parts();
     strip(&mut head.headers);
-    let pieces = Body::new(body).into_data_stream().take_until(api.closing.clone().cancelled_owned());
-    let pieces = pieces.map(move |piece| {
+    let pieces = Body::new(body).into_data_stream().map(move |piece| {
         let _held = (&driver, &permit);
         piece
+    });
+    let open = Some((pieces, Box::pin(api.closing.clone().cancelled_owned())));
+    // When the node ends, the answer breaks off: what came of it is not taken for all of it.
+    let pieces = stream::unfold(open, |open| async move {
+        let (mut pieces, mut ends) = open?;
+        tokio::select! {
+            biased;
+            () = &mut ends => Some((Err(axum::Error::new(io::Error::other("the node ends"))), None)),
+            piece = pieces.next() => piece.map(|piece| (piece, Some((pieces, ends)))),
+        }
     });
     Ok(Response::from_parts(head, Body::from_stream(pieces)))
 }
