@@ -83,7 +83,8 @@ pub struct Config {
     pub first_uid: u32,
     /// Milliseconds from a guest's start to its readiness, or it is started again, after two
     /// thirds of them if its `pod` has not spoken yet; as many within ten minutes that it may
-    /// be unready later on. Default 60000.
+    /// be unready later on. So much less than the gateway's `spawn_timeout_ms` that a guest
+    /// that hangs at boot can be started once more within it. Default 45000.
     pub boot_deadline_ms: u64,
     /// Milliseconds between two looks at an agent. Default 2000.
     pub health_period_ms: u64,
@@ -140,7 +141,7 @@ impl Default for Config {
             disk_percent: 200,
             retention_days: 30,
             first_uid: 1_879_048_192,
-            boot_deadline_ms: 60_000,
+            boot_deadline_ms: 45_000,
             health_period_ms: 2_000,
             health_failures: 5,
             restarts: 5,

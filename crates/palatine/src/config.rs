@@ -158,6 +158,13 @@ mod tests {
         assert!(said.contains("tier a needs"), "{said}");
     }
 
+    #[test]
+    fn a_guest_that_hangs_at_boot_is_started_again_within_the_time_of_its_spawn() {
+        const ONCE_MORE_MS: u64 = 15_000;
+        let config = Config::default();
+        assert!(config.node.boot_deadline_ms + ONCE_MORE_MS <= config.control.spawn_timeout_ms);
+    }
+
     const GATEWAY_UNIT: &str = include_str!("../../../deploy/systemd/palatine.service");
     const NODE_UNIT: &str = include_str!("../../../deploy/systemd/hypercore.service");
     const SERVER: &str = include_str!("../../../deploy/systemd/server.md");
