@@ -33,4 +33,5 @@ pub use pods::error::{SpawnError, StopError};
 pub use pods::needs::UnmetNeed;
 pub use pods::spawn::{SpawnHandle, SpawnOrder};
 pub use pods::status::NoNode;
+pub use pods::volumes::{VolumeError, VolumeGrowthOrder, VolumeOrder};
 pub use service::Control;

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chain::Balances;
-use domain::{Clock, PodId, RunId, StopReason, Tiers, Wallet};
-use store::{Admission, RunRecord, Store, StoreError};
+use domain::{Clock, PodId, RunId, StopReason, Tiers, VolumeId, Wallet};
+use store::{Admission, RunRecord, Store, StoreError, VolumeRecord};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,6 +22,7 @@ use crate::pods::inflight::Inflight;
 use crate::pods::locks::{RunLocks, UnansweredCreations};
 use crate::pods::spawn::{SpawnHandle, SpawnOrder};
 use crate::pods::status::NoNode;
+use crate::pods::volumes::{VolumeError, VolumeGrowthOrder, VolumeOrder};
 use crate::reconcile::collector::MarkCollector;
 
 /// The control plane: a handle that is cheap to clone.
@@ -84,6 +85,7 @@ impl Control {
         self.run(|context| async move { context.reconcile_for_ever().await });
         self.run(|context| async move { context.recheck_for_ever().await });
         self.run(|context| async move { context.prune_for_ever().await });
+        self.run(|context| async move { context.settle_volumes_for_ever().await });
     }
 
     /// Runs a loop until the control plane goes down.
@@ -156,6 +158,37 @@ impl Control {
         let work = async move { context.remove(pod).await };
         let done = self.context.tasks.spawn(work.in_current_span()).await;
         done.map_err(|_| StopError::CutOff)?
+    }
+
+    /// Makes a volume. What was cut off is taken up later, and the same order again goes on
+    /// with it.
+    ///
+    /// # Errors
+    /// [`VolumeError`] says why there is none.
+    pub async fn create_volume(&self, order: VolumeOrder) -> Result<VolumeRecord, VolumeError> {
+        self.context.create_volume(order).await
+    }
+
+    /// Grows a volume that no live agent has.
+    ///
+    /// # Errors
+    /// [`VolumeError`] says why it stays as it is.
+    pub async fn grow_volume(&self, order: VolumeGrowthOrder) -> Result<VolumeRecord, VolumeError> {
+        self.context.grow_volume(order).await
+    }
+
+    /// Removes a volume that no live agent has.
+    ///
+    /// # Errors
+    /// [`VolumeError`]; with [`VolumeError::NodeUnavailable`] nobody gets it any more, and it
+    /// goes when its node answers.
+    pub async fn remove_volume(&self, holder: Wallet, id: VolumeId) -> Result<(), VolumeError> {
+        self.context.remove_volume(holder, id).await
+    }
+
+    /// What a volume takes of its node's disk, where the node answers.
+    pub async fn volume_bytes(&self, volume: &VolumeRecord) -> Option<u64> {
+        self.context.volume_bytes(volume).await
     }
 
     /// The last run of a POD, if it is this holder's.

@@ -22,6 +22,7 @@ mod text;
 mod tier;
 mod time;
 pub mod vault;
+mod volume;
 
 pub use agent::{
     EndReason, Event, FailReason, InvalidAgentTransition, NodeShortage, State, StateName, StepEffect, StopReason, step,
@@ -39,3 +40,7 @@ pub use pod::{PodId, PodIdError};
 pub use slot::{AllowanceExceeded, HolderAllowance, TakenSlot, free_slot};
 pub use tier::{Tier, TierError, TierName, Tiers, TokenAmount};
 pub use time::{Clock, SystemClock, UnixMillis};
+pub use volume::{
+    DEFAULT_VOLUME_MIB, MAX_MOUNTS, MAX_VOLUME_MIB, MAX_VOLUMES, MIN_VOLUME_MIB, MountPath, MountPathError,
+    MountsError, VolumeId, VolumeIdError, VolumeMount, VolumeName, VolumeNameError, VolumeState, check_mounts,
+};

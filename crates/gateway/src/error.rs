@@ -20,7 +20,7 @@ use crate::edge::limits::RateExceeded;
 /// that comes back by itself.
 pub(crate) const SOON_S: u64 = 2;
 /// The same for what comes back when somebody has made room.
-const LATER_S: u64 = 30;
+pub(crate) const LATER_S: u64 = 30;
 
 /// Why a request is not answered as it wished.
 #[derive(Debug)]
@@ -213,6 +213,11 @@ fn spawn_fault(error: &SpawnError) -> Fault {
         SpawnError::NoData(_) => Fault::new(
             Code::NoData,
             "the node keeps no data of this agent any more; its operator may find it, or remove the agent",
+        ),
+        SpawnError::NoVolume(_) => Fault::new(
+            Code::NoVolume,
+            "the node cannot give the agent its volumes: it holds one of them no more, or still has it in use; its \
+             operator's log says which",
         ),
         SpawnError::Timeout { guest, .. } => Fault { guest: guest.clone(), ..failed_fault(FailReason::BootTimeout) },
         SpawnError::Failed { reason, guest } => Fault { guest: guest.clone(), ..failed_fault(*reason) },

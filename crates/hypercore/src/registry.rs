@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use domain::{PlacementError, PodId, ResourceRequest, RunId};
+use domain::{PlacementError, PodId, ResourceRequest, RunId, VolumeId};
 use tokio::sync::oneshot;
 use wire::v1::node::DataPolicy;
 
-use crate::policy::{Allocated, Capacity, DiskSpace};
+use crate::policy::{Allocated, Capacity, DiskShortage, DiskSpace};
 use crate::quarantine::Quarantine;
 use crate::task::{DeleteError, Deletion, SandboxHandle, TaskCommand};
 
@@ -18,6 +18,9 @@ pub(crate) struct Registry {
     /// Those that are neither known nor gone.
     pub(crate) quarantine: Quarantine,
     handles: Mutex<BTreeMap<RunId, Arc<SandboxHandle>>>,
+    /// The volumes' sizes, in MiB: promised of the disk beside the sandboxes'. Taken after the
+    /// handles, where both are.
+    volumes: Mutex<BTreeMap<VolumeId, u64>>,
 }
 
 /// What became of a request to enter.
@@ -30,7 +33,7 @@ pub(crate) enum Admission {
 
 impl Registry {
     pub(crate) fn new(capacity: Capacity) -> Self {
-        Self { capacity, quarantine: Quarantine::default(), handles: Mutex::new(BTreeMap::new()) }
+        Self { capacity, quarantine: Quarantine::default(), handles: Mutex::default(), volumes: Mutex::default() }
     }
 
     pub(crate) fn get(&self, id: RunId) -> Option<Arc<SandboxHandle>> {
@@ -44,6 +47,37 @@ impl Registry {
     /// The run of this POD that is here, if one is.
     pub(crate) fn run_of(&self, pod: PodId) -> Option<Arc<SandboxHandle>> {
         self.handles().values().find(|handle| handle.desired.pod == pod).cloned()
+    }
+
+    /// The run that has this volume, if one does.
+    pub(crate) fn run_with_volume(&self, id: VolumeId) -> Option<RunId> {
+        let handles = self.handles();
+        let has = |handle: &&Arc<SandboxHandle>| handle.desired.volumes.iter().any(|volume| volume.id == id);
+        handles.values().find(has).map(|handle| handle.id())
+    }
+
+    /// A volume that is there, and has this size.
+    pub(crate) fn hold_volume(&self, id: VolumeId, size_mib: u64) {
+        self.volumes().insert(id, size_mib);
+    }
+
+    /// A volume that is there no more.
+    pub(crate) fn forget_volume(&self, id: VolumeId) {
+        self.volumes().remove(&id);
+    }
+
+    /// Promises a volume this size, `more` than it has now, if the disk has as much to promise.
+    pub(crate) fn promise_volume(
+        &self,
+        id: VolumeId,
+        size_mib: u64,
+        more: u64,
+        room: DiskSpace,
+    ) -> Result<(), DiskShortage> {
+        let handles = self.handles();
+        self.capacity.admit_disk(self.load_with(&handles), more, room)?;
+        self.volumes().insert(id, size_mib);
+        Ok(())
     }
 
     /// Whether a run of this POD is here that may not have its data yet.
@@ -108,8 +142,8 @@ impl Registry {
 
     /// Guests that are quarantined and run take their share too.
     fn load_with(&self, handles: &BTreeMap<RunId, Arc<SandboxHandle>>) -> Allocated {
-        let known =
-            handles.values().fold(Allocated::default(), |load, handle| load.plus(handle.ask(), handle.disk_mib));
+        let volumes = Allocated { disk_mib: self.volumes().values().sum(), ..Allocated::default() };
+        let known = handles.values().fold(volumes, |load, handle| load.plus(handle.ask(), handle.disk_mib));
         let disk_mib = self.capacity.agent_disk_mib;
         self.quarantine.taken().into_iter().fold(known, |load, (_, memory_mib)| {
             load.plus(
@@ -117,6 +151,10 @@ impl Registry {
                 disk_mib,
             )
         })
+    }
+
+    fn volumes(&self) -> MutexGuard<'_, BTreeMap<VolumeId, u64>> {
+        self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn handles(&self) -> MutexGuard<'_, BTreeMap<RunId, Arc<SandboxHandle>>> {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use domain::vault::TaskId;
-use domain::{B256, ImageDigest, KeyId, PodId};
+use domain::{B256, ImageDigest, KeyId, PodId, VolumeId};
 use image::ImageSummary;
 use serde::Serialize;
 use wire::v1::public::StopResponse;
@@ -71,6 +71,13 @@ pub(crate) struct PodKeystore {
 pub(crate) struct RevokedKeys {
     /// The keys that open nothing any more.
     pub(crate) revoked: Vec<KeyId>,
+}
+
+/// What `volume rm` has done.
+#[derive(Debug, Serialize)]
+pub(crate) struct RemovedVolumes {
+    /// The volumes that are gone.
+    pub(crate) removed: Vec<VolumeId>,
 }
 
 /// What `rm` has done.

@@ -3,17 +3,19 @@
 mod key;
 mod money;
 mod pod;
+mod volume;
 
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
-use domain::{PodId, Usdc};
+use domain::{PodId, Usdc, VolumeMount};
 
 pub(crate) use key::{CreateKey, KeyCommand};
 pub(crate) use money::{CreateTask, Price, Signer, VaultCommand, VaultName, VaultTaskArg, WalletCommand};
 pub(crate) use pod::{PodCommand, PodIdentity};
+pub(crate) use volume::VolumeCommand;
 
 /// The self-hosted cloud for sovereign AI agents.
 #[derive(Debug, Parser)]
@@ -92,6 +94,11 @@ pub(crate) enum Command {
     },
     /// Show what your wallet used
     Usage,
+    /// Volumes: disks of yours that outlive every agent
+    Volume {
+        #[command(subcommand)]
+        command: VolumeCommand,
+    },
     /// API keys: what your wallet lets programs do in its name
     Key {
         #[command(subcommand)]
@@ -264,6 +271,9 @@ pub(crate) struct Spawn {
     /// Let the agent answer anyone, without its token
     #[arg(long)]
     pub(crate) public: bool,
+    /// A volume of yours that each start of the agent has, and where; may be given several times
+    #[arg(long = "volume", short = 'v', value_name = "NAME:PATH", value_parser = volume::mount)]
+    pub(crate) volumes: Vec<VolumeMount>,
     #[command(flatten)]
     pub(crate) run: Run,
     /// Whose the agent's vault is to be: deployed as soon as the agent is known
@@ -508,6 +518,25 @@ mod tests {
             panic!("several may go")
         };
         assert_eq!(ids.len(), 2);
+    }
+
+    #[test]
+    fn a_new_agents_volumes_are_looked_at_before_anything_is_asked() {
+        let spawn = |words: &[&str]| Cli::try_parse_from([&["palatine", "spawn", "-t", "echo"], words].concat());
+        let Ok(Cli { command: Command::Spawn(options), .. }) = spawn(&["--volume", "work:/workspace", "-v", "b:/b"])
+        else {
+            panic!("they are volumes")
+        };
+        assert_eq!(options.volumes.len(), 2);
+        assert!(spawn(&["--volume", "work:/etc"]).is_err());
+        let create = ["palatine", "volume", "create", "work", "--size", "10G"];
+        let Ok(Cli { command: Command::Volume { command: VolumeCommand::Create { size, .. } }, .. }) =
+            Cli::try_parse_from(create)
+        else {
+            panic!("it is a volume")
+        };
+        assert_eq!(size.mib, 10_240);
+        assert!(Cli::try_parse_from(["palatine", "volume", "rm"]).is_err(), "which?");
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub(crate) mod sign;
 pub(crate) mod starting;
 pub(crate) mod store;
 pub(crate) mod vault;
+pub(crate) mod volume;
 pub(crate) mod wallet;
 
 use std::path::PathBuf;

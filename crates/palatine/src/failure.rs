@@ -79,6 +79,9 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
         | Code::IdTaken
         | Code::PodRunning
         | Code::NoData
+        | Code::VolumeExists
+        | Code::VolumeAttached
+        | Code::NoVolume
         | Code::PaymentInFlight
         | Code::StaleGeneration
         | Code::WrongState
@@ -152,6 +155,9 @@ const fn known_advice(code: Code) -> KnownAdvice {
         Code::NotFound => "list yours: palatine ls",
         Code::PodRunning => "it runs: see palatine ls, or stop it first",
         Code::IdTaken => "choose another --name; one of your own is started again with: palatine start <id>",
+        Code::VolumeExists | Code::VolumeAttached | Code::NoVolume => {
+            "see which there are, and who has them: palatine volume ls"
+        }
         Code::NoData => "wait for its node, or give its data up for good: palatine rm <id>",
         Code::AgentUnreachable | Code::AgentNotReady | Code::SpawnFailed => {
             "see its state and output: palatine ls, palatine logs <id>"

@@ -67,6 +67,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Command::Store { command } => commands::store::run(command, target.json)?,
         Command::Sign(request) => commands::sign::run(&target, &request)?,
+        Command::Volume { command } => return block_on(commands::volume::run(&target, &state()?, command)),
         Command::Key { command } => return block_on(commands::key::run(&target, &state()?, command)),
         Command::Wallet { signer, command } => {
             return block_on(commands::wallet::run(&target, &state()?, &signer, command));

@@ -15,8 +15,11 @@ use wire::v1::public::{
 
 use wire::v1::keys::{ApiKey, KeyResponse, KeysResponse};
 use wire::v1::vault::{AgentVault, LinkResponse, Prices, TasksResponse, VaultResponse};
+use wire::v1::volumes::Volume;
 
-use crate::answers::{CallOutcome, Copied, ImageRow, PodKeystore, Removed, RemovedAgent, RevokedKeys, WalletInfo};
+use crate::answers::{
+    CallOutcome, Copied, ImageRow, PodKeystore, Removed, RemovedAgent, RemovedVolumes, RevokedKeys, WalletInfo,
+};
 
 /// Prints `value` as JSON on one line, or what `people` writes of it.
 pub(crate) fn show<T: Serialize>(json: bool, value: &T, people: impl FnOnce(&T) -> String) -> io::Result<()> {
@@ -353,6 +356,44 @@ pub(crate) fn keys(answer: &KeysResponse) -> String {
 
 pub(crate) fn revoked(answer: &RevokedKeys) -> String {
     answer.revoked.iter().map(|id| format!("{id} revoked")).collect::<Vec<_>>().join("\n")
+}
+
+/// A volume, in lines.
+pub(crate) fn volume(volume: &Volume) -> String {
+    let mut lines =
+        vec![format!("{} ({}): {} MiB, {}", volume.name, volume.id, volume.size_mib, volume.state.as_str())];
+    if let Some(bytes) = volume.bytes {
+        lines.push(format!("It takes {} of its node's disk", mib(bytes)));
+    }
+    match &volume.attached {
+        Some(attached) => lines.push(format!("The agent {} has it at {}", attached.agent_id, attached.path)),
+        None => lines.push(format!("Attach it: palatine spawn --volume {}:/workspace …", volume.name)),
+    }
+    lines.join("\n")
+}
+
+pub(crate) fn volumes(list: &[Volume]) -> String {
+    if list.is_empty() {
+        return "No volumes. Make one: palatine volume create work --size 1G".to_owned();
+    }
+    let mut table = table(["NAME", "SIZE", "STATE", "AGENT", "PATH", "CREATED", "ID"]);
+    for volume in list {
+        let attached = volume.attached.as_ref();
+        table.add_row([
+            volume.name.to_string(),
+            format!("{} MiB", volume.size_mib),
+            volume.state.as_str().to_owned(),
+            attached.map_or_else(|| "-".to_owned(), |attached| attached.agent_id.to_string()),
+            attached.map_or_else(|| "-".to_owned(), |attached| attached.path.to_string()),
+            date(volume.created_at),
+            volume.id.to_string(),
+        ]);
+    }
+    table.to_string()
+}
+
+pub(crate) fn removed_volumes(answer: &RemovedVolumes) -> String {
+    answer.removed.iter().map(|id| format!("{id} removed")).collect::<Vec<_>>().join("\n")
 }
 
 pub(crate) fn images(list: &[ImageRow]) -> String {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::{NodeShortage, PodId, RunId, UnixMillis};
+use domain::{NodeShortage, PodId, RunId, UnixMillis, VolumeId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep, timeout};
 use wire::v1::node::{DataDisk, KeptCause, Retention};
@@ -37,6 +37,11 @@ pub trait Harness: Send + Sync {
     async fn write(&self, id: RunId, text: &str);
     /// What was written there, or as many bytes of whatever is there.
     async fn written(&self, id: RunId) -> String;
+    /// Makes an empty volume of this id where the driver looks for it; `false` of a driver that has
+    /// no volumes, which then must refuse whoever wants one.
+    async fn make_volume(&self, _id: VolumeId) -> bool {
+        false
+    }
     /// How long a guest may take until its first port answers.
     fn boot_deadline(&self) -> Duration;
 }
@@ -62,6 +67,7 @@ pub async fn run(harness: &dyn Harness) -> RuleResult {
         cores: 1,
         memory_mib: 128,
         base: harness.base(),
+        volumes: Vec::new(),
         ran: false,
     };
     let one = spec(0x0c0f_0001, 1);
@@ -96,7 +102,39 @@ pub async fn run(harness: &dyn Harness) -> RuleResult {
     what_is_kept_can_be_erased(&*next).await?;
     no_empty_disk_takes_the_place_of_data_that_is_gone(&*next, &two).await?;
     the_end_may_come_twice(&*next, &one).await?;
+    a_volume_is_had_by_one_guest_and_outlives_it(harness, &*next, spec).await?;
     done("close", next.close().await)
+}
+
+async fn a_volume_is_had_by_one_guest_and_outlives_it(
+    harness: &dyn Harness,
+    driver: &dyn Runtime,
+    spec: impl Fn(u64, u16) -> GuestSpec,
+) -> RuleResult {
+    let volumes = vec![VolumeId::from_bits(7)];
+    let one = GuestSpec { volumes: volumes.clone(), ..spec(0x0c0f_0005, 3) };
+    let two = GuestSpec { volumes, ..spec(0x0c0f_0006, 4) };
+    is_not_made("create with a volume that is not there", driver, &one).await?;
+    if !harness.make_volume(VolumeId::from_bits(7)).await {
+        return Ok(());
+    }
+    done("create with a volume", driver.create(&one).await)?;
+    is_not_made("create with another guest's volume", driver, &two).await?;
+    done("stop(Erase)", driver.stop(one.slot, DiskRetention::Erase).await)?;
+    done("create with a volume that is free again", driver.create(&two).await)?;
+    done("stop(Erase)", driver.stop(two.slot, DiskRetention::Erase).await)
+}
+
+/// A guest that cannot have what it wants is not made, and nothing of it is left.
+async fn is_not_made(what: &str, driver: &dyn Runtime, spec: &GuestSpec) -> RuleResult {
+    if driver.create(spec).await.is_ok() {
+        return Err(format!("{what}: there is a guest"));
+    }
+    let runs = |run: &ObservedRun| run.runs;
+    if done("observed_runs", driver.observed_runs().await)?.get(&spec.slot.run).is_some_and(runs) {
+        return Err(format!("{what}: something of it runs"));
+    }
+    done("stop(Erase)", driver.stop(spec.slot, DiskRetention::Erase).await)
 }
 
 async fn what_was_never_made_can_be_stopped(driver: &dyn Runtime, spec: &GuestSpec) -> RuleResult {

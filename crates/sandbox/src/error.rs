@@ -58,6 +58,14 @@ pub enum DriverRefusal {
     /// The image's disk is not there.
     #[error("the image's disk {0} is not there")]
     NoBase(PathBuf),
+    /// More volumes than a guest has places for.
+    #[error("a guest has at most {most} volumes, not {asked}")]
+    TooManyVolumes {
+        /// How many were asked for.
+        asked: usize,
+        /// How many there may be.
+        most: usize,
+    },
     /// The slot has no address.
     #[error("slot {slot} is not one of this node's {slots}")]
     NoSlot {
@@ -180,7 +188,10 @@ impl RuntimeError {
             Self::Refused { refusal, .. } => match refusal {
                 DriverRefusal::DiskFull { .. } => NodeShortage::Disk,
                 DriverRefusal::NoBase(_) => NodeShortage::Image,
-                DriverRefusal::Runs | DriverRefusal::NotRunning | DriverRefusal::NoSlot { .. } => NodeShortage::Host,
+                DriverRefusal::Runs
+                | DriverRefusal::NotRunning
+                | DriverRefusal::TooManyVolumes { .. }
+                | DriverRefusal::NoSlot { .. } => NodeShortage::Host,
             },
             Self::Failed { source: DriverFailure::Cgroup(_), .. } => NodeShortage::Cgroup,
             Self::Failed { step, source, .. } => match *step {

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use domain::{NodeShortage, PodId, RunId};
+use domain::{NodeShortage, PodId, RunId, VolumeId};
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::watch;
 use wire::v1::node::{DataDisk, KeptDisk, Retention, RuntimeName};
@@ -67,6 +67,8 @@ struct State {
     /// Calls that fail, each once.
     failing: Vec<RuntimeOperation>,
     kept: BTreeMap<String, (KeptDisk, String)>,
+    /// The volumes that are there; all, where a test says nothing of them.
+    volumes: Option<BTreeSet<VolumeId>>,
     room: DiskUsage,
     /// Runs of which nothing can be removed by a sweep.
     stuck: BTreeSet<RunId>,
@@ -97,6 +99,7 @@ impl State {
             refused: 0,
             failing: Vec::new(),
             kept: BTreeMap::new(),
+            volumes: None,
             stuck: BTreeSet::new(),
             room: DiskUsage { size: 1 << 40, free: 1 << 40, guests: 0 },
             reconciled: 0,
@@ -124,6 +127,18 @@ impl State {
         its.max_by_key(|(disk, _)| disk.retention.map(|kept| kept.since)).map(|(disk, _)| disk.name.clone())
     }
 
+    /// Whether a guest can have its volumes: they are there, and no other guest has one.
+    fn look_for_volumes(&self, spec: &GuestSpec) -> Result<(), RuntimeError> {
+        let is_lost = |id: &&VolumeId| self.volumes.as_ref().is_some_and(|there| !there.contains(id));
+        let is_taken = |id: &&VolumeId| self.running.values().any(|guest| guest.volumes.contains(id));
+        let lost = spec.volumes.iter().find(is_lost).map(|id| DriverFailure::Missing(format!("no volume {id}")));
+        let taken = spec.volumes.iter().find(is_taken).map(|id| DriverFailure::Taken(format!("volume {id} is taken")));
+        lost.or(taken).map_or(Ok(()), |source| {
+            let operation = RuntimeOperation::Create;
+            Err(RuntimeError::Failed { operation, id: spec.slot.run, step: step::DISKS, source })
+        })
+    }
+
     /// Makes a run's disks unless they are there, or takes its POD's back.
     fn make_disks(&mut self, spec: &GuestSpec) -> Result<(), RuntimeError> {
         if self.disks.contains_key(&spec.slot.run) {
@@ -149,6 +164,7 @@ impl State {
 struct Running {
     slot: Slot,
     facts: GuestFacts,
+    volumes: Vec<VolumeId>,
     ended: watch::Sender<Option<String>>,
     paused: Option<NodeShortage>,
 }
@@ -217,6 +233,16 @@ impl FakeHost {
     /// Has the sweep of a new daemon fail on what is left of this run.
     pub fn stick(&self, id: RunId) {
         self.state().stuck.insert(id);
+    }
+
+    /// The volumes that are there are those that it is told of from now on: this one too.
+    pub fn add_volume(&self, id: VolumeId) {
+        self.state().volumes.get_or_insert_default().insert(id);
+    }
+
+    /// None of its volumes is there any more.
+    pub fn lose_volumes(&self) {
+        self.state().volumes = Some(BTreeSet::new());
     }
 
     /// How full the disk is from now on.
@@ -324,6 +350,7 @@ impl Runtime for FakeRuntime {
             return Err(refused(RuntimeOperation::Create, id, DriverRefusal::Runs));
         }
         state.make_disks(spec)?;
+        state.look_for_volumes(spec)?;
         state.pids += 1;
         if let Some(disks) = state.disks.get_mut(&id) {
             disks.boots += 1;
@@ -331,7 +358,10 @@ impl Runtime for FakeRuntime {
         let process = ProcessFacts { pid: state.pids, started: 7, boot: "fake".to_owned() };
         let facts = GuestFacts::Qemu(VmmFacts { process });
         let (ended, exit) = GuestExitWatch::channel();
-        state.running.insert(id, Running { slot: spec.slot, facts: facts.clone(), ended, paused: None });
+        state.running.insert(
+            id,
+            Running { slot: spec.slot, facts: facts.clone(), volumes: spec.volumes.clone(), ended, paused: None },
+        );
         Ok(Guest { facts, exit })
     }
 

@@ -222,12 +222,17 @@ pub(crate) fn allocated(dir: &Path) -> io::Result<u64> {
     let mut bytes = 0;
     for name in files::names(dir)? {
         match fs::symlink_metadata(dir.join(name)) {
-            Ok(meta) => bytes += meta.blocks() * BLOCK,
+            Ok(meta) => bytes += allocated_file(&meta),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
     }
     Ok(bytes)
+}
+
+/// What a file takes of the disk, in bytes.
+pub(crate) fn allocated_file(meta: &fs::Metadata) -> u64 {
+    meta.blocks() * BLOCK
 }
 
 fn write_note(dir: &Path, retention: &Retention) -> io::Result<()> {

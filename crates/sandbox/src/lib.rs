@@ -10,6 +10,7 @@
 //! | [`process`] | processes by id and start time, so that a reused id is never taken for them |
 //! | `disk`, `cgroup`, `command` | the driver's tools |
 //! | `owner`, `kept` | whose disks a folder holds; disks that outlived their run |
+//! | `volumes` | disks that outlive every run |
 //! | `conformance` (feature) | the suite that every driver runs |
 //! | `fake` (feature) | a runtime without guests, for tests |
 //!
@@ -35,6 +36,7 @@ pub mod fake;
 pub mod network;
 pub mod process;
 pub mod runtime;
+mod volumes;
 
 pub use drivers::qemu::facts::VmmFacts;
 pub use error::{DriverError, DriverFailure, DriverRefusal, RuntimeError, RuntimeOperation, is_full};
@@ -44,3 +46,4 @@ pub use runtime::{
     DiskRetention, DiskUsage, Guest, GuestExitWatch, GuestSpec, GuestState, GuestStats, GuestStream, ObservedRun,
     Runtime, RuntimeInfo, Slot,
 };
+pub use volumes::{VolumeDisk, Volumes};

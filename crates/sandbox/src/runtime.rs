@@ -16,6 +16,9 @@
 //!   `create` of the same run are taken again.
 //! - After the daemon died, `adopt` is called with the [`GuestFacts`] of the last
 //!   `create`. If it finds nothing, `stop(Attached)` and `create` follow.
+//! - A guest's volumes are there before it and outlive it: `create` gives each to one guest at a
+//!   time, and fails where it cannot; nothing here makes, empties or removes one. A driver that
+//!   has none refuses a guest that wants one.
 //! - `stop` may come at any time, also for what was never made or only half made,
 //!   and twice. After it nothing of the sandbox runs.
 //! - `remains` and `sweep` come once each, before any other call, `sweep` with every
@@ -29,7 +32,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use domain::{NodeShortage, PodId, RunId};
+use domain::{NodeShortage, PodId, RunId, VolumeId};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use wire::v1::node::{DataDisk, KeptDisk, Retention, RuntimeName};
@@ -62,6 +65,9 @@ pub struct GuestSpec {
     pub memory_mib: u64,
     /// The image's disk, read-only and shared.
     pub base: PathBuf,
+    /// The volumes that it has for itself, which are there: `create` makes none, and no end of
+    /// the run touches one.
+    pub volumes: Vec<VolumeId>,
     /// Whether a guest of it ran before: then its own disks are there, and are never
     /// made anew.
     pub ran: bool,

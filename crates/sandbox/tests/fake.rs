@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::RunId;
+use domain::{RunId, VolumeId};
 use palatine_sandbox::conformance::{self, Harness};
 use palatine_sandbox::fake::{FakeHost, GuestConnection};
 use palatine_sandbox::{GuestFacts, Runtime};
@@ -35,6 +35,11 @@ impl Harness for OnFakes {
         self.0.data(id).unwrap_or_default()
     }
 
+    async fn make_volume(&self, id: VolumeId) -> bool {
+        self.0.add_volume(id);
+        true
+    }
+
     fn boot_deadline(&self) -> Duration {
         Duration::from_secs(1)
     }
@@ -52,5 +57,7 @@ fn healthy(arrival: GuestConnection) -> bool {
 
 #[tokio::test]
 async fn the_fake_conforms() {
-    conformance::run(&OnFakes(FakeHost::new(healthy))).await.unwrap();
+    let host = FakeHost::new(healthy);
+    host.lose_volumes();
+    conformance::run(&OnFakes(host)).await.unwrap();
 }

@@ -51,7 +51,7 @@ async fn driver(state: &Path, name: &str, number: u32) -> Qemu {
 fn spec(state: &Path) -> GuestSpec {
     let slot = Slot { run: RunId::from_bits(0x0d0f_0001), number: 1 };
     let (pod, data) = (PodId::chosen("agent-123").unwrap(), DataDisk::KeptOrEmpty);
-    GuestSpec { slot, pod, data, cores: 1, memory_mib: 64, base: state.join("base"), ran: false }
+    GuestSpec { slot, pod, data, cores: 1, memory_mib: 64, base: state.join("base"), volumes: Vec::new(), ran: false }
 }
 
 #[tokio::test]

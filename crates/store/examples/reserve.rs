@@ -113,6 +113,7 @@ fn reservation(caller: u64, turn: u64) -> Result<RunReservation, Fault> {
     key.reverse();
     let now = SystemClock.now();
     Ok(RunReservation {
+        volumes: Vec::new(),
         replay_key: Some(ReplayKey { key, expires_at: now.plus(330_000) }),
         id: RunId::from_bits(seed),
         wallet: Wallet(wallet),

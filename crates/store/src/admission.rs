@@ -2,12 +2,13 @@
 
 use domain::{
     AllowanceExceeded, Generation, HolderAllowance, ImageDigest, Meter, PodId, ResourceRequest, RunId, State, Tier,
-    TierName, UnixMillis, Wallet, free_slot,
+    TierName, UnixMillis, VolumeMount, Wallet, free_slot,
 };
 
 use crate::pod::KeptPod;
 use crate::port::port;
 use crate::record::{BelowTier, GatewayEpoch, PodRowId, RunChange, RunRecord};
+use crate::volumes::VolumeRefusal;
 
 /// How long an idempotency key stands for its first answer.
 pub(crate) const KEY_LIFE_MS: u64 = 24 * 60 * 60 * 1000;
@@ -69,6 +70,8 @@ pub struct RunReservation {
     pub allowance: HolderAllowance,
     /// Whether it answers without its bearer token.
     pub public: bool,
+    /// The volumes that a new POD's runs have; of one that is there they are settled.
+    pub volumes: Vec<VolumeMount>,
     /// The caller's key, if it sent one.
     pub idempotency: Option<IdempotencyKey>,
     /// Whether a new run may be started now. If not, only what was asked for before is
@@ -104,6 +107,8 @@ pub enum Admission {
     QuotaFull(Vec<KeptPod>),
     /// The holder has as many PODs that do not run as it may: [`pod::MAX_STOPPED_PODS`].
     TooManyPods,
+    /// The run cannot have its volumes.
+    NoVolumes(VolumeRefusal),
     /// The key was used for another request.
     Mismatch,
     /// The message was used before.
@@ -134,6 +139,16 @@ pub(crate) enum PodLookup {
     Again { id: PodId, key: PodRowId },
     /// There, with its last run.
     There(Box<RunRecord>),
+}
+
+impl PodLookup {
+    /// The POD's rows, where it is there.
+    pub(crate) fn there(&self) -> Option<PodRowId> {
+        match self {
+            Self::There(last) => Some(last.pod_key),
+            Self::New { .. } | Self::Again { .. } => None,
+        }
+    }
 }
 
 impl RunReservation {

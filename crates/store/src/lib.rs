@@ -55,6 +55,7 @@ mod sqlite;
 mod store;
 mod table;
 mod url;
+mod volumes;
 
 pub use admission::{Admission, AdmissionStore, IdempotencyKey, ReplayKey, RunPod, RunReservation};
 pub use apikeys::{ApiKeyOutcome, ApiKeyRecord, ApiKeyStore, NewApiKey};
@@ -85,3 +86,7 @@ pub use sqlite::Sqlite;
 pub use store::Store;
 pub use table::{Copied, CopiedTable, CopyError};
 pub use url::{StoreUrl, StoreUrlError};
+pub use volumes::{
+    GrowthOutcome, NewVolume, RunVolume, VolumeGrowth, VolumeOutcome, VolumeQuota, VolumeRecord, VolumeRefusal,
+    VolumeRemoval, VolumeStore,
+};

@@ -37,6 +37,7 @@ mod reseal;
 mod row;
 mod schema;
 mod secrets;
+mod volumes;
 
 pub(crate) use copy::PostgresEnd;
 pub use database::Postgres;

@@ -46,6 +46,7 @@ mod reseal;
 mod row;
 mod schema;
 mod secrets;
+mod volumes;
 mod writer;
 
 pub(crate) use copy::SqliteEnd;

@@ -25,7 +25,7 @@ pub struct Fault {
     /// 403 `insufficient_balance`: whole tokens it would need.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub required: Option<u64>,
-    /// 409 `agent_exists`: the live agent.
+    /// 409 `agent_exists`, `volume_attached`: the live agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent_id: Option<PodId>,
     /// 409 `tier_full`: what the wallet's live agents use.
@@ -240,6 +240,12 @@ codes! {
     PodRunning = "pod_running", 409;
     /// The node that should keep the POD's data keeps none.
     NoData = "no_data", 409;
+    /// The wallet has a volume of this name.
+    VolumeExists = "volume_exists", 409;
+    /// The volume is attached to an agent; that one is beside this.
+    VolumeAttached = "volume_attached", 409;
+    /// The node that should hold the volume holds none.
+    NoVolume = "no_volume", 409;
     /// The payment is being settled or answered for another copy of the request.
     PaymentInFlight = "payment_in_flight", 409;
     /// The desired state is older than, or differs from, the one held.

@@ -6,3 +6,4 @@ pub mod pod;
 pub mod public;
 pub mod relay;
 pub mod vault;
+pub mod volumes;

@@ -96,6 +96,7 @@ impl Node {
                 image,
                 cores: 1,
                 memory_mib: GUEST_MIB,
+                volumes: Vec::new(),
                 env: wire::Environment::default(),
             };
             self.client.create(id, &spec, None).await?;

@@ -11,14 +11,15 @@ use anyhow::{Context, Result};
 use auth::TokenIssuer;
 use chain::fake::FakeBalances;
 use control::{ByteStream, Control, LogSource, Node, NodeBody, NodeError};
-use domain::{ImageDigest, PodId, RunId, SystemClock, Tiers, UnixMillis};
+use domain::{ImageDigest, PodId, RunId, SystemClock, Tiers, UnixMillis, VolumeId};
 use gateway::{GatewayParts, Limits, Listeners, TlsConfig};
 use http::{Request, Response};
 use store::{Store, StoreUrl};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use wire::v1::node::{
-    DataPolicy, DeleteResponse, MarksPage, NodeInfo, RuntimeName, Sandbox, SandboxPhase, SandboxSpec, Sandboxes,
+    DataPolicy, DeleteResponse, MarksPage, NodeInfo, NodeVolume, RuntimeName, Sandbox, SandboxPhase, SandboxSpec,
+    Sandboxes, VolumeSpec,
 };
 
 use super::machine::pin;
@@ -131,6 +132,18 @@ impl Node for InstantNode {
 
     async fn erase(&self, _: PodId) -> Result<(), NodeError> {
         Ok(())
+    }
+
+    async fn put_volume(&self, _: VolumeId, _: &VolumeSpec) -> Result<NodeVolume, NodeError> {
+        std::future::pending().await
+    }
+
+    async fn volume(&self, _: VolumeId) -> Result<NodeVolume, NodeError> {
+        std::future::pending().await
+    }
+
+    async fn erase_volume(&self, _: VolumeId) -> Result<(), NodeError> {
+        std::future::pending().await
     }
 
     async fn list(&self) -> Result<Sandboxes, NodeError> {

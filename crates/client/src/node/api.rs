@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domain::{PodId, RunId};
+use domain::{PodId, RunId, VolumeId};
 use http::header::CONTENT_TYPE;
 use http::request::Builder;
 use http::{Method, Request};
@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use wire::TRACEPARENT;
 use wire::fault::Code;
 use wire::v1::node::{
-    DataPolicy, DeleteResponse, KeptDisks, MarksPage, NodeInfo, Sandbox, SandboxPhase, SandboxSpec, Sandboxes,
+    DataPolicy, DeleteResponse, KeptDisks, MarksPage, NodeInfo, NodeVolume, NodeVolumes, Sandbox, SandboxPhase,
+    SandboxSpec, Sandboxes, VolumeSpec,
 };
 
 use super::call::Call;
@@ -183,6 +184,44 @@ impl NodeClient {
         Ok(())
     }
 
+    /// Makes a volume, or finds it, and grows it where it is smaller.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn put_volume(&self, id: VolumeId, spec: &VolumeSpec) -> Result<NodeVolume, NodeError> {
+        let call = Call::new("make the volume", self.deadlines.create);
+        let body = serde_json::to_vec(spec).map_err(|error| NodeError::protocol(call.operation, error.to_string()))?;
+        let request = builder(Method::PUT, &volume(id)).header(CONTENT_TYPE, "application/json");
+        self.json(call, whole(request, body.into(), call.operation)?).await
+    }
+
+    /// A volume, as the node sees it.
+    ///
+    /// # Errors
+    /// See [`NodeError`]; one that is not there is refused with `no_volume`.
+    pub async fn volume(&self, id: VolumeId) -> Result<NodeVolume, NodeError> {
+        self.read("look at the volume", &volume(id)).await
+    }
+
+    /// All volumes of the node, in the order of their ids.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn volumes(&self) -> Result<NodeVolumes, NodeError> {
+        self.read("list the volumes", "/v1/volumes").await
+    }
+
+    /// Erases a volume that no sandbox has: its owner's word.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn erase_volume(&self, id: VolumeId) -> Result<(), NodeError> {
+        let call = Call::new("erase the volume", self.deadlines.read);
+        let request = empty(Method::DELETE, &volume(id));
+        call.within(async { self.ask(call, request).await?.accepted(call.operation).await }).await?;
+        Ok(())
+    }
+
     /// All sandboxes of the node, in the order of their ids, and apart from them those
     /// it cannot read.
     ///
@@ -227,6 +266,11 @@ impl NodeClient {
 /// A sandbox's path.
 pub(super) fn sandbox(id: RunId) -> String {
     format!("/v1/sandboxes/{id}")
+}
+
+/// A volume's path.
+fn volume(id: VolumeId) -> String {
+    format!("/v1/volumes/{id}")
 }
 
 /// The start of every request. HTTP wants a host; a socket has none.

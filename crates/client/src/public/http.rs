@@ -142,6 +142,10 @@ impl Call {
         Self { method: Method::POST, ..Self::get(operation, path, deadline) }
     }
 
+    pub(super) fn put(operation: &'static str, path: impl Into<String>, deadline: Duration) -> Self {
+        Self { method: Method::PUT, ..Self::get(operation, path, deadline) }
+    }
+
     pub(super) fn delete(operation: &'static str, path: impl Into<String>, deadline: Duration) -> Self {
         Self { method: Method::DELETE, ..Self::get(operation, path, deadline) }
     }

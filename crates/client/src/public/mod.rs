@@ -12,6 +12,7 @@ mod pump;
 mod resolve;
 mod stream;
 mod vault;
+mod volumes;
 
 pub use api::SpawnOptions;
 pub use ask::{AgentEndpoint, ChatPrompt, Payer};

@@ -116,6 +116,7 @@ fn spec() -> SandboxSpec {
         image: ImageDigest([7; 32]),
         cores: 2,
         memory_mib: 2048,
+        volumes: Vec::new(),
         env: Environment(BTreeMap::from([("OPENAI_API_KEY".to_owned(), Secret::from("hush-hush".to_owned()))])),
     }
 }

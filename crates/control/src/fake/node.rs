@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use client::{LogSource, NodeError};
-use domain::{Clock, FailReason, ImageDigest, MarkKind, NodeShortage, PodId, RunId};
+use domain::{Clock, FailReason, ImageDigest, MarkKind, NodeShortage, PodId, RunId, VolumeId};
 use http::{Request, Response};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use wire::fault::{Code, Fault};
 use wire::v1::node::{
-    AgentMark, DataDisk, DataPolicy, DeleteResponse, ImageNeeds, KeptData, MarksPage, NodeInfo, Quarantined, Sandbox,
-    SandboxPhase, SandboxSpec, Sandboxes,
+    AgentMark, DataDisk, DataPolicy, DeleteResponse, ImageNeeds, KeptData, MarksPage, NodeInfo, NodeVolume,
+    Quarantined, Sandbox, SandboxPhase, SandboxSpec, Sandboxes, VolumeSpec,
 };
 
 use crate::fake::behaviour::{CallOutcome, Chaos, FakeNodeSpec};
@@ -277,6 +277,14 @@ impl FakeNode {
             if spec.cores > cores || spec.memory_mib > memory {
                 return Err(NodeError::Refused(Box::new(Fault::new(Code::NoCapacity, "the node is full"))));
             }
+            if let Some(code) = state.refused_volume(id, spec) {
+                return Err(NodeError::Refused(Box::new(Fault::new(code, "a volume cannot be had"))));
+            }
+            for wanted in &spec.volumes {
+                if let Some(volume) = state.volumes.get_mut(&wanted.id) {
+                    volume.sandbox = Some(id);
+                }
+            }
             state.created += 1;
             state.kept.remove(&spec.pod);
             state.sandboxes.insert(id, sandbox(id, spec, self.clock.now()));
@@ -286,9 +294,37 @@ impl FakeNode {
         self.state().sandboxes.get(&id).cloned().ok_or_else(|| lost(CREATE))
     }
 
+    fn put_volume_now(&self, id: VolumeId, spec: VolumeSpec) -> Result<NodeVolume, NodeError> {
+        let mut state = self.state();
+        let no = |code| Err(NodeError::Refused(Box::new(Fault::new(code, "the volume cannot be made"))));
+        let before = match state.volumes.get(&id) {
+            None if spec.exists => return no(Code::NoVolume),
+            held => held.map_or(0, |volume| volume.size_mib),
+        };
+        let room = state.disk_mib.unwrap_or_default().saturating_sub(state.promised_mib());
+        if spec.size_mib.saturating_sub(before) > room {
+            return no(Code::NoCapacity);
+        }
+        let volume = state.volumes.entry(id).or_insert(NodeVolume { id, size_mib: 0, bytes: 4096, sandbox: None });
+        volume.size_mib = volume.size_mib.max(spec.size_mib);
+        Ok(*volume)
+    }
+
+    /// Gives it a disk of this size for volumes.
+    pub fn set_disk(&self, mib: u64) {
+        self.state().disk_mib = Some(mib);
+    }
+
+    /// The volumes that it holds.
+    #[must_use]
+    pub fn volumes(&self) -> Vec<NodeVolume> {
+        self.state().volumes.values().copied().collect()
+    }
+
     fn delete_now(&self, id: RunId, pod: PodId, data: DataPolicy) -> DeleteResponse {
         let mut state = self.state();
         let held = state.sandboxes.contains_key(&id);
+        state.volumes.values_mut().filter(|volume| volume.sandbox == Some(id)).for_each(|volume| volume.sandbox = None);
         match data {
             DataPolicy::Keep if held => {
                 let until = self.clock.now().plus(RETENTION_MS);
@@ -389,6 +425,23 @@ impl Node for FakeNode {
     async fn erase(&self, pod: PodId) -> Result<(), NodeError> {
         self.ask("erase a POD's data", move |node| {
             node.state().kept.remove(&pod);
+        })
+        .await
+    }
+
+    async fn put_volume(&self, id: VolumeId, spec: &VolumeSpec) -> Result<NodeVolume, NodeError> {
+        let spec = *spec;
+        self.ask("make the volume", move |node| node.put_volume_now(id, spec)).await?
+    }
+
+    async fn volume(&self, id: VolumeId) -> Result<NodeVolume, NodeError> {
+        let found = self.ask("look at the volume", move |node| node.state().volumes.get(&id).copied()).await?;
+        found.ok_or_else(|| NodeError::Refused(Box::new(Fault::new(Code::NoVolume, "it is not here"))))
+    }
+
+    async fn erase_volume(&self, id: VolumeId) -> Result<(), NodeError> {
+        self.ask("erase the volume", move |node| {
+            node.state().volumes.remove(&id);
         })
         .await
     }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use domain::{ImageDigest, Mark, MarkKind, PodId, RunId, UnixMillis};
+use domain::{ImageDigest, Mark, MarkKind, PodId, RunId, UnixMillis, VolumeId};
 use wire::fault::Code;
-use wire::v1::node::{AgentMark, ImageNeeds, NodeInfo, RuntimeName, Sandbox, SandboxPhase, SandboxSpec};
+use wire::v1::node::{
+    AgentMark, ImageNeeds, NodeDisk, NodeInfo, NodeVolume, RuntimeName, Sandbox, SandboxPhase, SandboxSpec,
+};
 
 use crate::fake::behaviour::{CallOutcome, Chaos, FakeNodeSpec};
 
@@ -24,6 +26,9 @@ pub(super) struct FakeNodeState {
     /// Disks that were set aside, and those that are held by no sandbox at all.
     pub(super) kept: BTreeMap<PodId, UnixMillis>,
     pub(super) quarantined: BTreeMap<RunId, Sandbox>,
+    /// Its disk for volumes, in MiB, where it has one.
+    pub(super) disk_mib: Option<u64>,
+    pub(super) volumes: BTreeMap<VolumeId, NodeVolume>,
     pub(super) journal: String,
     /// What nobody has said to have kept.
     pub(super) marks: Vec<AgentMark>,
@@ -48,6 +53,8 @@ impl FakeNodeState {
             sandboxes: BTreeMap::new(),
             kept: BTreeMap::new(),
             quarantined: BTreeMap::new(),
+            disk_mib: None,
+            volumes: BTreeMap::new(),
             journal: "journal-1".to_owned(),
             marks: Vec::new(),
             history: Vec::new(),
@@ -69,11 +76,38 @@ impl FakeNodeState {
             memory_mib: self.spec.memory_mib,
             free_memory_mib,
             most_memory_mib: None,
-            disk: None,
+            disk: self.disk_mib.map(|mib| self.disk(mib)),
             sandboxes: u32::try_from(self.sandboxes.len()).unwrap_or(u32::MAX),
             images: self.images.clone(),
             image_needs: self.image_needs.clone(),
         }
+    }
+
+    pub(super) fn promised_mib(&self) -> u64 {
+        self.volumes.values().map(|volume| volume.size_mib).sum()
+    }
+
+    fn disk(&self, size_mib: u64) -> NodeDisk {
+        let promised_mib = self.promised_mib();
+        NodeDisk {
+            size_mib,
+            free_mib: size_mib,
+            least_free_mib: 0,
+            promised_mib,
+            promisable_mib: size_mib.saturating_sub(promised_mib),
+            overcommit_percent: 100,
+            sandbox_mib: 0,
+            kept: 0,
+            kept_mib: 0,
+        }
+    }
+
+    /// The first volume of a run that is not here or that another has.
+    pub(super) fn refused_volume(&self, id: RunId, spec: &SandboxSpec) -> Option<Code> {
+        spec.volumes.iter().find_map(|wanted| match self.volumes.get(&wanted.id) {
+            None => Some(Code::NoVolume),
+            Some(volume) => volume.sandbox.is_some_and(|other| other != id).then_some(Code::VolumeAttached),
+        })
     }
 
     pub(super) fn draw(&mut self) -> CallOutcome {

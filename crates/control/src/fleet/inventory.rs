@@ -83,6 +83,15 @@ impl NodeSelector {
     }
 }
 
+/// What a node can promise of its disk.
+pub(crate) struct DiskOffer {
+    pub(crate) node: Arc<dyn Node>,
+    /// Still, in MiB.
+    pub(crate) free_mib: u64,
+    /// If nothing were promised yet, in MiB.
+    pub(crate) whole_mib: u64,
+}
+
 /// A node was chosen for a run. As long as this lives the node is about to be told of it;
 /// afterwards the node's own word counts.
 pub(crate) struct Claim {
@@ -157,6 +166,19 @@ impl Fleet {
             info.is_some_and(|info| !image.needs.allow(info.runtime.as_str()))
         };
         self.nodes().map(|node| node.name()).filter(unfit).map(str::to_owned).collect()
+    }
+
+    /// What the nodes can promise of their disks, by what each said last: the most first.
+    pub(crate) fn disk_offers(&self) -> Vec<DiskOffer> {
+        let reports = self.reports();
+        let offer = |node: &Arc<dyn Node>| {
+            let disk = reports.get(node.name()).and_then(Report::info)?.disk?;
+            let whole_mib = disk.promisable_mib.saturating_add(disk.promised_mib);
+            Some(DiskOffer { node: Arc::clone(node), free_mib: disk.promisable_mib, whole_mib })
+        };
+        let mut offers: Vec<_> = self.nodes().filter_map(offer).collect();
+        offers.sort_by_key(|offer| std::cmp::Reverse(offer.free_mib));
+        offers
     }
 
     /// Whether one of the nodes has disk for an agent, were it the only one there, by

@@ -6,11 +6,13 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use client::{LogSource, NodeError};
-use domain::{PodId, RunId};
+use domain::{PodId, RunId, VolumeId};
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use tokio::io::{AsyncRead, AsyncWrite};
-use wire::v1::node::{DataPolicy, DeleteResponse, MarksPage, NodeInfo, Sandbox, SandboxSpec, Sandboxes};
+use wire::v1::node::{
+    DataPolicy, DeleteResponse, MarksPage, NodeInfo, NodeVolume, Sandbox, SandboxSpec, Sandboxes, VolumeSpec,
+};
 
 /// Bytes that flow to or from a guest.
 pub type NodeBody = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
@@ -53,6 +55,15 @@ pub trait Node: Send + Sync {
 
     /// Erases what is kept of a POD that does not run.
     async fn erase(&self, pod: PodId) -> Result<(), NodeError>;
+
+    /// Makes a volume, or finds it, and grows it where it is smaller.
+    async fn put_volume(&self, id: VolumeId, spec: &VolumeSpec) -> Result<NodeVolume, NodeError>;
+
+    /// A volume, as the node sees it.
+    async fn volume(&self, id: VolumeId) -> Result<NodeVolume, NodeError>;
+
+    /// Erases a volume that no sandbox has: its owner's word.
+    async fn erase_volume(&self, id: VolumeId) -> Result<(), NodeError>;
 
     /// All sandboxes, those the node cannot read apart from the others.
     async fn list(&self) -> Result<Sandboxes, NodeError>;

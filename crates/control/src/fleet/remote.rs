@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use client::{LogSource, NodeClient, NodeError};
-use domain::{PodId, RunId};
+use domain::{PodId, RunId, VolumeId};
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use wire::v1::node::{DataPolicy, DeleteResponse, MarksPage, NodeInfo, Sandbox, SandboxSpec, Sandboxes};
+use wire::v1::node::{
+    DataPolicy, DeleteResponse, MarksPage, NodeInfo, NodeVolume, Sandbox, SandboxSpec, Sandboxes, VolumeSpec,
+};
 
 use crate::fleet::node::{ByteStream, Node, NodeBody};
 
@@ -60,6 +62,18 @@ impl Node for RemoteNode {
 
     async fn erase(&self, pod: PodId) -> Result<(), NodeError> {
         self.client.erase(pod).await
+    }
+
+    async fn put_volume(&self, id: VolumeId, spec: &VolumeSpec) -> Result<NodeVolume, NodeError> {
+        self.client.put_volume(id, spec).await
+    }
+
+    async fn volume(&self, id: VolumeId) -> Result<NodeVolume, NodeError> {
+        self.client.volume(id).await
+    }
+
+    async fn erase_volume(&self, id: VolumeId) -> Result<(), NodeError> {
+        self.client.erase_volume(id).await
     }
 
     async fn list(&self) -> Result<Sandboxes, NodeError> {

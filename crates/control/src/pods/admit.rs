@@ -161,7 +161,7 @@ impl Context {
     }
 
     /// The highest tier the holder's balance reaches.
-    async fn tier_of(&self, holder: &Wallet) -> Result<(TierName, Tier), AdmitError> {
+    pub(super) async fn tier_of(&self, holder: &Wallet) -> Result<(TierName, Tier), AdmitError> {
         let balance = self.balances.balance(holder).await?;
         if let Some((name, tier)) = self.tiers.reached_by(balance, self.balances.decimals()) {
             return Ok((name.clone(), *tier));

@@ -27,6 +27,10 @@ pub enum SpawnError {
     /// The node that should keep the POD's data keeps none.
     #[error("the node {0:?} keeps no data of the POD any more")]
     NoData(String),
+    /// The node that should hold the run's volumes holds one of them no more, or another of its
+    /// runs has it.
+    #[error("the node {0:?} cannot give the run its volumes")]
+    NoVolume(String),
     /// Not ready in time; taken down.
     #[error("the agent was not ready within {after_ms} ms")]
     Timeout {

@@ -10,3 +10,4 @@ mod place;
 pub(crate) mod spawn;
 pub(crate) mod status;
 pub(crate) mod stop;
+pub(crate) mod volumes;

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use client::NodeError;
-use domain::{FailReason, ImageDigest, PlacementError, ResourceRequest, RunId};
+use domain::{FailReason, ImageDigest, PlacementError, ResourceRequest, RunId, VolumeMount};
 use futures_util::StreamExt;
-use store::RunRecord;
+use store::{RunRecord, RunVolume};
 use tokio::time::{Instant, timeout};
 use wire::fault::Code;
-use wire::v1::node::{DataDisk, Sandbox, SandboxSpec};
+use wire::v1::node::{DataDisk, Sandbox, SandboxSpec, SandboxVolume};
 
 use crate::context::Context;
 use crate::fleet::inventory::{Claim, NodeSelector, PROMPT};
@@ -53,9 +53,15 @@ impl Search {
 impl Context {
     /// Finds a node that takes the run. A node is written down before it is told.
     pub(super) async fn place(&self, run: ReservedRun) -> Result<(Arc<dyn Node>, Sandbox), SpawnFailure> {
-        let ReservedRun { record, env, traceparent } = run;
+        let volumes = self.volumes_of(&run).await?;
+        let ReservedRun { record, env, traceparent, .. } = run;
         let keeper = self.keeper(&record);
         let data = if keeper.is_some() { DataDisk::Kept } else { DataDisk::KeptOrEmpty };
+        // All of a run's volumes are on one node.
+        let keeper = keeper.or_else(|| Some(volumes.first()?.node.clone()));
+        let volumes = volumes
+            .into_iter()
+            .map(|RunVolume { id, mount: VolumeMount { name, path }, .. }| SandboxVolume { id, name, path });
         let selector = NodeSelector { only: keeper, except: Vec::new(), unfit: self.fleet.unfit(record.image) };
         let mut search = Search { selector, ..Search::default() };
         let spec = SandboxSpec {
@@ -65,6 +71,7 @@ impl Context {
             image: record.image,
             cores: record.tier_config.cores,
             memory_mib: u64::from(record.tier_config.memory),
+            volumes: volumes.collect(),
             env,
         };
         loop {
@@ -94,6 +101,14 @@ impl Context {
             }
             search.selector.except.push(node.name().to_owned());
         }
+    }
+
+    /// The volumes that a run has.
+    async fn volumes_of(&self, run: &ReservedRun) -> Result<Vec<RunVolume>, SpawnFailure> {
+        if !run.may_have_volumes {
+            return Ok(Vec::new());
+        }
+        Ok(self.store.run_volumes(run.record.id).await?)
     }
 
     /// The node that keeps the POD's data, which no other has.
@@ -168,6 +183,9 @@ impl Context {
         tracing::warn!(agent = %id, node, %error, "a sandbox was not created");
         if error.code() == Some(Code::NoData) {
             return SpawnFailure::new(FailReason::NodeRefused, SpawnError::NoData(node.to_owned()));
+        }
+        if matches!(error.code(), Some(Code::NoVolume | Code::VolumeAttached)) {
+            return SpawnFailure::new(FailReason::NodeRefused, SpawnError::NoVolume(node.to_owned()));
         }
         if error.is_ambiguous() {
             self.unanswered.note(id);

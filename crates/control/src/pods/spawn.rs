@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use domain::{EndReason, Event, FailReason, RunId, Wallet};
-use store::{Admission, RunRecord, RunReservation, StoreError};
+use store::{Admission, RunPod, RunRecord, RunReservation, StoreError};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -45,6 +45,8 @@ pub(crate) struct ReservedRun {
     pub(crate) record: RunRecord,
     pub(crate) env: Environment,
     pub(crate) traceparent: Option<String>,
+    /// Whether it may have volumes: only then is the store asked which.
+    pub(crate) may_have_volumes: bool,
 }
 
 impl Context {
@@ -80,6 +82,7 @@ impl Context {
     ) -> Result<RunRecord, SpawnError> {
         let began = Instant::now();
         let SpawnOrder { reservation, env, traceparent } = order;
+        let may_have_volumes = !reservation.volumes.is_empty() || matches!(reservation.pod, RunPod::Existing(_));
         let admission = self.store.reserve(reservation).await;
         let reserved = match &admission {
             Ok(Admission::Reserved(record)) => Some(record.clone()),
@@ -90,7 +93,7 @@ impl Context {
         let record = reserved.ok_or(SpawnError::CutOff)?;
         on_reserved(&record);
         let id = record.id;
-        let outcome = match self.bring_up(ReservedRun { record, env, traceparent }).await {
+        let outcome = match self.bring_up(ReservedRun { record, env, traceparent, may_have_volumes }).await {
             Ok(record) => Ok(record),
             Err(failure) => Err(self.give_up(id, failure).await),
         };
@@ -154,6 +157,7 @@ const fn label(error: &SpawnError) -> &'static str {
         SpawnError::NoImage(_) => "no_image",
         SpawnError::NodeUnavailable(_) | SpawnError::DataAway(_) => "node_unavailable",
         SpawnError::NoData(_) => "no_data",
+        SpawnError::NoVolume(_) => "no_volume",
         SpawnError::Timeout { .. } => "timeout",
         SpawnError::NodeLacks(_) => "node_lacks",
         SpawnError::Failed { .. } => "failed",

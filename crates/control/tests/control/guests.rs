@@ -15,6 +15,7 @@ pub(crate) fn spec() -> SandboxSpec {
         image: domain::ImageDigest([1; 32]),
         cores: 1,
         memory_mib: 128,
+        volumes: Vec::new(),
         env: Environment::default(),
     }
 }

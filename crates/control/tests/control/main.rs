@@ -12,3 +12,4 @@ mod guests;
 mod inventory;
 mod spawn;
 mod stop;
+mod volumes;

@@ -7,3 +7,4 @@ pub(crate) mod meta;
 pub(crate) mod money;
 pub(crate) mod openapi;
 pub(crate) mod routes;
+pub(crate) mod volumes;

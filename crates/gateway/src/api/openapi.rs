@@ -33,10 +33,11 @@ pub fn openapi() -> String {
         once, for five minutes.\n\nIn place of a signature an API key does, as `Authorization: Bearer` or as \
         `X-API-Key`, where its scope opens the route. It acts for the wallet that made it, whose balance and tier are \
         asked for as ever.\n\n| | `read` | `run` | the wallet's signature alone |\n|---|---|---|---|\n| `GET /agents`, \
-        `/status/{id}`, `/usage/{wallet}`, `/agents/{id}/logs`, `…/events`, `…/prices`, `…/vault`, `/keys/self` | yes | \
-        yes | |\n| `POST /spawn` (a start again too), `POST /stop/{id}`, `/agents/{id}/process.Process/*`, and the \
-        agents themselves, as their tokens do | | yes | |\n| `DELETE /agents/{id}`, `PUT /agents/{id}/prices`, vaults \
-        and tasks, `/links`, `/keys` | | | yes |\n\nA stop removes an agent that was spawned `ephemeral`, by a key too: \
+        `/status/{id}`, `/usage/{wallet}`, `/agents/{id}/logs`, `…/events`, `…/prices`, `…/vault`, `/volumes`, \
+        `/volumes/{id}`, `/keys/self` | yes | yes | |\n| `POST /spawn` (a start again too), `POST /stop/{id}`, \
+        `POST /volumes`, `PUT /volumes/{id}`, `/agents/{id}/process.Process/*`, and the \
+        agents themselves, as their tokens do | | yes | |\n| `DELETE /agents/{id}`, `PUT /agents/{id}/prices`, `DELETE /volumes/{id}`, \
+        vaults and tasks, `/links`, `/keys` | | | yes |\n\nA stop removes an agent that was spawned `ephemeral`, by a key too: \
         that was said when it was spawned. A key is known by its digest alone; once it is revoked it opens nothing, and \
         an answer that it opened before ends within ten seconds.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
@@ -154,7 +155,7 @@ mod tests {
     #[test]
     fn case_openapi_codes_ids_and_addresses_have_a_pattern() {
         let document = document();
-        for name in ["PodId", "RunId", "KeyId", "Wallet", "ImageDigest", "EvmAddress", "EvmHash"] {
+        for name in ["PodId", "RunId", "KeyId", "VolumeId", "Wallet", "ImageDigest", "EvmAddress", "EvmHash"] {
             assert!(document["components"]["schemas"][name]["pattern"].is_string(), "{name}");
         }
         for (path, item) in document["paths"].as_object().unwrap() {

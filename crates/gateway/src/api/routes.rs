@@ -15,6 +15,7 @@ use crate::api::agents::{events, logs, spawn, status, stop, usage};
 use crate::api::keys;
 use crate::api::meta::{document, health, metrics, tiers};
 use crate::api::money::{facilitator, links, prices, relay, vaults};
+use crate::api::volumes;
 use crate::edge::cors;
 use crate::edge::limits::client_key;
 use crate::edge::source::RequestSource;
@@ -33,6 +34,7 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<Gateway>> {
     OpenApiRouter::default()
         .merge(agents())
         .merge(api_keys())
+        .merge(disks())
         .merge(payments())
         .merge(relayer())
         .merge(facilitator())
@@ -59,6 +61,15 @@ fn api_keys() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(keys::list, keys::create))
         .routes(routes!(keys::own))
         .routes(routes!(keys::revoke))
+}
+
+/// Wallets' own disks.
+fn disks() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::default().routes(routes!(volumes::list, volumes::create)).routes(routes!(
+        volumes::show,
+        volumes::resize,
+        volumes::remove
+    ))
 }
 
 /// Vaults, their tasks, links and prices.

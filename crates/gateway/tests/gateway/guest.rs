@@ -14,13 +14,15 @@ use axum::body::Body;
 use bytes::Bytes;
 use control::fake::FakeNode;
 use control::{ByteStream, LogSource, Node, NodeBody, NodeError};
-use domain::{ImageDigest, PodId, RunId};
+use domain::{ImageDigest, PodId, RunId, VolumeId};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use wire::fault::{Code, Fault};
-use wire::v1::node::{DataPolicy, DeleteResponse, MarksPage, NodeInfo, Sandbox, SandboxSpec, Sandboxes};
+use wire::v1::node::{
+    DataPolicy, DeleteResponse, MarksPage, NodeInfo, NodeVolume, Sandbox, SandboxSpec, Sandboxes, VolumeSpec,
+};
 
 /// One agent, at an address of the test's choice, that answers for every id.
 #[derive(Default)]
@@ -208,6 +210,18 @@ impl Node for NodeWithGuests {
 
     async fn erase(&self, pod: PodId) -> Result<(), NodeError> {
         self.node.erase(pod).await
+    }
+
+    async fn put_volume(&self, id: VolumeId, spec: &VolumeSpec) -> Result<NodeVolume, NodeError> {
+        self.node.put_volume(id, spec).await
+    }
+
+    async fn volume(&self, id: VolumeId) -> Result<NodeVolume, NodeError> {
+        self.node.volume(id).await
+    }
+
+    async fn erase_volume(&self, id: VolumeId) -> Result<(), NodeError> {
+        self.node.erase_volume(id).await
     }
 
     async fn list(&self) -> Result<Sandboxes, NodeError> {

@@ -140,6 +140,7 @@ async fn reserved(edge: &Edge) -> (domain::RunId, String) {
     let tiers = domain::Tiers::romulus();
     let (tier, tier_config) = tiers.lowest();
     let reservation = store::RunReservation {
+        volumes: Vec::new(),
         replay_key: Some(store::ReplayKey { key: [1; 32], expires_at: domain::UnixMillis(u64::from(u32::MAX) * 1000) }),
         id,
         pod: store::RunPod::New { name: None, ephemeral: false },

@@ -21,3 +21,4 @@ mod several;
 mod smuggling;
 mod streams;
 mod tls;
+mod volumes;

@@ -7,7 +7,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use wire::fault::{Code, Fault};
 
 use crate::guest::PodError;
-use crate::node::CreateError;
+use crate::node::{CreateError, VolumeError};
 use crate::task::DeleteError;
 
 /// A fault on its way out.
@@ -66,6 +66,9 @@ impl From<CreateError> for ApiError {
             CreateError::Stale => plain(Code::StaleGeneration),
             CreateError::PodRunning { .. } => plain(Code::PodRunning),
             CreateError::NoData(_) => plain(Code::NoData),
+            CreateError::Volumes(_) => Self::field(Code::InvalidRequest, &error, "volumes"),
+            CreateError::NoVolume { .. } => Self::field(Code::NoVolume, &error, "volumes"),
+            CreateError::VolumeAttached { .. } => Self::field(Code::VolumeAttached, &error, "volumes"),
             CreateError::Stopping | CreateError::Quarantined(_) => plain(Code::WrongState),
             CreateError::Ledger(error) if error.is_of_a_full_disk() => {
                 tracing::error!(
@@ -78,6 +81,22 @@ impl From<CreateError> for ApiError {
             CreateError::Ledger(_) | CreateError::Images(_) | CreateError::Disk(_) | CreateError::Driver(_) => {
                 Self::internal(&error, "the sandbox could not be made")
             }
+        }
+    }
+}
+
+impl From<VolumeError> for ApiError {
+    fn from(error: VolumeError) -> Self {
+        let plain = |code| Self::new(code, error.to_string());
+        match &error {
+            VolumeError::Size(_) | VolumeError::Shrinks { .. } => {
+                Self(Box::new(Fault::new(Code::InvalidRequest, error.to_string()).field("size_mib")))
+            }
+            VolumeError::Unknown(_) => plain(Code::NoVolume),
+            VolumeError::Attached { .. } | VolumeError::Taken(_) => plain(Code::VolumeAttached),
+            VolumeError::NoRoom(_) => plain(Code::NoCapacity),
+            VolumeError::TooLarge(_) => plain(Code::ExceedsCapacity),
+            VolumeError::Disk(_) | VolumeError::Look(_) => Self::internal(&error, "the volume could not be worked on"),
         }
     }
 }

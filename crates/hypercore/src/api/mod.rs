@@ -12,6 +12,7 @@ mod routes;
 mod sandboxes;
 mod state;
 mod tunnel;
+mod volumes;
 
 pub use document::openapi;
 pub(crate) use routes::routes;

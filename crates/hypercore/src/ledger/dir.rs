@@ -240,6 +240,7 @@ mod tests {
             image: ImageDigest([1; 32]),
             cores: 1,
             memory_mib: 128,
+            volumes: Vec::new(),
         };
         SandboxRecord::new(Slot { run, number: 3 }, desired, crate::tests::run(), 64, UnixMillis(5))
     }

@@ -17,7 +17,8 @@ use crate::policy::SpecWithoutEnv;
 /// | 1 | |
 /// | 2 | `ran`, `disk_mib`; what is wanted may be `gone_kept` |
 /// | 3 | the run's POD and whether there must be data of it; the facts name their driver |
-pub(crate) const VERSION: u32 = 3;
+/// | 4 | the run's volumes |
+pub(crate) const VERSION: u32 = 4;
 
 /// What is to become of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

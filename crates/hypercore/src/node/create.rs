@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use domain::{PodId, RunId, Tiers};
+use domain::{PodId, RunId, Tiers, VolumeMount, check_mounts};
 use sandbox::Slot;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
@@ -10,7 +10,6 @@ use wire::Environment;
 use wire::v1::node::{DataDisk, Sandbox, SandboxPhase, SandboxSpec};
 use wire::v1::pod::ImageRunConfig;
 
-use super::info::disk_room;
 use super::{CreateError, Node};
 use crate::error_chain::error_chain;
 use crate::ledger::{SandboxRecord, Secrets};
@@ -59,6 +58,7 @@ impl Node {
         run: ImageRunConfig,
         room: DiskSpace,
     ) -> Result<(Arc<SandboxHandle>, Option<SandboxTask>), CreateError> {
+        let _volumes = self.hold_volumes(id, spec).await?;
         let _kept = self.shared.kept.lock().await;
         self.refuse_second_run(id, spec.pod)?;
         let room = room.with_guests(self.data_to_take_back(spec).await? / MIB);
@@ -134,7 +134,7 @@ impl Node {
             dir.unseal(id, generation).is_ok_and(|secrets| same_environment(&secrets.env, &env))
         });
         let same = same.await.map_err(|error| CreateError::Disk(std::io::Error::other(error)))?;
-        match offer(held.desired, spec.into(), || same) {
+        match offer(&held.desired, &spec.into(), || same) {
             SpecMatch::Same => Ok(CreateOutcome::Existing(sandbox)),
             SpecMatch::Stale => Err(CreateError::Stale),
         }
@@ -151,7 +151,7 @@ impl Node {
         let (images, digest) = (self.shared.images.clone(), spec.image);
         let base = spawn_blocking(move || images.find(&digest)).await;
         let base = base.map_err(|error| CreateError::Disk(std::io::Error::other(error)))??;
-        let room = disk_room(self.shared.runtime.disk_usage().await?);
+        let (_, room) = self.disk_space().await?;
         let (least_mib, path) = (self.shared.config.disk_free_mib, self.shared.config.state.clone());
         if room.free_mib < least_mib {
             return Err(CreateError::DiskFull { path, free_mib: room.free_mib, least_mib });
@@ -167,6 +167,10 @@ fn check(spec: &SandboxSpec) -> Result<(), CreateError> {
     if spec.memory_mib < u64::from(Tiers::MIN_MEMORY_MIB) {
         return Err(CreateError::Memory);
     }
+    let mounts = spec.volumes.iter();
+    let mounts: Vec<_> =
+        mounts.map(|volume| VolumeMount { name: volume.name.clone(), path: volume.path.clone() }).collect();
+    check_mounts(&mounts)?;
     Ok(spec.env.check()?)
 }
 

@@ -33,11 +33,15 @@ pub(crate) struct Node {
     /// One quarantined sandbox is given up at a time: nothing else keeps two calls for
     /// it apart.
     pub(super) giving_up: Mutex<()>,
+    /// Held by whoever looks which runs have which volumes and acts on it: a volume that a run
+    /// was promised is neither grown nor erased.
+    pub(super) volumes: Mutex<()>,
 }
 
 impl Node {
     pub(crate) fn new(shared: Arc<NodeContext>, ledger: Ledger) -> Self {
-        Self { shared, ledger, tasks: TaskTracker::new(), leave: CancellationToken::new(), giving_up: Mutex::new(()) }
+        let (tasks, leave) = (TaskTracker::new(), CancellationToken::new());
+        Self { shared, ledger, tasks, leave, giving_up: Mutex::new(()), volumes: Mutex::new(()) }
     }
 
     /// Has a mark written. Waits only so long for that, since a node whose disk takes
@@ -97,7 +101,7 @@ impl Node {
         let dir = self.ledger.dir_of(record.id);
         let handle = Arc::new(SandboxHandle {
             slot: record.slot(),
-            desired: record.desired,
+            desired: record.desired.clone(),
             disk_mib: record.disk_mib.unwrap_or_else(|| self.shared.config.agent_disk_mib()),
             port: record.run.port,
             dir: dir.clone(),

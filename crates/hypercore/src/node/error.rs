@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use domain::{PlacementError, PodId, RunId, Tiers};
+use domain::{MountsError, PlacementError, PodId, RunId, Tiers, VolumeId, VolumeName};
 use sandbox::DriverError;
 use wire::EnvironmentError;
 
@@ -33,6 +33,12 @@ pub(crate) enum CreateError {
     PodRunning { pod: PodId, run: RunId },
     #[error("this node keeps no data of the POD {0}")]
     NoData(PodId),
+    #[error(transparent)]
+    Volumes(#[from] MountsError),
+    #[error("this node does not hold the volume {name} ({id})")]
+    NoVolume { id: VolumeId, name: VolumeName },
+    #[error("the volume {name} is attached to the sandbox {run}")]
+    VolumeAttached { name: VolumeName, run: RunId },
     #[error("the sandbox's record cannot be read: {0}")]
     Quarantined(String),
     #[error("the node is going down")]

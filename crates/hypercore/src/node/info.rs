@@ -45,15 +45,15 @@ impl Node {
         })
     }
 
-    async fn disk(&self, load: Allocated) -> Result<NodeDisk, DriverError> {
-        let (found, capacity) = (self.shared.runtime.disk_usage().await?, self.shared.registry.capacity());
+    async fn disk(&self, load: Allocated) -> Result<NodeDisk, CreateError> {
+        let ((found, room), capacity) = (self.disk_space().await?, self.shared.registry.capacity());
         let kept = self.shared.runtime.kept(None).await?;
         Ok(NodeDisk {
             size_mib: found.size / MIB,
             free_mib: found.free / MIB,
             least_free_mib: capacity.disk_free_mib,
             promised_mib: load.disk_mib,
-            promisable_mib: capacity.free_disk_mib(load, disk_room(found)),
+            promisable_mib: capacity.free_disk_mib(load, room),
             overcommit_percent: capacity.disk_percent,
             sandbox_mib: capacity.agent_disk_mib,
             kept: u32::try_from(kept.len()).unwrap_or(u32::MAX),

@@ -6,7 +6,9 @@ mod delete;
 mod error;
 mod info;
 mod recover;
+mod volumes;
 
 pub(crate) use create::CreateOutcome;
 pub(crate) use daemon::Node;
 pub(crate) use error::CreateError;
+pub(crate) use volumes::VolumeError;

@@ -29,6 +29,7 @@ impl Node {
     /// # Errors
     /// When the ledger or the machine cannot be read.
     pub(crate) async fn recover(&self, last_alive: Option<UnixMillis>) -> anyhow::Result<()> {
+        self.recover_volumes().await?;
         let ledger = self.ledger.clone();
         let found = spawn_blocking(move || ledger.load()).await??;
         let observed_runs = self.shared.runtime.observed_runs().await?;

@@ -2,10 +2,10 @@
 
 use domain::{Generation, ImageDigest, PodId};
 use serde::{Deserialize, Serialize};
-use wire::v1::node::{DataDisk, SandboxSpec};
+use wire::v1::node::{DataDisk, SandboxSpec, SandboxVolume};
 
 /// A spec without its environment: what may be written down in the clear.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SpecWithoutEnv {
     /// The POD that this is a run of.
     pub(crate) pod: PodId,
@@ -15,12 +15,15 @@ pub(crate) struct SpecWithoutEnv {
     pub(crate) image: ImageDigest,
     pub(crate) cores: u32,
     pub(crate) memory_mib: u64,
+    /// The volumes that it has for itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) volumes: Vec<SandboxVolume>,
 }
 
 impl From<&SandboxSpec> for SpecWithoutEnv {
     fn from(spec: &SandboxSpec) -> Self {
-        let &SandboxSpec { pod, data, generation, image, cores, memory_mib, env: _ } = spec;
-        Self { pod, data, generation, image, cores, memory_mib }
+        let &SandboxSpec { pod, data, generation, image, cores, memory_mib, ref volumes, env: _ } = spec;
+        Self { pod, data, generation, image, cores, memory_mib, volumes: volumes.clone() }
     }
 }
 
@@ -37,8 +40,8 @@ pub(crate) enum SpecMatch {
 /// Compares. `same_environment` is only asked when all else is equal, since the
 /// held environment has to be unsealed for it.
 pub(crate) fn offer(
-    held: SpecWithoutEnv,
-    offered: SpecWithoutEnv,
+    held: &SpecWithoutEnv,
+    offered: &SpecWithoutEnv,
     same_environment: impl FnOnce() -> bool,
 ) -> SpecMatch {
     if held == offered && same_environment() { SpecMatch::Same } else { SpecMatch::Stale }
@@ -58,18 +61,25 @@ mod tests {
             image,
             cores,
             memory_mib: 128,
+            volumes: Vec::new(),
         }
     }
 
     #[test]
     fn only_the_very_same_spec_is_taken_again() {
         let held = desired(2, 1);
-        assert_eq!(offer(held, desired(2, 1), || true), SpecMatch::Same);
-        assert_eq!(offer(held, desired(2, 1), || false), SpecMatch::Stale);
-        let must_be_there = SpecWithoutEnv { data: DataDisk::Kept, ..held };
-        let of_another_pod = SpecWithoutEnv { pod: PodId::minted(domain::RunId::from_bits(2)), ..held };
-        for other in [desired(1, 1), desired(3, 1), desired(2, 2), must_be_there, of_another_pod] {
-            assert_eq!(offer(held, other, || true), SpecMatch::Stale);
+        assert_eq!(offer(&held, &desired(2, 1), || true), SpecMatch::Same);
+        assert_eq!(offer(&held, &desired(2, 1), || false), SpecMatch::Stale);
+        let must_be_there = SpecWithoutEnv { data: DataDisk::Kept, ..held.clone() };
+        let of_another_pod = SpecWithoutEnv { pod: PodId::minted(domain::RunId::from_bits(2)), ..held.clone() };
+        let volume = SandboxVolume {
+            id: domain::VolumeId::from_bits(1),
+            name: "work".parse().unwrap(),
+            path: "/workspace".parse().unwrap(),
+        };
+        let with_a_volume = SpecWithoutEnv { volumes: vec![volume], ..held.clone() };
+        for other in [desired(1, 1), desired(3, 1), desired(2, 2), must_be_there, of_another_pod, with_a_volume] {
+            assert_eq!(offer(&held, &other, || true), SpecMatch::Stale);
         }
     }
 }

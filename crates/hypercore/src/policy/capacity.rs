@@ -40,6 +40,15 @@ impl DiskSpace {
     }
 }
 
+/// Why no more of the disk is promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DiskShortage {
+    /// It is promised to others.
+    Promised,
+    /// There is not so much, even where nobody else is promised any.
+    TooSmall,
+}
+
 /// What is given already.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Allocated {
@@ -75,6 +84,17 @@ impl Capacity {
             && self.agent_disk_mib <= self.free_disk_mib(load, room)
             && load.sandboxes < u32::from(self.slots);
         if fits { Ok(()) } else { Err(PlacementError::Full) }
+    }
+
+    /// Whether so much more disk can be promised.
+    pub(crate) fn admit_disk(&self, load: Allocated, mib: u64, room: DiskSpace) -> Result<(), DiskShortage> {
+        if mib <= self.free_disk_mib(load, room) {
+            Ok(())
+        } else if mib <= self.free_disk_mib(Allocated::default(), room) {
+            Err(DiskShortage::Promised)
+        } else {
+            Err(DiskShortage::TooSmall)
+        }
     }
 
     /// Virtual processors still to be given.
@@ -134,6 +154,25 @@ mod tests {
                 let used = load.memory_mib + overhead_mib * u64::from(load.sandboxes);
                 prop_assert!(used <= capacity.memory_mib);
                 prop_assert!(load.vcpus <= capacity.vcpus && load.sandboxes <= 40);
+            }
+        }
+
+        #[test]
+        fn a_volume_is_promised_what_is_there_and_no_more(
+            size_mib in 0_u64..200_000, asks in proptest::collection::vec(1_u64..50_000, 0..40),
+            disk_percent in 1_u32..200, disk_free_mib in 0_u64..5_000,
+        ) {
+            let capacity = Capacity { disk_percent, disk_free_mib, ..capacity() };
+            let room = DiskSpace { free_mib: size_mib, guests_mib: 0 };
+            let all = size_mib.saturating_sub(disk_free_mib) * u64::from(disk_percent) / 100;
+            let mut load = Allocated::default();
+            for mib in asks {
+                match capacity.admit_disk(load, mib, room) {
+                    Ok(()) => load.disk_mib += mib,
+                    Err(DiskShortage::Promised) => prop_assert!(load.disk_mib + mib > all && mib <= all),
+                    Err(DiskShortage::TooSmall) => prop_assert!(mib > all),
+                }
+                prop_assert!(load.disk_mib <= all);
             }
         }
 

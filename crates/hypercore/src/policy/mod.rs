@@ -7,7 +7,7 @@ mod restart;
 mod retention;
 
 pub(crate) use admit::{SpecMatch, SpecWithoutEnv, offer};
-pub(crate) use capacity::{Allocated, Capacity, DiskSpace};
+pub(crate) use capacity::{Allocated, Capacity, DiskShortage, DiskSpace};
 pub(crate) use readiness::ReadinessHistory;
 pub(crate) use restart::{RestartDecision, RestartPolicy};
 pub(crate) use retention::{KeptDiskAges, kept_until};

@@ -10,8 +10,8 @@ use sandbox::{DiskRetention, DriverRefusal, RuntimeError, RuntimeOperation};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
-use wire::v1::node::{Sandbox, SandboxPhase};
-use wire::v1::pod::{GuestConfig, PodPhase, PodStatus};
+use wire::v1::node::{Sandbox, SandboxPhase, SandboxVolume};
+use wire::v1::pod::{GuestConfig, GuestVolume, PodPhase, PodStatus};
 
 use super::command::{Ending, StageName};
 use super::exits::GuestExits;
@@ -195,8 +195,13 @@ fn identity(
         resolvers: shared.resolvers.clone(),
         run: record.run.clone(),
         env: secrets.env.clone(),
+        volumes: record.desired.volumes.iter().map(guest_volume).collect(),
         traceparent: trace.clone(),
     })
+}
+
+fn guest_volume(volume: &SandboxVolume) -> GuestVolume {
+    GuestVolume { name: volume.name.clone(), path: volume.path.clone() }
 }
 
 fn outcome(

@@ -467,7 +467,8 @@ impl SandboxTask {
 
     pub(super) fn spec(&self, base: PathBuf) -> GuestSpec {
         let SandboxRecord { desired, ran, .. } = &self.record;
-        let SpecWithoutEnv { pod, data, cores, memory_mib, generation: _, image: _ } = *desired;
-        GuestSpec { slot: self.record.slot(), pod, data, cores, memory_mib, base, ran: *ran }
+        let &SpecWithoutEnv { pod, data, cores, memory_mib, ref volumes, generation: _, image: _ } = desired;
+        let volumes = volumes.iter().map(|volume| volume.id).collect();
+        GuestSpec { slot: self.record.slot(), pod, data, cores, memory_mib, base, volumes, ran: *ran }
     }
 }

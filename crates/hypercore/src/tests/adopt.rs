@@ -85,6 +85,7 @@ async fn what_is_in_no_ledger_is_removed_and_what_has_no_record_too() {
         cores: 1,
         memory_mib: 128,
         base: "/dev/null".into(),
+        volumes: Vec::new(),
         ran: false,
     };
     host.machine.driver().create(&spec).await.unwrap();

@@ -10,5 +10,6 @@ mod pod;
 mod quarantine;
 mod runs;
 mod shortage;
+mod volumes;
 
 pub(crate) use pod::run;

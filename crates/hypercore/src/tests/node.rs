@@ -215,7 +215,7 @@ pub(super) fn spec() -> SandboxSpec {
 pub(super) fn spec_of(pod: PodId) -> SandboxSpec {
     let env = Environment([("API_KEY".to_owned(), Secret::from("hush-hush".to_owned()))].into());
     let (data, generation) = (DataDisk::KeptOrEmpty, Generation::FIRST);
-    SandboxSpec { pod, data, generation, image: IMAGE, cores: 1, memory_mib: 128, env }
+    SandboxSpec { pod, data, generation, image: IMAGE, cores: 1, memory_mib: 128, volumes: Vec::new(), env }
 }
 
 pub(super) const fn id(bits: u64) -> RunId {

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use domain::RunId;
+use domain::{RunId, VolumeId};
 use sandbox::conformance::{self, Harness};
 use sandbox::drivers::qemu::{AcceleratorChoice, Qemu, QemuSettings};
-use sandbox::{GuestFacts, Runtime, VmmFacts};
+use sandbox::{GuestFacts, Runtime, VmmFacts, Volumes};
 
 use crate::machine;
 
@@ -68,6 +68,11 @@ impl Harness for OnQemu {
         let mut text = [0; 20];
         let read = std::fs::File::open(self.data(id)).and_then(|disk| disk.read_exact_at(&mut text, BOOT_BLOCK));
         read.map(|()| String::from_utf8_lossy(&text).into_owned()).unwrap_or_else(|error| error.to_string())
+    }
+
+    async fn make_volume(&self, id: VolumeId) -> bool {
+        Volumes::of(self.state.path()).make(id, 64).expect("a volume");
+        true
     }
 
     fn boot_deadline(&self) -> Duration {

@@ -131,7 +131,7 @@ impl NodeProcess {
     pub(crate) fn spec(&self, pod: PodId) -> SandboxSpec {
         let env = Environment([("CANARY".to_owned(), Secret::from(CANARY.to_owned()))].into());
         let (data, generation) = (DataDisk::KeptOrEmpty, Generation::FIRST);
-        SandboxSpec { pod, data, generation, image: self.image, cores: 1, memory_mib: 128, env }
+        SandboxSpec { pod, data, generation, image: self.image, cores: 1, memory_mib: 128, volumes: Vec::new(), env }
     }
 
     /// The first run of the POD that is minted for it.

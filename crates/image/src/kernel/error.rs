@@ -42,6 +42,9 @@ pub enum KernelError {
     /// A module that cannot be read.
     #[error("{0} is no kernel module")]
     BadModule(PathBuf),
+    /// What checks the guests' volumes is not there.
+    #[error("e2fsck is not installed, which guests check their volumes with: install the package e2fsprogs")]
+    NoChecker,
     /// A compressed file that cannot be unpacked.
     #[error("a compressed kernel or module cannot be unpacked: {0}")]
     Unpack(String),

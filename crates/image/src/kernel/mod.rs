@@ -7,6 +7,7 @@
 
 mod cpio;
 mod error;
+mod fsck;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod initramfs;

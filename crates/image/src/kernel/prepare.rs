@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::KernelError;
 use super::modules::{WANTED, keep_only, load_order};
 use super::package::{self, KernelPackage};
-use super::{initramfs, unpack};
+use super::{fsck, initramfs, unpack};
 use crate::blobs::settle;
 use crate::lock::Lock;
 use crate::{Config, Progress};
@@ -185,7 +185,7 @@ impl Place {
         let pod = read(pod)?;
         let modules = load_order(&package.modules, &WANTED)?;
         progress.step("write the initramfs", None);
-        let archive = initramfs::archive(&pod, &modules)?;
+        let archive = initramfs::archive(&pod, &modules, &fsck::files()?)?;
         let path = self.dir.join(format!("initramfs-{}", key(Sha256::new_with_prefix(&archive))));
         if !path.is_file() {
             self.write(&path, &archive)?;

@@ -64,6 +64,7 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: Command) -> 
         | Command::Status { id: None }
         | Command::Image { .. }
         | Command::Key { .. }
+        | Command::Volume { .. }
         | Command::Vault { .. }
         | Command::Wallet { .. }
         | Command::Keygen { .. }
@@ -83,6 +84,7 @@ impl Session<'_> {
             name: options.name.map(|name| name.to_string()),
             ephemeral: options.rm.then_some(true),
             public: options.public.then_some(true),
+            volumes: (!options.volumes.is_empty()).then(|| options.volumes.into_iter().map(Into::into).collect()),
             ..SpawnRequest::default()
         };
         let agent = self.run(new, options.run).await?;

@@ -25,3 +25,4 @@ mod spawn;
 mod terminal;
 mod up;
 mod upgrade;
+mod volumes;

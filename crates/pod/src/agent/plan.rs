@@ -28,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) user: User,
     /// Everything its processes find in their environment.
     pub(crate) env: BTreeMap<String, Secret>,
+    /// Why the agent is not started at all, in a sentence for its owner.
+    pub(crate) refused: Option<String>,
 }
 
 impl Plan {

@@ -12,6 +12,12 @@ use super::state::Pod;
 
 /// Runs the agent until a stop is asked for, and has ended it then.
 pub(crate) async fn supervise(pod: &Pod, plan: &Plan) {
+    if let Some(why) = &plan.refused {
+        tracing::error!("the agent is not started: {why}");
+        pod.agent_exited(PodPhase::Failed, why);
+        pod.wait_for_stop().await;
+        return;
+    }
     let mut restarts = RestartCounter::new(RestartPolicy::DEFAULT);
     loop {
         let RunOutcome::Exited { reason, ran_for } = run_once(pod, plan).await else { return };

@@ -75,6 +75,10 @@ mod tests {
             panic!("an identity that is refused is not made true")
         }
 
+        fn mount_volumes(&self, _: &GuestConfig, _: &ValidGuestConfig) -> Result<(), String> {
+            panic!("an identity that is refused has no volumes mounted")
+        }
+
         fn privileges(&self) -> Privileges {
             Privileges::Container
         }
@@ -102,6 +106,7 @@ mod tests {
             stop_signal: rustix::process::Signal::TERM,
             user: Accounts::default().resolve("").unwrap(),
             env: [].into(),
+            refused: None,
         };
         let pod = pod();
         pod.assign(TOKEN.to_owned().into(), plan);

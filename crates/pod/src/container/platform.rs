@@ -23,6 +23,13 @@ impl Platform for Container {
         Ok(())
     }
 
+    fn mount_volumes(&self, identity: &GuestConfig, _valid: &ValidGuestConfig) -> Result<(), String> {
+        match identity.volumes.first() {
+            None => Ok(()),
+            Some(volume) => Err(format!("the volume {} cannot be mounted: this is a container", volume.name)),
+        }
+    }
+
     fn privileges(&self) -> Privileges {
         Privileges::Container
     }

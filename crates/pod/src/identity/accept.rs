@@ -28,12 +28,13 @@ pub(crate) enum IdentityRefused {
 pub(crate) fn accept(identity: GuestConfig, platform: &dyn Platform) -> Result<(Secret, Plan), IdentityRefused> {
     let valid = validate(&identity, &Accounts::read(platform.privileges()))?;
     platform.apply(&identity, &valid)?;
+    let refused = platform.mount_volumes(&identity, &valid).err();
     make_dir(&identity.run.cwd)?;
     let GuestConfig { pod_id, run_id, token, run, env, traceparent, .. } = identity;
     let ValidGuestConfig { user, stop_signal, .. } = valid;
     let trace_id = trace_id(traceparent.as_deref()).to_owned();
     let env = environment(pod_id, run_id, &run, &user, env, traceparent);
-    Ok((token, Plan { agent: pod_id, run, trace_id, stop_signal, user, env }))
+    Ok((token, Plan { agent: pod_id, run, trace_id, stop_signal, user, env, refused }))
 }
 
 /// The trace id of a W3C `traceparent`: `version-trace-parent-flags`.

@@ -17,6 +17,13 @@ pub(crate) trait Platform: Debug + Send + Sync {
     /// The step that the kernel refused; the pod waits on for an identity then.
     fn apply(&self, identity: &GuestConfig, valid: &ValidGuestConfig) -> Result<(), StepError>;
 
+    /// Mounts the volumes that the identity names. Their agent is not started without them, and
+    /// this says why not, in a sentence for their owner.
+    ///
+    /// # Errors
+    /// That sentence.
+    fn mount_volumes(&self, identity: &GuestConfig, valid: &ValidGuestConfig) -> Result<(), String>;
+
     /// What the agent's processes may become here.
     fn privileges(&self) -> Privileges;
 }

@@ -4,8 +4,8 @@
 //! The cheapest order, measured under emulation: only what the network needs
 //! comes before the link is up and the port listens. The disks are put together
 //! while the node delivers the identity, by the same single thread: no process of
-//! this program's is started before the root is switched, and no thread is left
-//! with another root than the rest.
+//! this program's is started before the root is switched but the check of volumes,
+//! which has ended by then, and no thread is left with another root than the rest.
 
 use std::net::TcpListener;
 
@@ -14,7 +14,9 @@ use tokio::task::yield_now;
 use super::disks::Disks;
 use super::error::BootError;
 use super::modules::Modules;
+use super::volumes::{VolumeDisks, free_checker};
 use super::{disks, mounts, network};
+use crate::process::Reaper;
 use crate::step::Context as _;
 use crate::timings::BootStopwatch;
 
@@ -72,15 +74,21 @@ pub(super) fn bring_up_network(timings: &mut BootStopwatch) -> Result<NetworkedB
 ///
 /// # Errors
 /// The step that failed; the machine is of no use then.
-pub(super) async fn mount_disks(mut modules: Modules, timings: &mut BootStopwatch) -> Result<Disks, BootError> {
+pub(super) async fn mount_disks(
+    mut modules: Modules,
+    reaper: &Reaper,
+    timings: &mut BootStopwatch,
+) -> Result<(Disks, VolumeDisks), BootError> {
     while modules.load_next_async(timings)? {
         yield_now().await;
     }
     timings.note("modules", modules.spent());
     let disks = disks::assemble(timings).await?;
+    let volumes = VolumeDisks::check(reaper, timings).await;
+    free_checker()?;
     timings.time("switch_root", mounts::switch_root)?;
     timings.milestone("disks");
-    Ok(disks)
+    Ok((disks, volumes))
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use rustix::mount::{MountFlags, mount, mount_remount};
 use tokio::task::yield_now;
+use wire::v1::pod::VOLUME_SERIALS;
 
 use super::error::BootError;
 use super::mounts::NEW_ROOT;
@@ -19,11 +20,11 @@ const LAYER: &str = "/mnt/layer";
 pub(super) const DATA: &str = "/data";
 
 /// Programs may change their user (`sudo`): who may is the image's to say, and the tenant's.
-const WRITABLE: MountFlags = MountFlags::NODEV.union(MountFlags::NOATIME);
+pub(super) const WRITABLE: MountFlags = MountFlags::NODEV.union(MountFlags::NOATIME);
 
 /// The rest of a disk stays as it is: zeroing it in the background would fill a
-/// sparse file on the node.
-const EXT4: Option<&CStr> = Some(c"noinit_itable");
+/// sparse file on the node. What is deleted gives its room back there.
+pub(super) const EXT4: Option<&CStr> = Some(c"noinit_itable,discard");
 
 /// Handles on the writable disks: after the root is switched, the layer has no
 /// path any more.
@@ -86,14 +87,16 @@ fn attach(
     flags: MountFlags,
     options: Option<&CStr>,
 ) -> Result<(), BootError> {
-    Ok(mount(disk(serial)?, at, kind, flags, options).context(format_args!("mount the disk {serial:?}"))?)
+    let disk = disk(serial).ok_or(BootError::NoDisk(serial))?;
+    Ok(mount(disk, at, kind, flags, options).context(format_args!("mount the disk {serial:?}"))?)
 }
 
 /// The device with this serial.
-fn disk(serial: &'static str) -> Result<PathBuf, BootError> {
-    let devices = ["vda", "vdb", "vdc"].into_iter();
-    let mut named = devices.filter(|device| {
+pub(super) fn disk(serial: &str) -> Option<PathBuf> {
+    // Three disks, and the volumes: fewer than there are letters.
+    let mut devices = ('a'..='z').take(3 + VOLUME_SERIALS.len()).map(|letter| format!("vd{letter}"));
+    let named = devices.find(|device| {
         std::fs::read_to_string(format!("/sys/block/{device}/serial")).is_ok_and(|found| found.trim_end() == serial)
     });
-    named.next().map(|device| PathBuf::from("/dev").join(device)).ok_or(BootError::NoDisk(serial))
+    named.map(|device| PathBuf::from("/dev").join(device))
 }

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind};
 use std::net::IpAddr;
 use std::os::unix::fs::chown;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use domain::PodId;
 use rustix::system::sethostname;
@@ -14,6 +15,7 @@ use wire::v1::pod::{GUEST_ADDRESS, GuestConfig};
 use super::disks::DATA;
 use super::entropy;
 use super::mounts::bind;
+use super::volumes::VolumeDisks;
 use crate::identity::{Platform, ValidGuestConfig};
 use crate::process::{Privileges, User};
 use crate::step::{Context as _, StepError, make_dir};
@@ -21,8 +23,24 @@ use crate::step::{Context as _, StepError, make_dir};
 const NANOS: u64 = 1_000_000_000;
 
 /// The virtual machine whose PID 1 this is.
-#[derive(Debug)]
-pub(super) struct Machine;
+#[derive(Debug, Default)]
+pub(super) struct Machine {
+    /// Its volumes, once they are checked: before an identity is taken.
+    volumes: OnceLock<VolumeDisks>,
+}
+
+impl Machine {
+    /// It has these volumes.
+    pub(super) fn has(&self, volumes: VolumeDisks) {
+        // Told once, at the end of the boot.
+        let _ = self.volumes.set(volumes);
+    }
+
+    /// Its volumes, once it has them.
+    pub(super) fn volumes(&self) -> Option<&VolumeDisks> {
+        self.volumes.get()
+    }
+}
 
 impl Platform for Machine {
     fn apply(&self, identity: &GuestConfig, valid: &ValidGuestConfig) -> Result<(), StepError> {
@@ -30,6 +48,14 @@ impl Platform for Machine {
         entropy::add(&valid.entropy)?;
         set_names(identity.pod_id, &valid.resolvers)?;
         open_state_dir(&identity.run.state_dir, &valid.user)
+    }
+
+    fn mount_volumes(&self, identity: &GuestConfig, valid: &ValidGuestConfig) -> Result<(), String> {
+        match (self.volumes(), &identity.volumes[..]) {
+            (_, []) => Ok(()),
+            (Some(disks), volumes) => disks.mount(volumes, &valid.user),
+            (None, _) => Err("the volumes are not there yet".to_owned()),
+        }
     }
 
     fn privileges(&self) -> Privileges {

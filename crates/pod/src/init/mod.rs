@@ -11,5 +11,6 @@ mod mounts;
 mod network;
 mod power;
 mod run;
+mod volumes;
 
 pub(crate) use run::run;

@@ -13,6 +13,7 @@ use super::boot::{self, BootMode, NetworkedBoot};
 use super::disks::Disks;
 use super::machine::Machine;
 use super::power;
+use super::volumes::VolumeDisks;
 use crate::process::raise_open_files;
 use crate::server::PodServer;
 use crate::timings::BootStopwatch;
@@ -48,20 +49,24 @@ fn answer_probe() -> anyhow::Result<()> {
 
 async fn run_guest(network: NetworkedBoot, timings: BootStopwatch) -> anyhow::Result<()> {
     let NetworkedBoot { listener, modules } = network;
-    let server = PodServer::start(listener, IpAddr::V4(GATEWAY_ADDRESS), Arc::new(Machine), timings)?;
+    let machine = Arc::new(Machine::default());
+    let platform = Arc::<Machine>::clone(&machine);
+    let server = PodServer::start(listener, IpAddr::V4(GATEWAY_ADDRESS), platform, timings)?;
     let mut timings = server.pod().timings();
-    let disks = boot::mount_disks(modules, &mut timings).await?;
+    let (disks, volumes) = boot::mount_disks(modules, server.pod().reaper(), &mut timings).await?;
+    machine.has(volumes);
     server.pod().set_up(timings);
     server.run_agent().await;
     server.close(power::kill_all).await;
-    flush(&disks);
+    flush(&disks, &machine);
     Ok(())
 }
 
 /// Writes out what processes wrote.
-fn flush(disks: &Disks) {
+fn flush(disks: &Disks, machine: &Machine) {
     rustix::fs::sync();
-    if let Err(error) = disks.remount_read_only() {
+    let volumes = machine.volumes().map_or(Ok(()), VolumeDisks::remount_read_only);
+    if let Err(error) = disks.remount_read_only().and(volumes) {
         let error = format!("{:#}", anyhow::Error::from(error));
         tracing::warn!(error, "a disk could not be made read-only; it is synced");
     }

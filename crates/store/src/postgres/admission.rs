@@ -1,12 +1,13 @@
 //! Who may come in: spent messages, reservations, idempotency. One transaction.
 
-use domain::{Generation, PodId, Wallet};
+use domain::{Generation, PodId};
 use sqlx::{PgConnection, Row, query};
 
-use super::database::{Command, Postgres, Statement, Tx};
+use super::database::{Command, Postgres, Statement, Tx, wallet_lock};
 use super::life::keep_change;
 use super::pod::{last_run, look_up, quota};
 use super::row::{find, live_of};
+use super::volumes::Mounts;
 use crate::admission::{Admission, AdmissionStore, KEY_LIFE_MS, PodLookup, ReplayKey, RunPod, RunReservation};
 use crate::codec::{id_column, id_of, integer};
 use crate::error::StoreError;
@@ -37,13 +38,6 @@ fn insert_replay_key(replay_key: &ReplayKey) -> Statement<'_> {
         .bind(integer(replay_key.expires_at.0))
 }
 
-/// What names the lock of a wallet: its first bytes. Two that have them in common wait for
-/// each other, and nothing else.
-pub(crate) fn wallet_lock(wallet: &Wallet) -> i64 {
-    let [a, b, c, d, e, f, g, h, ..] = wallet.0;
-    i64::from_be_bytes([a, b, c, d, e, f, g, h])
-}
-
 struct Reserve(RunReservation);
 
 impl Command for Reserve {
@@ -69,8 +63,12 @@ impl Command for Reserve {
             Ok(slot) => slot,
             Err(exceeded) => return Ok(self.0.exceeds(exceeded)),
         };
+        let mounts = match Mounts::look_up(tx.conn(), &self.0, place.there()).await.map_err(fail)? {
+            Ok(mounts) => mounts,
+            Err(refused) => return Ok(Admission::NoVolumes(refused)),
+        };
         let record = self.0.record(tx.epoch, &place, slot);
-        self.take(tx, &place, record).await
+        self.take(tx, &place, &mounts, record).await
     }
 }
 
@@ -90,7 +88,13 @@ impl Reserve {
     }
 
     /// Takes slot and id, or says who has them; the message is spent in any case.
-    async fn take(&self, tx: &mut Tx, place: &PodLookup, record: RunRecord) -> Result<Admission, StoreError> {
+    async fn take(
+        &self,
+        tx: &mut Tx,
+        place: &PodLookup,
+        mounts: &Mounts,
+        record: RunRecord,
+    ) -> Result<Admission, StoreError> {
         let fail = |error| StoreError::postgres(Self::NAME, error);
         // Of another holder's POD, or one that is removed meanwhile, it is known late.
         let may_lose = !matches!(place, PodLookup::New { id, .. } if id.first_run().is_some());
@@ -107,6 +111,7 @@ impl Reserve {
                 PodLookup::There(last) => Admission::NoPod(last.pod),
             });
         }
+        mounts.attach(tx.conn(), &record).await.map_err(fail)?;
         self.remember_key(tx.conn()).await.map_err(fail)?;
         tx.announce(record.pod, &self.0.change(&record)).await.map_err(fail)?;
         Ok(Admission::Reserved(record))

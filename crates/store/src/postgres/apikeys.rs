@@ -4,8 +4,7 @@ use domain::{KeyId, UnixMillis, Wallet};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row, query};
 
-use super::admission::wallet_lock;
-use super::database::{Command, Postgres, Tx};
+use super::database::{Command, Postgres, Tx, wallet_lock};
 use crate::admission::KEY_LIFE_MS;
 use crate::apikeys::{ApiKeyOutcome, ApiKeyRecord, ApiKeyStore, NewApiKey, form_of, scope_of};
 use crate::codec::{integer, millis};

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::PodId;
+use domain::{PodId, Wallet};
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgPool, PgPoolOptions, PgRow};
 use sqlx::query::Query;
 use sqlx::{PgConnection, Transaction, query};
@@ -64,6 +64,13 @@ pub(crate) struct Tx {
     pub(crate) epoch: GatewayEpoch,
     taken_back: bool,
     told: bool,
+}
+
+/// What names the lock of a wallet: its first bytes. Two that have them in common wait for
+/// each other, and nothing else.
+pub(crate) fn wallet_lock(wallet: &Wallet) -> i64 {
+    let [a, b, c, d, e, f, g, h, ..] = wallet.0;
+    i64::from_be_bytes([a, b, c, d, e, f, g, h])
 }
 
 impl Tx {

@@ -7,6 +7,7 @@ use super::handle::Sqlite;
 use super::life::keep_change;
 use super::pod::{self, look_up, quota};
 use super::row::{find, live_of};
+use super::volumes::Mounts;
 use super::writer::{Command, Tx};
 use crate::admission::{Admission, AdmissionStore, KEY_LIFE_MS, PodLookup, ReplayKey, RunPod, RunReservation};
 use crate::codec::{id_column, id_of, integer};
@@ -72,11 +73,16 @@ impl Command for RunReservation {
             Ok(slot) => slot,
             Err(exceeded) => return Ok(self.exceeds(exceeded)),
         };
+        let mounts = match Mounts::look_up(tx.conn, self, place.there())? {
+            Ok(mounts) => mounts,
+            Err(refused) => return Ok(Admission::NoVolumes(refused)),
+        };
         let record = self.record(tx.epoch, &place, slot);
         if !self.insert(tx, &record)? {
             return Err(StoreError::IdTaken(self.id));
         }
-        self.write_pod(tx.conn, &place, &record).map_err(|error| StoreError::sql(Self::NAME, error))?;
+        let written = self.write_pod(tx.conn, &place, &record).and_then(|()| mounts.attach(tx.conn, &record));
+        written.map_err(|error| StoreError::sql(Self::NAME, error))?;
         self.remember_key(tx.conn)?;
         tx.cache.keep(&record);
         tx.announce(record.pod, self.change(&record));

@@ -13,6 +13,8 @@
 //! | `cursors` | node, journal | the last mark that was counted |
 //! | `totals` | wallet | usage of runs that were forgotten |
 //! | `api_keys` | id | what wallets let programs do in their names: digests of keys |
+//! | `volumes` | id | disks of wallets, and which node holds each |
+//! | `volume_mounts` | pod, volume | which PODs have which volumes; the live run that has one |
 //! | `secrets` | name | keys of the gateways' own, sealed |
 //! | `identities` | pod | the PODs' keys, sealed |
 //! | `links` | holder | which owner a holder belongs to |
@@ -50,6 +52,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/7.sql"),
     include_str!("schema/8.sql"),
     include_str!("schema/9.sql"),
+    include_str!("schema/10.sql"),
 ];
 
 /// The first one with sealed keys.

@@ -12,7 +12,7 @@ use relay::conformance;
 use crate::help::{
     DAY_MS, NOW, Place, folder, id, keyed, new_database, open, parse, pod, reservation, reserved, wallet,
 };
-use crate::{apikeys, index, outbox};
+use crate::{apikeys, index, outbox, volumes};
 
 /// Something in every table there is.
 async fn fill(store: &Store) {
@@ -26,7 +26,8 @@ async fn fill(store: &Store) {
     reserved(store, reservation(2, 2)).await;
     store.advance(id(2), Event::Stop(StopReason::Removed), NOW).await.unwrap();
     store.end(id(2), None, NOW).await.unwrap();
-    reserved(store, reservation(3, 3)).await;
+    volumes::made(store, volumes::new_volume(3, 1, "work")).await;
+    reserved(store, volumes::with(3, 3, &[("work", "/workspace")])).await;
     store.advance(id(3), Event::Stop(StopReason::Balance), NOW).await.unwrap();
     store.end(id(3), Some(KeptData { until: Some(NOW.plus(DAY_MS)), bytes: 5 }), NOW).await.unwrap();
     store.keep_link(link()).await.unwrap();
@@ -119,6 +120,7 @@ async fn a_store_goes_to_postgres_and_back_and_is_what_it_was() {
         assert_eq!(store.live_of(wallet(1)).await.unwrap().len(), 1);
         assert_eq!(store.secret(SecretName::Check).await.unwrap(), Some(vec![1; 72]));
         assert_eq!(store.identity_of(pod(1)).await.unwrap(), Some(sealed()));
+        assert_eq!(store.volumes_of(wallet(3)).await.unwrap().len(), 1);
         assert_eq!(store.api_key(apikeys::key_id(1)).await.unwrap().and_then(|key| key.used_at), Some(NOW));
         // New rows have numbers of their own.
         assert_ne!(

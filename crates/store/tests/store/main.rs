@@ -24,3 +24,4 @@ mod prune;
 mod relays;
 mod server;
 mod suite;
+mod volumes;

@@ -47,6 +47,16 @@ cases! {
         the_last_use_that_was_noted_is_shown_and_never_goes_back,
         a_key_that_is_long_over_is_forgotten,
     }
+    volumes {
+        a_volume_is_read_as_it_was_written_and_by_its_owner_alone,
+        a_wallet_has_no_more_volumes_and_no_more_of_the_disk_than_it_may,
+        of_fifty_volumes_asked_for_at_once_a_wallet_gets_as_many_as_it_may,
+        a_volume_has_one_writer_and_is_free_when_that_has_ended,
+        of_fifty_at_once_one_run_gets_the_volume,
+        a_run_gets_its_own_wallets_volumes_that_are_ready_on_one_node,
+        a_volume_that_a_run_has_is_neither_removed_nor_grown,
+        a_removed_pod_leaves_its_volumes_to_the_next,
+    }
     billing {
         a_running_stretch_counts_up_to_now_and_a_boot_costs_nothing,
         marks_sent_again_or_overlapping_count_once_and_gaps_are_told,

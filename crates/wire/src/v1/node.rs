@@ -8,6 +8,9 @@
 //! | `DELETE /v1/sandboxes/{id}?pod=&grace_ms=&data=` | gone when this answers 200 [`DeleteResponse`]; unknown ids are gone already, and answered for by what is kept of `pod`. `data` is `keep` (default: the POD's data is kept) or `erase` |
 //! | `GET /v1/disks` | disks that outlived their sandbox, as [`KeptDisks`] |
 //! | `DELETE /v1/pods/{pod}/data` | erases what is kept of a POD: its owner's word; 204, also where nothing is kept |
+//! | `PUT /v1/volumes/{id}` [`VolumeSpec`] | makes a volume, or finds it, and never another in its place: 201, 200 [`NodeVolume`]. One that is there is grown to a greater size, never shrunk |
+//! | `GET /v1/volumes`, `GET /v1/volumes/{id}` | [`NodeVolumes`], [`NodeVolume`] |
+//! | `DELETE /v1/volumes/{id}` | erases a volume that no sandbox has: its owner's word; 204, also where there is none |
 //! | `GET /v1/sandboxes/{id}/logs?follow=&source=` | text lines; `source` is `agent` (default) or `console` |
 //! | `GET /v1/sandboxes/{id}/tunnel` | `Upgrade: palatine-tunnel`: 101, then bytes to and from the agent's port |
 //! | `POST /v1/sandboxes/{id}/pod/process.Process/*` | passed to `pod` with the node's own credential |
@@ -17,7 +20,10 @@
 
 use std::collections::BTreeMap;
 
-use domain::{FailReason, Generation, ImageDigest, Mark, NodeShortage, PodId, RunId, TierName, UnixMillis};
+use domain::{
+    FailReason, Generation, ImageDigest, Mark, MountPath, NodeShortage, PodId, RunId, TierName, UnixMillis, VolumeId,
+    VolumeName,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -42,10 +48,57 @@ pub struct SandboxSpec {
     pub cores: u32,
     /// Memory, in MiB.
     pub memory_mib: u64,
+    /// The volumes that it has for itself, each of which the node must hold.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<SandboxVolume>,
     /// The agent's environment. Sealed on the node's disk, wiped at stop; in no
     /// answer.
     #[serde(default)]
     pub env: Environment,
+}
+
+/// A volume that a sandbox has, and where its guest mounts it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SandboxVolume {
+    /// Which.
+    pub id: VolumeId,
+    /// What its owner calls it, for what is said of it.
+    pub name: VolumeName,
+    /// Where it is mounted.
+    pub path: MountPath,
+}
+
+/// `PUT /v1/volumes/{id}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeSpec {
+    /// Its size, in MiB: promised of the node's disk, written or not.
+    pub size_mib: u64,
+    /// Whether it must be there already: then it is grown, and none is made in its place.
+    #[serde(default)]
+    pub exists: bool,
+}
+
+/// A volume, as its node sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeVolume {
+    /// Which.
+    pub id: VolumeId,
+    /// Its size, in MiB.
+    pub size_mib: u64,
+    /// What it takes of the node's disk.
+    pub bytes: u64,
+    /// The sandbox that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<RunId>,
+}
+
+/// The volumes of a node.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct NodeVolumes {
+    /// In the order of their ids.
+    pub volumes: Vec<NodeVolume>,
 }
 
 /// What a run finds on its POD's `/data`.
@@ -380,7 +433,7 @@ pub struct NodeDisk {
     pub free_mib: u64,
     /// What must stay free.
     pub least_free_mib: u64,
-    /// What is promised to the sandboxes: their disks' sizes, written or not.
+    /// What is promised to the sandboxes and volumes: their disks' sizes, written or not.
     pub promised_mib: u64,
     /// What may still be promised: above zero also where `overcommit_percent`
     /// promises more than there is.

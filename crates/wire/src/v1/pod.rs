@@ -19,7 +19,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use domain::{PodId, RunId, UnixMillis};
+use domain::{MAX_MOUNTS, MountPath, PodId, RunId, UnixMillis, VolumeName};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -45,6 +45,10 @@ pub const PROBE: &str = "palatine.probe";
 /// What `pod` prints then.
 pub const PROBE_ANSWER: &str = "palatine-probe-ok";
 
+/// The serials of a guest's volumes, in the order of [`GuestConfig::volumes`].
+pub const VOLUME_SERIALS: [&str; MAX_MOUNTS] =
+    ["volume0", "volume1", "volume2", "volume3", "volume4", "volume5", "volume6", "volume7"];
+
 /// Who the guest is, delivered once per boot.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -65,9 +69,22 @@ pub struct GuestConfig {
     pub run: ImageRunConfig,
     /// The holder's environment.
     pub env: Environment,
+    /// The volumes that are attached, by their place in [`VOLUME_SERIALS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<GuestVolume>,
     /// W3C trace context of the spawn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+}
+
+/// A volume, and where it is mounted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GuestVolume {
+    /// What its owner calls it.
+    pub name: VolumeName,
+    /// Where it is mounted.
+    pub path: MountPath,
 }
 
 /// What an image says about how it is run: the image contract, from the OCI

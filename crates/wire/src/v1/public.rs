@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use domain::{
     EndReason, FailReason, ImageDigest, NodeShortage, PodId, RunId, State, StateName, StopReason, Tier, TierName,
-    UnixMillis, Usage, Wallet,
+    UnixMillis, Usage, VolumeMount, Wallet,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -64,10 +64,31 @@ pub struct SpawnRequest {
     /// Less memory than the tier gives, in MiB. Where this is absent, as with `cores`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<u32>,
+    /// The volumes that a new agent has for itself, and where: each start of it attaches them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volumes: Option<Vec<SpawnVolume>>,
     /// An image of the caller's own, by digest; refused unless the operator lets
     /// the caller's tier bring one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_ref: Option<String>,
+}
+
+/// A volume that a new agent is to have, and where.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SpawnVolume {
+    /// The volume's name.
+    #[schema(example = "work")]
+    pub name: String,
+    /// An absolute path over nothing that the agent's system is made of.
+    #[schema(example = "/workspace")]
+    pub path: String,
+}
+
+impl From<VolumeMount> for SpawnVolume {
+    fn from(mount: VolumeMount) -> Self {
+        Self { name: mount.name.to_string(), path: mount.path.to_string() }
+    }
 }
 
 /// The answer of `POST /spawn`.

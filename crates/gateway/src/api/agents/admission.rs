@@ -2,13 +2,14 @@
 //! before anything is written.
 
 use control::{AdmitError, Grant, ImageAsk, SpawnAsk, UnmetNeed};
-use domain::{PodId, ResourceRequest, RunId};
+use domain::{PodId, ResourceRequest, RunId, VolumeMount};
 use http::header::HeaderMap;
 use store::{IdempotencyKey, RunPod, RunReservation};
 use wire::Environment;
 use wire::fault::{Code, Fault};
 use wire::v1::public::{IDEMPOTENCY_KEY, SpawnRequest};
 
+use crate::api::agents::mounts::mounts;
 use crate::api::extract::{parse_json, shortened};
 use crate::auth::caller::SpawningHolder;
 use crate::error::ApiError;
@@ -28,6 +29,7 @@ pub(crate) struct AdmittedSpawn {
     env: Environment,
     public: bool,
     grant: Grant,
+    volumes: Vec<VolumeMount>,
     idempotency: Option<IdempotencyKey>,
 }
 
@@ -38,6 +40,7 @@ impl Gateway {
         let requested = self.resolve(&request, holder).await?;
         let env = request.env.unwrap_or_default();
         env.check()?;
+        let volumes = mounts(request.volumes.unwrap_or_default())?;
         let idempotency = self.idempotency(headers, &holder.body)?;
         let image = match &requested.image_ref {
             Some(reference) => ImageAsk::Brought(reference),
@@ -54,7 +57,7 @@ impl Gateway {
         let grant = self.parts.control.admit(&ask).await.map_err(refused)?;
         let (pod, agent_type, public) = (requested.pod, requested.agent_type, requested.public);
         let brought = requested.image_ref.is_some();
-        Ok(AdmittedSpawn { pod, agent_type, brought, env, public, grant, idempotency })
+        Ok(AdmittedSpawn { pod, agent_type, brought, env, public, grant, volumes, idempotency })
     }
 
     /// Which agent is asked for, and what it boots: for one that is there, what it was
@@ -106,6 +109,7 @@ impl AdmittedSpawn {
             tier_config: self.grant.tier_config,
             allowance: self.grant.allowance,
             public: self.public,
+            volumes: self.volumes,
             idempotency: self.idempotency,
             may_start: true,
             now: holder.now,
@@ -153,7 +157,8 @@ impl Gateway {
 
 /// A field that a start again may not have.
 fn first_spawn_only(request: &SpawnRequest) -> Option<&'static str> {
-    [("name", request.name.is_some()), ("ephemeral", request.ephemeral.is_some())]
+    let volumes = ("volumes", request.volumes.is_some());
+    [("name", request.name.is_some()), ("ephemeral", request.ephemeral.is_some()), volumes]
         .into_iter()
         .find_map(|(field, is_there)| is_there.then_some(field))
 }
@@ -167,7 +172,7 @@ fn checked_type(agent_type: String) -> Result<String, ApiError> {
 }
 
 /// Why a holder gets nothing, in the words of this API.
-fn refused(error: AdmitError) -> ApiError {
+pub(crate) fn refused(error: AdmitError) -> ApiError {
     let fault = |code, field, said: &str| ApiError::from(Fault::new(code, said).field(field));
     match error {
         AdmitError::NoImagesYet => Fault::new(Code::NodeUnavailable, error.to_string()).retry_after(1).into(),

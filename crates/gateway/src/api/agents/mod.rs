@@ -3,6 +3,7 @@
 pub(crate) mod admission;
 pub(crate) mod events;
 pub(crate) mod logs;
+pub(crate) mod mounts;
 pub(crate) mod spawn;
 pub(crate) mod status;
 pub(crate) mod stop;

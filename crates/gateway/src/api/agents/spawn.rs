@@ -18,6 +18,7 @@ use store::{Admission, KeptPod, MAX_STOPPED_PODS, RunRecord, StoreError};
 use wire::fault::{Code, Fault, KeptAgent, LiveAgent, TierUse};
 use wire::v1::public::{SpawnRequest, SpawnResponse};
 
+use crate::api::agents::mounts::no_volumes;
 use crate::api::extract::{json, query};
 use crate::auth::caller::SpawningHolder;
 use crate::edge::source::RequestSource;
@@ -98,6 +99,7 @@ pub(crate) async fn spawn(
         (Admission::NoPod(_) | Admission::RepeatedRemoved, _) => Err(ApiError::not_found()),
         (Admission::QuotaFull(kept), _) => Err(quota_full(kept)),
         (Admission::TooManyPods, _) => Err(too_many_pods()),
+        (Admission::NoVolumes(refusal), _) => Err(no_volumes(refusal)),
         (Admission::Mismatch, _) => Err(mismatch()),
         (Admission::Replayed, _) => Err(StoreError::Replayed.into()),
     }

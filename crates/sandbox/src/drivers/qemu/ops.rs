@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use domain::{PodId, RunId};
 use wire::v1::node::{DataDisk, KeptDisk, Retention};
+use wire::v1::pod::VOLUME_SERIALS;
 
 use super::QemuSettings;
 use super::accelerator::{PROBE_NAME, remove_probe};
@@ -24,7 +25,9 @@ use crate::error::{Step, step};
 use crate::kept::{self, KeptDisks};
 use crate::network::{HostNetwork, Namespace, NamespaceSockets, NetworkReservation};
 use crate::runtime::{DiskRetention, DiskUsage, GuestSpec, ObservedRun, Slot};
-use crate::{DriverError, DriverFailure, DriverRefusal, RuntimeError, RuntimeOperation, disk, files, owner, process};
+use crate::{
+    DriverError, DriverFailure, DriverRefusal, RuntimeError, RuntimeOperation, Volumes, disk, files, owner, process,
+};
 
 /// How long a VMM may take to end by itself when it was told to.
 pub(super) const QUIT_DEADLINE: Duration = Duration::from_millis(500);
@@ -202,6 +205,9 @@ impl Inner {
     fn refuse(&self, spec: &GuestSpec) -> Result<(), RuntimeError> {
         let id = spec.slot.run;
         let no = |refusal| Err(refused(RuntimeOperation::Create, id, refusal));
+        if spec.volumes.len() > VOLUME_SERIALS.len() {
+            return no(DriverRefusal::TooManyVolumes { asked: spec.volumes.len(), most: VOLUME_SERIALS.len() });
+        }
         let slots = self.settings.network.range.slots();
         if spec.slot.number >= slots {
             return no(DriverRefusal::NoSlot { slot: spec.slot.number, slots });
@@ -289,6 +295,10 @@ impl Inner {
             let file = OpenOptions::new().read(true).write(true).open(&path)?;
             disk::claim(&file, &path)?;
             disks.push((serial, false, file.into()));
+        }
+        let volumes = Volumes::of(&self.settings.state);
+        for (serial, id) in VOLUME_SERIALS.into_iter().zip(&spec.volumes) {
+            disks.push((serial, false, volumes.open(*id)?.into()));
         }
         Ok(disks)
     }

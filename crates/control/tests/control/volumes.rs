@@ -1,0 +1,148 @@
+//! Volumes: where they are made, what becomes of what was cut off, and that a run goes to them.
+
+use std::time::Duration;
+
+use domain::{VolumeId, VolumeMount, VolumeState};
+use palatine_control::fake::{Chaos, FakeNodeSpec};
+use palatine_control::{SpawnError, VolumeError, VolumeOrder};
+use store::{RunPod, RunReservation};
+
+use crate::cluster::{ClusterSetup, TestCluster, id, pod, reservation, wallet};
+
+/// How long what was cut off may take to be settled.
+const SETTLED: Duration = Duration::from_secs(200);
+
+fn order(n: u64, name: &str, size_mib: u64) -> VolumeOrder {
+    VolumeOrder { holder: wallet(1), id: VolumeId::from_bits(n), name: name.parse().unwrap(), size_mib }
+}
+
+fn with(n: u64, cluster: &TestCluster) -> RunReservation {
+    let volumes = vec![VolumeMount { name: "work".parse().unwrap(), path: "/workspace".parse().unwrap() }];
+    RunReservation { volumes, ..reservation(1, n, cluster.now()) }
+}
+
+fn two_nodes() -> ClusterSetup {
+    ClusterSetup { nodes: vec![FakeNodeSpec::default(); 2], ..ClusterSetup::default() }
+}
+
+#[tokio::test]
+async fn a_volume_is_made_where_most_disk_is_left_and_its_agents_go_there() {
+    let setup = two_nodes();
+    let cluster = setup.start();
+    cluster.nodes[0].set_disk(1_000);
+    cluster.nodes[1].set_disk(2_000);
+    let made = cluster.finish(cluster.control.create_volume(order(1, "work", 100))).await.unwrap();
+    assert_eq!((made.node.as_str(), made.state), ("node-2", VolumeState::Ready));
+    // Best fit would choose the first; without a volume it does.
+    let starting = cluster.order_run(with(1, &cluster)).await.expect("it is reserved");
+    let record = cluster.finish(starting.ready()).await.unwrap();
+    assert_eq!(record.node.as_deref(), Some("node-2"));
+    assert_eq!(cluster.nodes[1].volumes()[0].sandbox, Some(id(1)));
+    // Where the volume is, there is no room: it waits for no other node.
+    let stopped = cluster.control.stop(id(1), domain::StopReason::Requested);
+    cluster.finish(stopped).await.unwrap();
+    assert_eq!(cluster.nodes[1].volumes()[0].sandbox, None);
+    cluster.nodes[1].set_down(true);
+    let again = RunReservation { pod: RunPod::Existing(pod(1)), ..reservation(1, 2, cluster.now()) };
+    let starting = cluster.order_run(again).await.expect("it is reserved");
+    let away = cluster.finish(starting.ready()).await.unwrap_err();
+    assert!(matches!(away, SpawnError::DataAway(ref node) if node == "node-2"), "{away}");
+}
+
+#[tokio::test]
+async fn a_node_that_has_less_than_was_thought_is_passed_over_and_what_none_could_hold_is_said_so() {
+    let setup = two_nodes();
+    let cluster = setup.start();
+    cluster.nodes[0].set_disk(500);
+    cluster.nodes[1].set_disk(400);
+    for n in 1..=2 {
+        cluster.finish(cluster.control.create_volume(order(n, &format!("v{n}"), 300))).await.unwrap();
+    }
+    let full = cluster.finish(cluster.control.create_volume(order(3, "v3", 300))).await.unwrap_err();
+    assert!(matches!(full, VolumeError::NoRoom), "{full}");
+    let large = cluster.finish(cluster.control.create_volume(order(3, "v3", 501))).await.unwrap_err();
+    assert!(matches!(large, VolumeError::TooLarge), "{large}");
+    assert_eq!(cluster.store.volumes_of(wallet(1)).await.unwrap().len(), 2, "nothing is left of those");
+}
+
+#[tokio::test]
+async fn a_volume_whose_making_was_cut_off_is_made_and_one_whose_removal_was_is_gone() {
+    let setup = ClusterSetup::default();
+    let cluster = setup.start();
+    cluster.node().set_disk(1_000);
+    cluster.finish(cluster.control.create_volume(order(1, "old", 100))).await.unwrap();
+    cluster.finish(async { cluster.control.fleet().refresh().await }).await;
+    cluster.node().set_chaos(Chaos { lose_answer: 1_000, ..Chaos::default() });
+    // The node is asked how it is first, and answers that.
+    let lost = cluster.finish(cluster.control.remove_volume(wallet(1), VolumeId::from_bits(1))).await.unwrap_err();
+    assert!(matches!(lost, VolumeError::NodeUnavailable(_)), "{lost}");
+    cluster.node().set_chaos(Chaos::default());
+    let removed = async |cluster: &TestCluster| cluster.store.volumes_of(wallet(1)).await.unwrap().is_empty();
+    cluster.until("what was removed is gone", removed).await;
+    assert_eq!(cluster.node().volumes(), []);
+
+    let new = store::NewVolume {
+        volume: store::VolumeRecord {
+            id: VolumeId::from_bits(2),
+            wallet: wallet(1),
+            name: "new".parse().unwrap(),
+            size_mib: 100,
+            node: "node-1".to_owned(),
+            state: VolumeState::Creating,
+            created_at: cluster.now(),
+            attached: None,
+        },
+        quota: store::VolumeQuota { disk_mib: 1_000, volumes: 9 },
+    };
+    cluster.store.reserve_volume(new).await.unwrap();
+    let ready = async |cluster: &TestCluster| {
+        let found = cluster.store.volume(wallet(1), VolumeId::from_bits(2)).await.unwrap();
+        found.is_some_and(|volume| volume.state == VolumeState::Ready)
+    };
+    cluster.until("what was begun is there", ready).await;
+    assert_eq!(cluster.node().volumes().len(), 1);
+    cluster.pass(SETTLED).await;
+    assert_eq!(cluster.node().volumes().len(), 1, "and stays");
+}
+
+#[tokio::test]
+async fn a_retry_goes_on_with_the_volume_that_was_begun() {
+    let setup = ClusterSetup::default();
+    let cluster = setup.start();
+    cluster.node().set_disk(1_000);
+    let begun = store::NewVolume {
+        volume: store::VolumeRecord {
+            id: VolumeId::from_bits(1),
+            wallet: wallet(1),
+            name: "work".parse().unwrap(),
+            size_mib: 100,
+            node: "node-1".to_owned(),
+            state: VolumeState::Creating,
+            created_at: cluster.now(),
+            attached: None,
+        },
+        quota: store::VolumeQuota { disk_mib: 1_000, volumes: 9 },
+    };
+    cluster.store.reserve_volume(begun).await.unwrap();
+    let other = cluster.finish(cluster.control.create_volume(order(2, "work", 200))).await.unwrap_err();
+    assert!(matches!(other, VolumeError::Exists(_)), "another size: {other}");
+    let made = cluster.finish(cluster.control.create_volume(order(2, "work", 100))).await.unwrap();
+    assert_eq!((made.id, made.state), (VolumeId::from_bits(1), VolumeState::Ready));
+    assert_eq!(cluster.node().volumes().len(), 1);
+}
+
+#[tokio::test]
+async fn a_run_whose_volume_its_node_has_lost_is_not_started_without() {
+    let setup = ClusterSetup::default();
+    let cluster = setup.start();
+    cluster.node().set_disk(1_000);
+    cluster.finish(cluster.control.create_volume(order(1, "work", 100))).await.unwrap();
+    palatine_control::Node::erase_volume(cluster.node(), VolumeId::from_bits(1)).await.unwrap();
+    let starting = cluster.order_run(with(1, &cluster)).await.expect("it is reserved");
+    let refused = cluster.finish(starting.ready()).await.unwrap_err();
+    assert!(matches!(refused, SpawnError::NoVolume(_)), "{refused}");
+    assert!(cluster.is_free(1).await && cluster.node().running().is_empty());
+    // It is free for the next, should the disk be found.
+    let volume = cluster.store.volume(wallet(1), VolumeId::from_bits(1)).await.unwrap().unwrap();
+    assert_eq!(volume.attached, None);
+}

@@ -1,0 +1,97 @@
+//! The words of `palatine volume`.
+
+use std::str::FromStr;
+
+use clap::Subcommand;
+use domain::{MountPath, VolumeMount, VolumeName};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VolumeCommand {
+    /// Make a volume: a disk of yours that outlives every agent
+    Create {
+        /// What you call it
+        name: VolumeName,
+        /// How large it is: 512M, 10G, 1T
+        #[arg(long, value_name = "SIZE", default_value = "1G")]
+        size: Size,
+    },
+    /// List your volumes
+    Ls,
+    /// Show one volume, and what it takes of its node's disk
+    Show {
+        /// Its name, or its id
+        volume: String,
+    },
+    /// Make a volume larger while no agent has it
+    Resize {
+        /// Its name, or its id
+        volume: String,
+        /// How large it is to be: 512M, 10G, 1T
+        #[arg(long, value_name = "SIZE")]
+        size: Size,
+    },
+    /// Remove volumes that no agent has, with all that is on them
+    Rm {
+        /// Their names, or their ids
+        #[arg(required = true, value_name = "VOLUME")]
+        volumes: Vec<String>,
+    },
+}
+
+/// A size in whole MiB: a number and M, G or T, as in 1024.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) mib: u64,
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || "expected a whole number and M, G or T, such as 10G".to_owned();
+        let unit = text.chars().next_back().ok_or_else(wrong)?;
+        let factor = match unit.to_ascii_uppercase() {
+            'M' => 1,
+            'G' => 1024,
+            'T' => 1024 * 1024,
+            _ => return Err(wrong()),
+        };
+        let digits = &text[..text.len() - unit.len_utf8()];
+        if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(wrong());
+        }
+        let count: u64 = digits.parse().map_err(|_| wrong())?;
+        count.checked_mul(factor).map(|mib| Self { mib }).ok_or_else(wrong)
+    }
+}
+
+/// `NAME:PATH` of a volume that a new agent is to have.
+pub(crate) fn mount(text: &str) -> Result<VolumeMount, String> {
+    let (name, path) = text.split_once(':').ok_or("expected NAME:PATH, such as work:/workspace")?;
+    let name: VolumeName = name.parse().map_err(|error: domain::VolumeNameError| error.to_string())?;
+    let path: MountPath = path.parse().map_err(|error: domain::MountPathError| error.to_string())?;
+    Ok(VolumeMount { name, path })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_is_a_number_with_its_unit() {
+        let mib = |text: &str| text.parse::<Size>().map(|size| size.mib);
+        assert_eq!([mib("512M"), mib("10G"), mib("2t")], [Ok(512), Ok(10_240), Ok(2 * 1024 * 1024)]);
+        for text in ["", "10", "G", "-1G", "+1G", "1.5G", "1 G", "10GB", "99999999999999999T", "1é"] {
+            assert!(mib(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_mount_is_a_name_and_a_path_that_may_be_one() {
+        let work = mount("work:/workspace").unwrap();
+        assert_eq!((work.name.as_str(), work.path.as_str()), ("work", "/workspace"));
+        for text in ["work", "work:", ":/a", "work:workspace", "work:/etc", "a b:/a", "work:/a/../b"] {
+            assert!(mount(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Volumes: a wallet's own disks, which outlive every agent. The paths, and the names of the
+//! first two fields, are those of E2B's `/volumes`; the other fields are ours.
+
+use domain::{MountPath, PodId, UnixMillis, VolumeId, VolumeName, VolumeState};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// `POST /volumes`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeRequest {
+    /// What its owner calls it, in 1 to 63 letters, digits, dashes and underscores; one's own
+    /// volumes have different names.
+    #[schema(example = "work")]
+    pub name: String,
+    /// Its size, in MiB, from 64; 1024 where this is absent. It counts against the tier's disk
+    /// quota, written or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 10_240)]
+    pub size_mib: Option<u64>,
+}
+
+/// `PATCH /volumes/{id}`: a volume grows while no agent has it, and never shrinks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeResize {
+    /// Its new size, in MiB: no less than it has.
+    #[schema(example = 20_480)]
+    pub size_mib: u64,
+}
+
+/// A volume, as its owner sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Volume {
+    /// Its name for `/volumes/{id}`.
+    #[serde(rename = "volumeID")]
+    pub id: VolumeId,
+    /// What its owner calls it.
+    pub name: VolumeName,
+    /// Its size, in MiB.
+    pub size_mib: u64,
+    /// What it takes of its node's disk. Of one volume that is asked for, where its node
+    /// answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// Where it is in its life.
+    pub state: VolumeState,
+    /// When it was asked for.
+    pub created_at: UnixMillis,
+    /// The live agent that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attached: Option<VolumeAttachment>,
+}
+
+/// A live agent that has a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeAttachment {
+    /// Which.
+    pub agent_id: PodId,
+    /// Where the volume is in it.
+    pub path: MountPath,
+}
