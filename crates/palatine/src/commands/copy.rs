@@ -454,11 +454,11 @@ mod tests {
                 .route("/files", get(body))
                 .route(
                     "/filesystem.Filesystem/Stat",
-                    post(|State(guest): State<Self>| async { Json(json!({"entry": guest.stat})) }),
+                    post(|State(guest): State<Self>| async move { Json(json!({"entry": guest.stat})) }),
                 )
                 .route(
                     "/filesystem.Filesystem/ListDir",
-                    post(|State(guest): State<Self>| async { Json(json!({"entries": guest.list})) }),
+                    post(|State(guest): State<Self>| async move { Json(json!({"entries": guest.list})) }),
                 )
                 .with_state(self);
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
