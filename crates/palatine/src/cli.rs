@@ -68,6 +68,11 @@ pub(crate) enum Command {
         /// The agent
         id: Option<PodId>,
     },
+    /// Wait until an agent is ready that was left to start
+    Wait {
+        /// The agent
+        id: PodId,
+    },
     /// Show an agent's output
     Logs(Logs),
     /// Follow an agent's changes of state

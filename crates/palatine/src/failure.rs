@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use wire::fault::{Code, Fault, KeptAgent, LiveAgent, TierUse};
+use wire::filesystem::FilesError;
 use wire::printable;
 
 use crate::commands::starting::Interrupted;
@@ -159,9 +160,8 @@ const fn known_advice(code: Code) -> KnownAdvice {
             "see which there are, and who has them: palatine volume ls"
         }
         Code::NoData => "wait for its node, or give its data up for good: palatine rm <id>",
-        Code::AgentUnreachable | Code::AgentNotReady | Code::SpawnFailed => {
-            "see its state and output: palatine ls, palatine logs <id>"
-        }
+        Code::AgentNotReady => "wait for it, or see what it says: palatine wait <id>, palatine logs <id>",
+        Code::AgentUnreachable | Code::SpawnFailed => "see its state and output: palatine ls, palatine logs <id>",
         Code::BalanceUnknown
         | Code::PaymentInFlight
         | Code::PaymentsUnavailable
@@ -251,7 +251,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let fault = error.chain().find_map(|cause| cause.downcast_ref::<Fault>());
     eprintln!("error: {}", shown(&format!("{error:#}")));
     if let Some(Interrupted { id }) = error.downcast_ref() {
-        eprintln!("  see it: palatine status {id}, or stop it: palatine stop {id}; its token is kept");
+        eprintln!("  wait for it: palatine wait {id}, or stop it: palatine stop {id}; its token is kept");
         return Exit::Interrupted.into();
     }
     match fault {
@@ -264,7 +264,19 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
             }
             exit_of(fault.code).into()
         }
-        None => Exit::Other.into(),
+        None => error.chain().find_map(|cause| cause.downcast_ref()).map_or(Exit::Other, exit_of_file).into(),
+    }
+}
+
+/// Which exit code a file becomes that was not read or written.
+const fn exit_of_file(error: &FilesError) -> Exit {
+    match error.code {
+        400 => Exit::Usage,
+        401 | 403 => Exit::Denied,
+        404 => Exit::NotFound,
+        409 => Exit::Conflict,
+        429 | 502..=504 => Exit::Unavailable,
+        _ => Exit::Other,
     }
 }
 
@@ -308,6 +320,13 @@ mod tests {
     #[test]
     fn a_guests_words_in_an_error_are_shown_and_not_obeyed() {
         assert_eq!(shown("/x: \u{1b}]0;title\u{7}no\u{1b}[2J\nsecond line"), "/x: ]0;titleno\nsecond line");
+    }
+
+    #[test]
+    fn a_file_that_may_not_be_read_or_is_not_there_is_told_apart_by_the_exit_code() {
+        let exit = |code| exit_of_file(&FilesError { code, message: String::new() });
+        assert_eq!([401, 403, 404, 503].map(exit), [Exit::Denied, Exit::Denied, Exit::NotFound, Exit::Unavailable]);
+        assert_eq!(exit(500), Exit::Other);
     }
 
     #[test]

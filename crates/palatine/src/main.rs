@@ -80,6 +80,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         | Command::Start(_)
         | Command::Ls
         | Command::Status { id: Some(_) }
+        | Command::Wait { .. }
         | Command::Logs(_)
         | Command::Events { .. }
         | Command::Exec(_)

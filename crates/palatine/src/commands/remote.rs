@@ -18,7 +18,7 @@ use wire::{Environment, Secret};
 
 use super::asked::{Asked, first_model, not_obeyed, payers_model, read_question};
 use super::pay::LimitedPayer;
-use super::starting::Starting;
+use super::starting::{Starting, wait};
 use super::{copy, gateway};
 use crate::answers::{Removed, RemovedAgent};
 use crate::cli::{Ask, Command, CopyPath, Cp, EnvEntry, Exec, Logs, Price, Run, Signer, Spawn, Start, Target};
@@ -47,6 +47,10 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: Command) -> 
         Command::Start(options) => session.start(options).await?,
         Command::Ls => session.list().await?,
         Command::Status { id: Some(id) } => {
+            show(session.json, &session.client.status(id).await?, output::status)?;
+        }
+        Command::Wait { id } => {
+            wait(&session.client, id, interrupted()?).await?;
             show(session.json, &session.client.status(id).await?, output::status)?;
         }
         Command::Logs(options) => session.logs(&options).await?,

@@ -143,40 +143,94 @@ impl<'a> Starting<'a> {
 
     /// Looks at an agent that is starting until it is ready, or will not be.
     async fn settled(&self, begun: SpawnResponse) -> Result<SpawnResponse> {
-        let (id, run) = (begun.agent.id, begun.agent.run);
-        eprintln!("{id} is {}; it goes on if you leave: palatine status {id}", begun.agent.state);
-        let shown = Shown::start();
-        let (mut agent, mut guest, mut heard) = (begun.agent.clone(), None, Instant::now());
-        loop {
-            match agent.state {
-                StateName::Ready => {
-                    let agent = Agent { token: begun.agent.token, ..agent };
-                    return Ok(SpawnResponse { agent, ..begun });
-                }
-                StateName::Stopping | StateName::Stopped | StateName::Failed => break,
-                StateName::Reserved | StateName::Placed | StateName::Booting | StateName::Waiting => {}
+        let id = begun.agent.id;
+        eprintln!("{id} is {}; it goes on if you leave: palatine wait {id}", begun.agent.state);
+        match watch(self.client, self.patience, begun.agent.clone(), None).await? {
+            Settled::Ready(agent) => {
+                let agent = Agent { token: begun.agent.token, ..*agent };
+                Ok(SpawnResponse { agent, ..begun })
             }
-            shown.tell(&agent, guest.as_ref());
-            sleep(self.patience.look).await;
-            match self.client.status(id).await {
-                Ok(status) if status.agent.run == run => {
-                    (agent, heard) = (status.agent, Instant::now());
-                    guest = status.guest.or(guest);
-                }
-                Ok(_) => bail!("{id} was started anew meanwhile: palatine status {id}"),
-                Err(error) if error.may_pass() && heard.elapsed() < self.patience.away => {}
-                Err(error) => {
-                    return Err(anyhow!(error).context(format!("{id} goes on starting: palatine status {id}")));
-                }
+            Settled::Over { guest, .. } => {
+                tell_guest(guest.as_ref());
+                // The gateway's own words on what it has given up.
+                self.ask(false).await?;
+                bail!("{id} was stopped while it was starting")
             }
         }
-        drop(shown);
-        if let Some(guest) = &guest {
-            eprintln!("{}", output::guest(guest));
+    }
+}
+
+/// Comes back to an agent that was left to start, and waits until it is ready; or `interrupted` comes.
+pub(crate) async fn wait(client: &GatewayClient, id: PodId, interrupted: impl Future<Output = ()>) -> Result<()> {
+    wait_with(client, id, Patience::default(), interrupted).await
+}
+
+async fn wait_with(
+    client: &GatewayClient,
+    id: PodId,
+    patience: Patience,
+    interrupted: impl Future<Output = ()>,
+) -> Result<()> {
+    let now = client.status(id).await?;
+    let settled = tokio::select! {
+        settled = watch(client, patience, now.agent, now.guest) => settled?,
+        () = interrupted => return Err(Interrupted { id }.into()),
+    };
+    match settled {
+        Settled::Ready(_) => Ok(()),
+        Settled::Over { agent, guest } => {
+            tell_guest(guest.as_ref());
+            bail!("{}; start it again: palatine start {id}", output::starting(&agent, None))
         }
-        // The gateway's own words on what it has given up.
-        self.ask(false).await?;
-        bail!("{id} was stopped while it was starting")
+    }
+}
+
+/// How the start of an agent came out.
+enum Settled {
+    Ready(Box<Agent>),
+    /// It will not be ready; and what its guest said last.
+    Over {
+        agent: Box<Agent>,
+        guest: Option<GuestReport>,
+    },
+}
+
+async fn watch(
+    client: &GatewayClient,
+    patience: Patience,
+    mut agent: Agent,
+    mut guest: Option<GuestReport>,
+) -> Result<Settled> {
+    let (id, run) = (agent.id, agent.run);
+    let shown = Shown::start();
+    let mut heard = Instant::now();
+    loop {
+        match agent.state {
+            StateName::Ready => return Ok(Settled::Ready(Box::new(agent))),
+            StateName::Stopping | StateName::Stopped | StateName::Failed => {
+                return Ok(Settled::Over { agent: Box::new(agent), guest });
+            }
+            StateName::Reserved | StateName::Placed | StateName::Booting | StateName::Waiting => {}
+        }
+        shown.tell(&agent, guest.as_ref());
+        sleep(patience.look).await;
+        match client.status(id).await {
+            Ok(status) if status.agent.run == run => {
+                (agent, heard) = (status.agent, Instant::now());
+                guest = status.guest.or(guest);
+            }
+            Ok(_) => bail!("{id} was started anew meanwhile: palatine status {id}"),
+            Err(error) if error.may_pass() && heard.elapsed() < patience.away => {}
+            Err(error) => {
+                return Err(anyhow!(error).context(format!("{id} goes on starting: palatine wait {id}")));
+            }
+        }
+    }
+}
+
+fn tell_guest(guest: Option<&GuestReport>) {
+    if let Some(guest) = guest {
+        eprintln!("{}", output::guest(guest));
     }
 }
 
@@ -334,6 +388,24 @@ mod tests {
             assert_eq!(error.downcast_ref::<Interrupted>().unwrap().id, id(), "{error:#}");
             assert_eq!(token.unwrap().expose(), "plt_x");
         }
+    }
+
+    #[tokio::test]
+    async fn who_comes_back_to_an_agent_waits_for_it_and_hears_when_it_will_not_be_ready() {
+        let come_back = async |states: &[&'static str], interrupted| {
+            let (_gateway, url) = SlowGateway::serve(states).await;
+            let client = GatewayClient::new(&url).unwrap().signed_by(Keypair::generate(&[7; 32]));
+            wait_with(&client, id(), PATIENCE, interrupted).await
+        };
+        for states in [&["ready"][..], &["booting", "waiting", "ready"]] {
+            come_back(states, sleep(Duration::from_secs(60))).await.unwrap();
+        }
+        for states in [&["stopped"][..], &["booting", "failed"]] {
+            let error = come_back(states, sleep(Duration::from_secs(60))).await.unwrap_err().to_string();
+            assert!(error.contains("palatine start agent-123"), "{error}");
+        }
+        let left = come_back(&["booting"], sleep(Duration::from_millis(50))).await.unwrap_err();
+        assert_eq!(left.downcast_ref::<Interrupted>().unwrap().id, id(), "{left:#}");
     }
 
     #[tokio::test]
