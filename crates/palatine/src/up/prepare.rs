@@ -26,6 +26,10 @@ const PATH_PORTS: u16 = 20;
 const PROBE_MS: i64 = 2000;
 /// How long the gateway lets requests end: less than a part has to end.
 const DRAIN_MS: i64 = 10_000;
+/// How long an agent may take to be ready, and a guest before it is started again: without KVM one with a runtime of its
+/// own takes half a minute, and as much again where something is built beside it.
+const SPAWN_MS: i64 = 300_000;
+const BOOT_MS: i64 = 240_000;
 /// Calls relayed for one client a minute: everybody here is one client.
 const RELAYED_PER_MINUTE: i64 = 600;
 /// Where the reference agent's recipe lies among the assets.
@@ -168,21 +172,52 @@ pub(super) fn write_config(
         ("node", "first_uid", i64::from(allocation.first_uid).into()),
     ];
     for (section, key, value) in settings {
-        let section = config.entry(section).or_insert_with(|| Table::new().into());
-        let section = section.as_table_mut().context("read the configuration: a section is not a table")?;
-        section.insert(key.to_owned(), value);
+        self::section(&mut config, section)?.insert(key.to_owned(), value);
     }
-    if options.listen.ip().is_loopback()
-        && let Some(gateway) = config.get_mut("gateway").and_then(Value::as_table_mut)
-        && let Some(address) = free_path_address(options.listen)
-    {
-        // The operator's own word stands.
-        gateway.entry("path_listen").or_insert_with(|| vec![address.to_string()].into());
-    }
-    if let Some(relayer) = config.get_mut("relayer").and_then(Value::as_table_mut) {
-        // Everybody here is one client, and often one wallet. The operator's own word stands.
-        let whole = ["wallet_percent", "payee_percent", "client_percent"].map(|share| (share.to_owned(), 100.into()));
-        relayer.entry("budgets").or_insert_with(|| Value::Table(whole.into_iter().collect()));
-    }
+    set_defaults(&mut config, options.listen)?;
     fs::write(state.config(), toml::to_string(&config)?).context("write the configuration")
+}
+
+/// Says what is left open, as it fits one machine: the operator's own word stands.
+fn set_defaults(config: &mut Table, gateway: SocketAddr) -> Result<()> {
+    // Everybody here is one client, and often one wallet.
+    let whole = ["wallet_percent", "payee_percent", "client_percent"].map(|share| (share.to_owned(), 100.into()));
+    let mut settings = vec![
+        ("relayer", "budgets", Value::Table(whole.into_iter().collect())),
+        ("control", "spawn_timeout_ms", SPAWN_MS.into()),
+        ("node", "boot_deadline_ms", BOOT_MS.into()),
+    ];
+    if gateway.ip().is_loopback()
+        && let Some(address) = free_path_address(gateway)
+    {
+        settings.push(("gateway", "path_listen", vec![address.to_string()].into()));
+    }
+    for (section, key, value) in settings {
+        self::section(config, section)?.entry(key).or_insert(value);
+    }
+    Ok(())
+}
+
+fn section<'a>(config: &'a mut Table, name: &str) -> Result<&'a mut Table> {
+    let section = config.entry(name).or_insert_with(|| Table::new().into());
+    section.as_table_mut().with_context(|| format!("read the configuration: {name} is no section"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_has_long_to_be_ready_unless_the_operator_says_otherwise() {
+        let mut config: Table = "[control]\nspawn_timeout_ms = 7\n".parse().unwrap();
+        set_defaults(&mut config, "192.0.2.1:80".parse().unwrap()).unwrap();
+        assert_eq!(config["control"]["spawn_timeout_ms"].as_integer(), Some(7));
+        assert_eq!(config["node"]["boot_deadline_ms"].as_integer(), Some(BOOT_MS));
+        assert_eq!(config["relayer"]["budgets"]["wallet_percent"].as_integer(), Some(100));
+        // Agents have paths where nobody else can ask for them.
+        assert!(!config.contains_key("gateway"));
+        let mut odd: Table = "node = 1\n".parse().unwrap();
+        let error = set_defaults(&mut odd, "192.0.2.1:80".parse().unwrap()).unwrap_err().to_string();
+        assert!(error.contains("node is no section"), "{error}");
+    }
 }
