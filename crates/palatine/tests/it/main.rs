@@ -5,8 +5,11 @@
 
 mod addressing;
 mod api;
+mod ask;
+mod boot;
 mod circles;
 mod clients;
+mod copy;
 mod crash;
 mod deal;
 mod disk;
@@ -16,6 +19,8 @@ mod guest;
 mod imports;
 mod isolation;
 mod keys;
+mod labels;
+mod model;
 mod money;
 mod pods;
 mod residue;
