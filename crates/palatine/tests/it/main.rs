@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on ends, and shows the logs")]
 
 mod addressing;
+mod agents;
 mod api;
 mod ask;
 mod boot;
