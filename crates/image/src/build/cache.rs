@@ -18,7 +18,7 @@ use crate::blobs::BlobStore;
 use crate::digest::BlobDigest;
 
 /// What is done in a step is another thing when this is another number.
-const BUILDER: u32 = 1;
+const BUILDER: u32 = 2;
 /// Entries that are kept; the oldest go first.
 const MAX_ENTRIES: usize = 256;
 /// Bytes of an entry at most.

@@ -60,7 +60,8 @@ pub(super) fn install(
     work.to.step("install the npm packages", None);
     let folder = folder(step, work)?;
     let lock = folder.join(LOCK);
-    fs::write(&lock, &pinned.package_lock).map_err(|source| ImageError::file("write", &lock, source))?;
+    fs::write(&lock, without_engines(&pinned.package_lock)?)
+        .map_err(|source| ImageError::file("write", &lock, source))?;
     NPM.run_told(work.to, |c| c.current_dir(&folder).arg("ci").args(OPTIONS))?;
     let mut found = tree(&folder, work.bounds.max_entries)?;
     found.retain(|path, _| path.starts_with(MODULES) && path != &Path::new(MODULES).join(NOTE));
@@ -86,19 +87,36 @@ fn folder(step: &NpmStep, work: &Work<'_>) -> Result<PathBuf, ImageError> {
 /// A lock file of npm's without the places that it was looked up at, of which each machine has its own, and without
 /// whom to thank for it.
 fn without_addresses(lock: &str) -> Result<String, BuildError> {
+    each_package(lock, |path, package| {
+        package.remove("resolved");
+        package.remove("funding");
+        // What a package brings along is of its own archive.
+        let is_bundled = package.get("inBundle").is_some_and(|bundled| *bundled == true);
+        if is_bundled || package.contains_key("integrity") { Ok(()) } else { Err(format!("{path} has no integrity")) }
+    })
+}
+
+/// The same without which Node a package asks for: npm compares that with its own, which is not the image's, and leaves
+/// out in silence what may be left out.
+fn without_engines(lock: &str) -> Result<String, BuildError> {
+    each_package(lock, |_, package| {
+        package.remove("engines");
+        Ok(())
+    })
+}
+
+/// A lock file of npm's with something done to each package's entry.
+fn each_package(
+    lock: &str,
+    mut done: impl FnMut(&str, &mut serde_json::Map<String, serde_json::Value>) -> Result<(), String>,
+) -> Result<String, BuildError> {
     let odd = |why: String| BuildError::Answer { tool: NPM.name, why };
     let mut lock: serde_json::Value = serde_json::from_str(lock).map_err(|error| odd(error.to_string()))?;
     let packages = lock.get_mut("packages").and_then(serde_json::Value::as_object_mut);
     let packages = packages.ok_or_else(|| odd("its lock file names no packages".to_owned()))?;
     for (path, package) in packages.iter_mut().filter(|(path, _)| !path.is_empty()) {
         let package = package.as_object_mut().ok_or_else(|| odd(format!("{path} is no package")))?;
-        package.remove("resolved");
-        package.remove("funding");
-        // What a package brings along is of its own archive.
-        let is_bundled = package.get("inBundle").is_some_and(|bundled| *bundled == true);
-        if !is_bundled && !package.contains_key("integrity") {
-            return Err(odd(format!("{path} has no integrity")));
-        }
+        done(path, package).map_err(odd)?;
     }
     serde_json::to_string_pretty(&lock).map(|text| text + "\n").map_err(|error| odd(error.to_string()))
 }
@@ -245,5 +263,15 @@ mod tests {
                 check(&modules.package_lock).unwrap();
             }
         }
+    }
+
+    #[test]
+    fn what_is_installed_does_not_depend_on_the_node_of_who_builds() {
+        let lock = json!({"packages": {
+            "": {"name": "image"},
+            "node_modules/a": {"version": "1", "integrity": "sha512-x", "optional": true, "engines": {"node": ">=99"}},
+        }});
+        let asked = without_engines(&lock.to_string()).unwrap();
+        assert!(asked.contains("sha512-x") && !asked.contains("engines"), "{asked}");
     }
 }
