@@ -10,7 +10,7 @@
 //! [env]
 //! LOG = "info"
 //!
-//! [[packages]]                     # of Debian, on an empty root
+//! [[packages]]                     # of Debian, on an empty root or on an image that has apt
 //! suite = "bookworm"
 //! include = ["ca-certificates", "git", "python3"]
 //!

@@ -100,9 +100,11 @@ pub enum BuildError {
          apt-get update"
     )]
     NoSource(String),
-    /// Packages on a root that has some already.
-    #[error("[[packages]] must be the first step, of a recipe with from = \"scratch\"")]
-    NotFirst,
+    /// Packages on a root that is not Debian's.
+    #[error(
+        "[[packages]] must be the first step of a recipe with from = \"scratch\", or on an image that has dpkg and apt"
+    )]
+    NoApt,
     /// A folder from which two things could be built.
     #[error("{} holds an image.toml and {}: say which of the two is meant by its own path", folder.display(), other.display())]
     TwoRecipes {

@@ -1,4 +1,5 @@
-//! `[[packages]]`: the host's apt looks up and fetches, `mmdebstrap` installs, shut in.
+//! `[[packages]]`: the host's apt looks up and fetches; on an empty root `mmdebstrap` installs, on one of Debian's its
+//! own apt, shut in.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,8 @@ use super::confine::Bind;
 use super::pins::{PinnedPackages, Pins, words};
 use super::work::Work;
 use crate::ImageError;
-use crate::recipe::PackagesStep;
+use crate::layer::ImageRoot;
+use crate::recipe::{PackagesStep, StepLimits};
 use crate::tool::{HostTool, ToolError};
 
 const DOWNLOAD: Duration = Duration::from_secs(1800);
@@ -36,6 +38,31 @@ const DOCS: [&str; 7] = [
 ];
 /// What apt says of a version that its sources have no more.
 const VANISHED: [&str; 2] = ["was not found", "Unable to locate package"];
+/// What the image below has installed, and the program that installs more: bytes of each at most.
+const STATUS: &str = "var/lib/dpkg/status";
+const APT: &str = "usr/bin/apt-get";
+const MAX_STATUS: u64 = 64 << 20;
+/// Adds packages to an image that has some: the words after the first are options of apt's, then packages. The image's
+/// own settings count; where it gets packages from does not. Nothing is started.
+const ADD: &str = r#"
+mkdir -p /run/lists/partial /run/archives/partial
+echo 'deb [trusted=yes] file:/run/packages ./' > /run/sources
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+  printf '#!/bin/sh\nexit 101\n' > "$policy"
+  chmod 0755 "$policy"
+  trap 'rm -f "$policy"' EXIT
+fi
+apt() {
+  apt-get --quiet --yes -o Dir::Etc::sourcelist=/run/sources -o Dir::Etc::sourceparts=- \
+    -o Dir::State::lists=/run/lists -o Dir::Cache::archives=/run/archives -o Dir::Cache::pkgcache= \
+    -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root -o Acquire::Languages=none \
+    -o Dpkg::Options::=--force-unsafe-io -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$@"
+}
+apt update
+apt --no-install-recommends "$@"
+if [ -s /run/lists-of-image/sources ]; then cat /run/lists-of-image/sources > /etc/apt/sources.list; fi
+"#;
 /// Takes out what is for this installation alone, and says where more comes from.
 const FINISH: &str = r#"rm -f "$1"/etc/apt/apt.conf.d/99mmdebstrap; cat /lists/sources > "$1"/etc/apt/sources.list"#;
 
@@ -47,46 +74,123 @@ pub(super) struct PackagePlan {
     fetched: Option<PathBuf>,
 }
 
-/// Finds out what a step means: from the lock, else from the distribution.
-pub(super) fn plan(step: &PackagesStep, pins: &mut Pins, work: &Work<'_>) -> Result<PackagePlan, ImageError> {
-    let mut question = PinnedPackages {
-        suite: step.suite.clone(),
-        components: step.components.clone(),
-        include: step.include.clone(),
-        installed: Vec::new(),
-    };
-    question.include.sort();
-    question.include.dedup();
-    let sources = if step.sources { Mirror::of_machine(step)?.public() } else { String::new() };
-    if let Some(pinned) = pins.find(&question) {
-        return Ok(PackagePlan { pinned, sources, fetched: None });
-    }
-    work.to.step(&format!("look up the packages of {}", step.suite), None);
-    let wanted = ALWAYS.iter().map(|name| (*name).to_owned()).chain(question.include.clone());
-    let folder = fetch(step, wanted.collect(), work)?;
-    let pinned = PinnedPackages { installed: index(&folder)?, ..question };
-    pins.keep(pinned.clone())?;
-    Ok(PackagePlan { pinned, sources, fetched: Some(folder) })
+/// What is below a step.
+pub(super) enum Below {
+    /// An empty root.
+    Nothing,
+    /// One of Debian's, with what it has installed, as dpkg writes it down.
+    Debian(String),
 }
 
-/// Installs them below an empty `root`.
-pub(super) fn install(step: &PackagesStep, plan: PackagePlan, root: &Path, work: &Work<'_>) -> Result<(), ImageError> {
-    if !Path::new(MMDEBSTRAP).exists() {
-        let why = "mmdebstrap is missing: install the package mmdebstrap".to_owned();
-        return Err(BuildError::Confinement(why).into());
+impl Below {
+    /// What this root has.
+    pub(super) fn of(root: &ImageRoot) -> Result<Self, ImageError> {
+        let read = |path| root.read(path, MAX_STATUS).map_err(BuildError::io("read what the image has installed"));
+        match (read(STATUS)?, read(APT)?) {
+            (Some(status), Some(_)) => Ok(Self::Debian(String::from_utf8_lossy(&status).into_owned())),
+            _ => Err(BuildError::NoApt.into()),
+        }
     }
+
+    fn status(&self) -> &str {
+        match self {
+            Self::Nothing => "",
+            Self::Debian(status) => status,
+        }
+    }
+}
+
+/// What the lock says that a step means.
+pub(super) fn known(step: &PackagesStep, pins: &mut Pins) -> Result<Option<PackagePlan>, ImageError> {
+    let Some(pinned) = pins.find(&question(step)) else { return Ok(None) };
+    Ok(Some(PackagePlan { pinned, sources: sources(step)?, fetched: None }))
+}
+
+/// Asks the distribution what a step means.
+pub(super) fn look_up(
+    step: &PackagesStep,
+    below: &Below,
+    pins: &mut Pins,
+    work: &Work<'_>,
+) -> Result<PackagePlan, ImageError> {
+    let question = question(step);
+    work.to.step(&format!("look up the packages of {}", step.suite), None);
+    let always = ALWAYS.iter().filter(|_| matches!(below, Below::Nothing)).map(|name| (*name).to_owned());
+    let folder = fetch(step, always.chain(question.include.clone()).collect(), below, work)?;
+    let pinned = PinnedPackages { installed: index(&folder)?, ..question };
+    pins.keep(pinned.clone())?;
+    Ok(PackagePlan { pinned, sources: sources(step)?, fetched: Some(folder) })
+}
+
+fn question(step: &PackagesStep) -> PinnedPackages {
+    let (suite, components) = (step.suite.clone(), step.components.clone());
+    let mut question = PinnedPackages { suite, components, include: step.include.clone(), installed: Vec::new() };
+    question.include.sort();
+    question.include.dedup();
+    question
+}
+
+/// Where the image's apt gets its packages from; nowhere, if the step does not say that it should.
+fn sources(step: &PackagesStep) -> Result<String, ImageError> {
+    if step.sources { Ok(Mirror::of_machine(step)?.public()) } else { Ok(String::new()) }
+}
+
+/// Installs them below `root`, on top of what is there.
+pub(super) fn install(
+    step: &PackagesStep,
+    plan: PackagePlan,
+    below: &Below,
+    root: &Path,
+    work: &Work<'_>,
+) -> Result<(), ImageError> {
     let folder = match plan.fetched {
         Some(folder) => folder,
-        None => fetch_pinned(step, &plan.pinned, work)?,
+        None => fetch_pinned(step, &plan.pinned, below, work)?,
     };
-    let names = plan.pinned.installed.iter().map(|line| {
-        let (package, _) = words(line)?;
-        Ok(package.split('=').next().unwrap_or(package))
-    });
+    let names = plan.pinned.installed.iter().map(|line| Ok(words(line)?.0));
     let names = names.collect::<Result<Vec<_>, BuildError>>()?;
     work.to.step(&format!("install {} packages of {}", names.len(), step.suite), None);
     let lists = work.folder("lists")?;
     fs::write(lists.join("sources"), &plan.sources).map_err(BuildError::io("write apt's sources"))?;
+    match below {
+        Below::Nothing => begin(step, &names, (&folder, &lists), root, work),
+        Below::Debian(_) => add(step, &names, (&folder, &lists), root, work),
+    }
+}
+
+/// Installs on top of what is there.
+fn add(
+    step: &PackagesStep,
+    names: &[&str],
+    (folder, lists): (&Path, &Path),
+    root: &Path,
+    work: &Work<'_>,
+) -> Result<(), ImageError> {
+    let docs: Vec<_> = DOCS.iter().map(|line| format!("Dpkg::Options::=--{line}")).collect();
+    let mut command = vec!["/bin/sh", "-euc", ADD, "sh"];
+    docs.iter().filter(|_| !step.docs).for_each(|line| command.extend(["-o", line]));
+    command.push("install");
+    command.extend(names);
+    let binds = vec![
+        Bind { from: folder, at: "/run/packages", writable: false },
+        Bind { from: lists, at: "/run/lists-of-image", writable: false },
+    ];
+    work.in_image(root, binds, StepLimits::default(), &command)
+}
+
+/// Installs on an empty root.
+fn begin(
+    step: &PackagesStep,
+    names: &[&str],
+    (folder, lists): (&Path, &Path),
+    root: &Path,
+    work: &Work<'_>,
+) -> Result<(), ImageError> {
+    if !Path::new(MMDEBSTRAP).exists() {
+        let why = "mmdebstrap is missing: install the package mmdebstrap".to_owned();
+        return Err(BuildError::Confinement(why).into());
+    }
+    let names: Vec<_> = names.iter().map(|package| package.split('=').next().unwrap_or(package)).collect();
     let include = format!("--include={}", names.join(","));
     let finish = format!("--customize-hook={FINISH}");
     let docs: Vec<_> = DOCS.iter().map(|line| format!("--dpkgopt={line}")).collect();
@@ -95,18 +199,23 @@ pub(super) fn install(step: &PackagesStep, plan: PackagePlan, root: &Path, work:
     command.extend(docs.iter().map(String::as_str).filter(|_| !step.docs));
     command.extend([step.suite.as_str(), "/work/root", "deb [trusted=yes] copy:///packages ./"]);
     let binds = vec![
-        Bind { from: &folder, at: "/packages", writable: false },
-        Bind { from: &lists, at: "/lists", writable: false },
+        Bind { from: folder, at: "/packages", writable: false },
+        Bind { from: lists, at: "/lists", writable: false },
         Bind { from: root, at: "/work/root", writable: true },
     ];
     work.on_root(root, binds, &command)
 }
 
 /// Fetches what the lock names, and compares the sums.
-fn fetch_pinned(step: &PackagesStep, pinned: &PinnedPackages, work: &Work<'_>) -> Result<PathBuf, ImageError> {
+fn fetch_pinned(
+    step: &PackagesStep,
+    pinned: &PinnedPackages,
+    below: &Below,
+    work: &Work<'_>,
+) -> Result<PathBuf, ImageError> {
     work.to.step(&format!("fetch the packages of {}", step.suite), None);
     let wanted = pinned.installed.iter().map(|line| Ok(words(line)?.0.to_owned()));
-    let folder = fetch(step, wanted.collect::<Result<_, BuildError>>()?, work)?;
+    let folder = fetch(step, wanted.collect::<Result<_, BuildError>>()?, below, work)?;
     let found = index(&folder)?;
     for line in &pinned.installed {
         let (name, expected) = words(line)?;
@@ -123,9 +232,8 @@ fn fetch_pinned(step: &PackagesStep, pinned: &PinnedPackages, work: &Work<'_>) -
     Ok(folder)
 }
 
-/// Fetches packages with all that they need, as if nothing was installed: the folder with
-/// their files.
-fn fetch(step: &PackagesStep, wanted: Vec<String>, work: &Work<'_>) -> Result<PathBuf, ImageError> {
+/// Fetches packages with all that they need beside what is installed: the folder with their files.
+fn fetch(step: &PackagesStep, wanted: Vec<String>, below: &Below, work: &Work<'_>) -> Result<PathBuf, ImageError> {
     let folder = work.folder("apt")?;
     for name in ["lists/partial", "archives/partial"] {
         let path = folder.join(name);
@@ -135,14 +243,15 @@ fn fetch(step: &PackagesStep, wanted: Vec<String>, work: &Work<'_>) -> Result<Pa
         let path = folder.join(name);
         fs::write(&path, text).map(|()| path.clone()).map_err(|source| ImageError::file("write", &path, source))
     };
-    write("status", "")?;
+    write("status", below.status())?;
     write("sources", &Mirror::of_machine(step)?.lines())?;
     let config = write("apt.conf", &config(&folder))?;
     let apt = |words: &[&str], wanted: &[String]| {
         APT_GET.run_told(work.to, |c| c.env("PATH", PATH).arg("-c").arg(&config).args(words).args(wanted))
     };
     apt(&["--quiet", "update"], &[])?;
-    let words = ["--quiet", "--yes", "--no-install-recommends", "--download-only", "install"];
+    // What the lock names is fetched also where the image below has it by now.
+    let words = ["--quiet", "--yes", "--no-install-recommends", "--reinstall", "--download-only", "install"];
     apt(&words, &wanted).map_err(vanished)?;
     Ok(folder.join("archives"))
 }

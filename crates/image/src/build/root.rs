@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::BuildError;
 use super::documents::BuiltLayer;
+use super::packages::Below;
 use crate::assemble::{budget, one_layer};
 use crate::blobs::BlobStore;
 use crate::contract::Accounts;
@@ -38,6 +39,11 @@ impl BuildRoot {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// What it has installed.
+    pub(super) fn below(&self) -> Result<Below, ImageError> {
+        if self.applied == 0 { Ok(Below::Nothing) } else { Below::of(&self.root) }
     }
 
     pub(super) fn accounts(&self) -> Result<Accounts, ImageError> {

@@ -22,7 +22,7 @@ use crate::contents::{LayerContents, OwnerIds, inside, target};
 use crate::digest::{BlobDigest, HashingReader};
 use crate::layer::unpack;
 use crate::progress::CountingReader;
-use crate::recipe::{Action, NpmStep, Ownership, Recipe, RecipeError, RunStep, Step, TarStep};
+use crate::recipe::{Action, NpmStep, Ownership, PackagesStep, Recipe, RecipeError, RunStep, Step, TarStep};
 use crate::{Config, ImageError, Progress};
 
 /// What is to be built.
@@ -91,14 +91,7 @@ impl Stages<'_> {
     fn take(&mut self, steps: &[Step]) -> Result<usize, ImageError> {
         match &steps[0].action {
             Action::Directory(_) | Action::Write(_) | Action::Copy(_) => return self.files(steps),
-            Action::Packages(step) => {
-                if !self.layers.is_empty() {
-                    return Err(BuildError::NotFirst.into());
-                }
-                let plan = packages::plan(step, &mut self.pins, &self.work)?;
-                let inputs = json!({"packages": step, "installed": plan.pinned.installed, "sources": plan.sources});
-                self.in_root(&inputs, |root, work| packages::install(step, plan, root, work))?;
-            }
+            Action::Packages(step) => self.packages(step)?,
             Action::Pip(step) => {
                 let plan = pip::plan(step, &mut self.pins, &self.work)?;
                 let inputs = pip::inputs(step, &plan.pinned, self.work.env);
@@ -109,6 +102,22 @@ impl Stages<'_> {
             Action::Run(step) => self.run(step)?,
         }
         Ok(1)
+    }
+
+    fn packages(&mut self, step: &PackagesStep) -> Result<(), ImageError> {
+        let plan = match packages::known(step, &mut self.pins)? {
+            Some(plan) => plan,
+            None => {
+                let below = self.root()?.below()?;
+                packages::look_up(step, &below, &mut self.pins, &self.work)?
+            }
+        };
+        let inputs = json!({"packages": step, "installed": plan.pinned.installed, "sources": plan.sources});
+        if self.found(cache::key(&self.layers, &inputs, self.work.epoch)) {
+            return Ok(());
+        }
+        let below = self.root()?.below()?;
+        self.in_root(&inputs, |root, work| packages::install(step, plan, &below, root, work))
     }
 
     fn run(&mut self, step: &RunStep) -> Result<(), ImageError> {
