@@ -16,6 +16,7 @@ mod digest;
 mod disk;
 mod document;
 mod error;
+mod export;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod image;

@@ -173,6 +173,18 @@ impl ImageStore {
         self.take(manifest, Some(name), to)
     }
 
+    /// Writes an image as a packed OCI archive to `path`, whole or not at all: the same bytes for the same image, which
+    /// [`ImageStore::import`] takes in. Blocks.
+    ///
+    /// # Errors
+    /// When the name is not known, or the file cannot be written.
+    pub fn export(&self, name: &str, path: &Path, to: &dyn Progress) -> Result<ImageDigest, ImageError> {
+        let _lock = self.shared()?;
+        let digest = self.resolve(name)?;
+        crate::export::export(digest.into(), name, &self.blobs(), path, to)?;
+        Ok(digest)
+    }
+
     /// All images, by digest.
     ///
     /// # Errors

@@ -476,6 +476,14 @@ pub(crate) enum ImageCommand {
         #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..=253_402_300_799))]
         date: i64,
     },
+    /// Write an image as an OCI archive, for `palatine image import` on another machine
+    Export {
+        /// Its name
+        name: String,
+        /// The file, such as chat.oci.tar.gz
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
     /// List the images
     Ls,
     /// Remove an image

@@ -67,6 +67,23 @@ fn an_oci_archive_is_the_image_of_its_layout() {
 }
 
 #[test]
+fn an_image_that_is_written_as_an_archive_is_taken_in_elsewhere_under_its_digest() {
+    let place = Place::new();
+    let digest = take(&place, &oci_archive(&image())).unwrap().digest;
+    let files = ["one.tar.gz", "two.tar.gz"].map(|name| place.dir.path().join(name));
+    for file in &files {
+        assert_eq!(place.store.export("test", file, &NoProgress).unwrap(), digest);
+    }
+    assert_eq!(std::fs::read(&files[0]).unwrap(), std::fs::read(&files[1]).unwrap());
+    let other = Place::new();
+    assert_eq!(other.store.import(&files[0], "test", &NoProgress).unwrap().digest, digest);
+    let error = place.store.export("nobody", &files[0], &NoProgress).unwrap_err();
+    assert!(story(&error).contains("nobody"), "{}", story(&error));
+    // What was there before an error is there after it.
+    assert_eq!(std::fs::read(&files[0]).unwrap(), std::fs::read(&files[1]).unwrap());
+}
+
+#[test]
 fn an_old_docker_archive_has_the_same_digest_every_time() {
     let digests =
         [Place::new(), Place::new()].map(|place| take(&place, &docker_archive(&image(), &["x:1"])).unwrap().digest);

@@ -45,6 +45,12 @@ pub(crate) fn run(state: &StateDir, named: &ImageStoreArgs, command: ImageComman
             build.done();
             imported(name, image)?;
         }
+        ImageCommand::Export { name, file } => {
+            let step = Step::start("Writing the archive");
+            let digest = store.export(&name, &file, &step)?;
+            step.done();
+            println!("{name} {digest} {}", file.display());
+        }
         ImageCommand::Ls => {
             let shown: Vec<ImageRow> = store.list()?.iter().map(ImageRow::from).collect();
             show(json, &shown, |shown| output::images(shown))?;
