@@ -76,10 +76,7 @@ enum Task {
         words: Vec<OsString>,
     },
     /// Build the images that are made of packages
-    Images {
-        /// Their names; all, if none is named
-        names: Vec<String>,
-    },
+    Images(images::Images),
     /// Run one shard of what takes long; without one, list them
     Soak(soak::Soak),
     /// Name the shard whose files the change touches most
@@ -134,7 +131,7 @@ fn task(dev: &mut Dev, task: Task) -> Result<i32> {
             Some(name) => return Ok(checks::soak(dev, &soak, name)),
             None => shards::list(&dev.cache.join("shards"))?,
         },
-        Task::Images { names } => images::run(dev, &names)?,
+        Task::Images(images) => images.run(dev)?,
         Task::Touched => shards::touched()?,
         Task::Fuzz(fuzz) => return fuzz.run(dev).map(|good| i32::from(!good)),
         Task::Bench { words } => match bench(dev, &words)? {},

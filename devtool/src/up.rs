@@ -26,6 +26,7 @@ pub(crate) fn run(dev: &mut Dev, words: &[OsString]) -> Result<Infallible> {
     guests(dev)?;
     offer(dev)?;
     stage(dev, 3);
+    say(&format!("More agents, once it runs: ./dev images builds {} for it.", crate::images::names()));
     let program = dev.target().join("release/palatine");
     dev.become_it(dev.command(program).args(["up", "--assets"]).arg(dev.assets()).args(words))
 }

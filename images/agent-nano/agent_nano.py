@@ -30,6 +30,7 @@ from nanobot.agent.tools.mcp import MCPProvider
 from nanobot.agent.tools.registry import ToolRegistry
 from nanobot.bus.queue import MessageBus
 from nanobot.config.loader import load_config, resolve_config_env_vars, set_config_path
+from nanobot.config.schema import MCPServerConfig
 from nanobot.session.manager import SessionManager
 from nanobot.utils import helpers
 from nanobot.utils.helpers import sync_workspace_templates
@@ -260,6 +261,15 @@ async def refusals(request, handler):
         return web.json_response(failed.body(), status=500)
 
 
+def tool_servers():
+    """The servers of tools that the image brings, by name, as `mcpServers` of nanobot's configuration has them."""
+    text = os.environ.get("AGENT_MCP_SERVERS") or "{}"
+    try:
+        return {name: MCPServerConfig(**server) for name, server in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError) as odd:
+        raise SystemExit(f"AGENT_MCP_SERVERS is no JSON object of servers by name: {odd}") from odd
+
+
 def configured(state):
     """nanobot's configuration: the owner's own in `.nanobot`, under what the environment says."""
     path = state / ".nanobot" / "config.json"
@@ -269,6 +279,7 @@ def configured(state):
     given = {name: os.environ.get(f"OPENAI_{name}", "").strip() for name in ("BASE_URL", "API_KEY", "MODEL")}
     defaults = config.agents.defaults
     defaults.workspace = str(state / "workspace")
+    config.tools.mcp_servers = {**tool_servers(), **config.tools.mcp_servers}
     if given["BASE_URL"]:
         defaults.provider = "custom"
         config.providers.custom.api_base = given["BASE_URL"]
@@ -329,7 +340,7 @@ def main():
     (state / "workspace").mkdir(parents=True, exist_ok=True)
     os.chdir(state / "workspace")
     port = int(os.environ.get("PORT") or "8080")
-    print(f"agent-nano listens on port {port}", flush=True)
+    print(f"{os.environ.get('AGENT_NAME') or 'agent-nano'} listens on port {port}", flush=True)
     web.run_app(application(state), host="0.0.0.0", port=port, print=None, access_log=None)
 
 

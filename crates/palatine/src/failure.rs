@@ -110,10 +110,23 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
     }
 }
 
+/// The images that `./dev images` builds.
+const STARTERS: [&str; 5] = ["nano", "base", "browser", "chat", "coding"];
+
+/// The types that there are, and those that could be.
+fn known_types(known: &[String]) -> String {
+    let missing: Vec<_> = STARTERS.into_iter().filter(|name| !known.iter().any(|known| known == name)).collect();
+    let known = known.join(", ");
+    match &missing[..] {
+        [] => format!("try one of: {known}"),
+        missing => format!("try one of: {known}; with ./dev images the operator builds {}", missing.join(", ")),
+    }
+}
+
 /// What a person can do about a fault, where the fault's own words do not say.
 pub(crate) fn advice(fault: &Fault) -> Option<String> {
     let words = match fault.code {
-        Code::UnknownAgentType => format!("try one of: {}", fault.known.as_deref().unwrap_or_default().join(", ")),
+        Code::UnknownAgentType => known_types(fault.known.as_deref().unwrap_or_default()),
         Code::TierFull => share(fault.in_use.as_ref()),
         Code::AgentExists => {
             let id = fault.agent_id.map(|id| id.to_string()).unwrap_or_default();
@@ -299,6 +312,14 @@ fn reader_has_left(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_type_that_is_not_there_is_answered_with_those_that_are_and_those_that_could_be_built() {
+        let known = |names: &[&str]| known_types(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        let some = "try one of: echo, nano; with ./dev images the operator builds base, browser, chat, coding";
+        assert_eq!(known(&["echo", "nano"]), some);
+        assert_eq!(known(&STARTERS), "try one of: nano, base, browser, chat, coding");
+    }
 
     #[test]
     fn a_full_tier_is_told_with_what_there_is_room_for_and_what_could_be_stopped() {
