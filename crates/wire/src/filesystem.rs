@@ -8,6 +8,7 @@
 //! | `Move` | unary | [`MoveRequest`] | [`EntryResponse`] |
 //! | `ListDir` | unary | [`ListDirRequest`] | [`ListDirResponse`] |
 //! | `Remove` | unary | [`PathRequest`] | `{}`, also where nothing was there |
+//! | `SetMode` | unary | [`SetModeRequest`] | [`EntryResponse`]; this call is ours |
 //! | `WatchDir` | stream | [`WatchRequest`] | [`WatchFrame`]s: `start`, `filesystem`… |
 //! | `CreateWatcher` | unary | [`WatchRequest`] | [`Watcher`] |
 //! | `GetWatcherEvents` | unary | [`Watcher`] | [`WatcherEvents`]: those since the last call |
@@ -42,6 +43,16 @@ pub const METADATA_PREFIX: &str = "x-metadata-";
 pub struct PathRequest {
     /// Which file or folder.
     pub path: String,
+}
+
+/// `SetMode`: the permissions of a file or a folder that is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SetModeRequest {
+    /// Which file or folder.
+    pub path: String,
+    /// Its permissions: `0` to `777`, in octal digits.
+    pub mode: String,
 }
 
 /// `Move`: within one filesystem. The destination's folder is made where it is not there.

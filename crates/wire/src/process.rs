@@ -34,6 +34,9 @@ pub const UNARY_TYPE: &str = "application/json";
 pub const TIMEOUT_HEADER: &str = "connect-timeout-ms";
 /// Seconds between `keepalive` events on a silent stream, as a decimal.
 pub const KEEPALIVE_HEADER: &str = "keepalive-ping-interval";
+/// In the answers of `Start` and `Connect`, and ours: bytes of output that the process had
+/// written before the first one that follows. Who attaches again knows by it what it has seen.
+pub const OFFSET_HEADER: &str = "palatine-output-offset";
 
 /// Bytes on the wire: base64 in JSON, as protobuf's JSON mapping has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

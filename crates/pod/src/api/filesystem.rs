@@ -12,15 +12,15 @@ use http::header::CONTENT_TYPE;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use wire::filesystem::{
-    EntryInfo, EntryResponse, ListDirRequest, MoveRequest, PathRequest, WatchFrame, WatchRequest, WatchStarted,
-    Watcher, WatcherEvents,
+    EntryInfo, EntryResponse, ListDirRequest, MoveRequest, PathRequest, SetModeRequest, WatchFrame, WatchRequest,
+    WatchStarted, Watcher, WatcherEvents,
 };
 use wire::process::{EndOfStream, Keepalive, RpcCode, RpcError, STREAM_TYPE, UNARY_TYPE};
 
 use super::rpc::{Empty, RpcCall, RpcResult, failure, fault, parse, path_base, unsupported, unwrap};
 use crate::agent::Pod;
 use crate::exec::{StreamOptions, envelope, refusal, until};
-use crate::files::{self, FileError, PathError, Watch, WatchSpec};
+use crate::files::{self, FileError, FileMode, PathError, Watch, WatchSpec};
 use crate::process::User;
 
 /// `POST /filesystem.Filesystem/{call}`.
@@ -60,6 +60,13 @@ async fn answer(rpc: &RpcCall, call: &str, body: &Bytes) -> RpcResult<Response> 
         "MakeDir" => {
             let request: PathRequest = parse(body)?;
             entry(rpc, [&request.path], |[path]| files::make_dir(path)).await
+        }
+        "SetMode" => {
+            let request: SetModeRequest = parse(body)?;
+            let mode: FileMode = request.mode.parse().map_err(RpcError::from)?;
+            let (user, [path]) = resolve(rpc, [&request.path])?;
+            let entry = rpc.pod.files().run(&user, move || files::set_mode(&path, mode)).await?;
+            Ok(Json(EntryResponse { entry }).into_response())
         }
         "Move" => {
             let request: MoveRequest = parse(body)?;

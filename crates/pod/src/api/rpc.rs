@@ -20,8 +20,8 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use wire::connect::Envelope;
 use wire::process::{
-    KEEPALIVE_HEADER, RpcCode, RpcError, STREAM_TYPE, SelectRequest, SendInputRequest, SendSignalRequest, StartRequest,
-    TIMEOUT_HEADER, UNARY_TYPE, UpdateRequest,
+    KEEPALIVE_HEADER, OFFSET_HEADER, RpcCode, RpcError, STREAM_TYPE, SelectRequest, SendInputRequest,
+    SendSignalRequest, StartRequest, TIMEOUT_HEADER, UNARY_TYPE, UpdateRequest,
 };
 
 use super::error::locate;
@@ -61,14 +61,16 @@ impl RpcCall {
         if !self.has_type(STREAM_TYPE) {
             return unsupported(STREAM_TYPE);
         }
-        let bytes = match self.begin(call, body) {
-            Ok(events) => events.left_stream(),
-            Err(error) => stream::iter([refusal(error)]).right_stream(),
+        let (offset, bytes) = match self.begin(call, body) {
+            Ok((offset, events)) => (offset, events.left_stream()),
+            Err(error) => (0, stream::iter([refusal(error)]).right_stream()),
         };
-        ([(CONTENT_TYPE, STREAM_TYPE)], Body::from_stream(bytes.map(Ok::<_, Infallible>))).into_response()
+        let headers = [(CONTENT_TYPE.as_str(), STREAM_TYPE), (OFFSET_HEADER, &offset.to_string())];
+        (headers, Body::from_stream(bytes.map(Ok::<_, Infallible>))).into_response()
     }
 
-    fn begin(&self, call: &str, body: &Bytes) -> RpcResult<impl Stream<Item = Bytes> + Send + use<>> {
+    /// The stream's events, and how many bytes of output there were before them.
+    fn begin(&self, call: &str, body: &Bytes) -> RpcResult<(u64, impl Stream<Item = Bytes> + Send + use<>)> {
         let full = || fault(RpcCode::ResourceExhausted, "too many streams are open");
         let permit = self.pod.stream_permit().ok_or_else(full)?;
         let options = self.options()?;
@@ -76,7 +78,8 @@ impl RpcCall {
             "Start" => self.start(unwrap(body)?, options.deadline)?,
             _ => self.pod.processes().find(&unwrap::<SelectRequest>(body)?.process)?,
         };
-        Ok(events(process.number(), process.subscribe(), options, permit))
+        let reader = process.subscribe();
+        Ok((reader.offset(), events(process.number(), reader, options, permit)))
     }
 
     async fn unary(&self, call: &str, body: &Bytes) -> Response {

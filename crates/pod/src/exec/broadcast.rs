@@ -89,10 +89,10 @@ impl OutputBroadcast {
         let mut state = self.state();
         let id = state.next_reader;
         state.next_reader += 1;
-        let first = state.buffer.first();
+        let (first, offset) = (state.buffer.first(), state.buffer.forgotten());
         state.readers.insert(id, first);
         drop(state);
-        Subscriber { broadcast: Arc::clone(self), changes: self.changes.subscribe(), id }
+        Subscriber { broadcast: Arc::clone(self), changes: self.changes.subscribe(), id, offset }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -135,9 +135,15 @@ pub(crate) struct Subscriber {
     broadcast: Arc<OutputBroadcast>,
     changes: watch::Receiver<()>,
     id: u64,
+    offset: u64,
 }
 
 impl Subscriber {
+    /// How many bytes of output there were before the first that it gets.
+    pub(crate) const fn offset(&self) -> u64 {
+        self.offset
+    }
+
     /// The next of it. Safe to cancel.
     pub(crate) async fn next(&mut self) -> OutputReceived {
         loop {
@@ -236,6 +242,7 @@ mod tests {
         broadcast.end(ended());
         assert_eq!(before.elapsed(), Duration::ZERO);
         let mut late = broadcast.subscribe();
+        assert_eq!(late.offset(), 30);
         assert_eq!(late.next().await, OutputReceived::Output(Arc::new(piece(3))));
         assert_eq!(late.next().await, OutputReceived::Output(Arc::new(piece(4))));
         assert_eq!(late.next().await, OutputReceived::Exited(ended()));

@@ -12,12 +12,14 @@ pub(super) struct OutputBuffer {
     bytes: usize,
     limit: usize,
     first: u64,
+    /// Bytes of the pieces that are gone.
+    forgotten: u64,
 }
 
 impl OutputBuffer {
     /// An empty one of `limit` bytes.
     pub(super) const fn new(limit: usize) -> Self {
-        Self { pieces: VecDeque::new(), bytes: 0, limit, first: 0 }
+        Self { pieces: VecDeque::new(), bytes: 0, limit, first: 0, forgotten: 0 }
     }
 
     /// Adds a piece; gives the number of the first that is still here.
@@ -28,6 +30,7 @@ impl OutputBuffer {
         while self.bytes > self.limit && self.pieces.len() > 1 {
             let Some(oldest) = self.pieces.pop_front() else { break };
             self.bytes -= size(&oldest);
+            self.forgotten += u64::try_from(size(&oldest)).unwrap_or(u64::MAX);
         }
     }
 
@@ -48,6 +51,11 @@ impl OutputBuffer {
     pub(super) fn get(&self, number: u64) -> Option<Arc<Output>> {
         let at = usize::try_from(number.checked_sub(self.first)?).ok()?;
         self.pieces.get(at).cloned()
+    }
+
+    /// How many bytes came before the first that is here.
+    pub(super) const fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 
     /// The number of the first piece that is here.
@@ -80,6 +88,8 @@ mod tests {
                 buffer.push(piece);
                 prop_assert_eq!(buffer.first(), expected);
                 prop_assert!(buffer.bytes <= limit);
+                let gone = lengths.iter().take(usize::try_from(buffer.first()).unwrap()).sum::<usize>();
+                prop_assert_eq!(buffer.forgotten(), gone as u64);
             }
             for (number, length) in (0..).zip(&lengths) {
                 let here = buffer.get(number);

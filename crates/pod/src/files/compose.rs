@@ -8,9 +8,10 @@ use wire::filesystem::UploadedFile;
 
 use super::download::open;
 use super::error::FileError;
+use super::mode::FileMode;
 use super::rights::start;
 use super::tree::ensure_parent;
-use super::upload::{FileMode, WriteTarget};
+use super::upload::WriteTarget;
 use crate::process::User;
 
 /// Puts files together, in their order, as this user; they are removed when the whole is there.

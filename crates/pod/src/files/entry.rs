@@ -10,11 +10,10 @@ use wire::filesystem::{EntryInfo, FileType};
 
 use super::error::FileError;
 use super::metadata;
+use super::mode::PERMISSIONS;
 use super::paths::name_of;
 use crate::process::{Accounts, Privileges};
 
-/// The bits that say who may do what.
-const PERMISSIONS: u32 = 0o777;
 /// Who they are for, and in which order they are written.
 const LETTERS: [char; 3] = ['r', 'w', 'x'];
 

@@ -1,11 +1,11 @@
 //! Folders: listed, made, moved, removed. All of it runs with the rights of its thread.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, openat, unlinkat};
@@ -15,6 +15,7 @@ use wire::filesystem::EntryInfo;
 
 use super::entry::EntryReader;
 use super::error::FileError;
+use super::mode::FileMode;
 
 /// Entries of one answer.
 pub(crate) const MAX_ENTRIES: usize = 10_000;
@@ -49,6 +50,12 @@ pub(super) fn ensure_dir(path: &str) -> Result<(), FileError> {
 pub(super) fn ensure_parent(path: &str) -> Result<(), FileError> {
     let parent = Path::new(path).parent().and_then(Path::to_str);
     parent.map_or(Ok(()), ensure_dir)
+}
+
+/// Gives a file or a folder other permissions.
+pub(crate) fn set_mode(path: &str, mode: FileMode) -> Result<EntryInfo, FileError> {
+    fs::set_permissions(path, Permissions::from_mode(mode.bits())).map_err(FileError::at(path))?;
+    stat(path)
 }
 
 /// Gives a file or a folder another path.
@@ -201,6 +208,17 @@ mod tests {
         assert_eq!(listed(&path("top/link"), 1), ["/c"], "the folder itself may be a link");
         assert!(matches!(list(&path("top/a"), 1, |_| ()), Err(FileError::NoDirectory(_))));
         assert!(matches!(list(&path("none"), 1, |_| ()), Err(FileError::Io { .. })));
+    }
+
+    #[test]
+    fn a_folder_is_given_permissions_that_give_no_more_rights() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = format!("{}/top", dir.path().to_str().unwrap());
+        make_dir(&path).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o2755)).unwrap();
+        let entry = set_mode(&path, "510".parse().unwrap()).unwrap();
+        assert_eq!((entry.mode, &*entry.permissions), (0o510, "dr-x--x---"));
+        assert!(set_mode(&format!("{path}/none"), "700".parse().unwrap()).is_err());
     }
 
     #[test]

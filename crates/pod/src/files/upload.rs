@@ -19,6 +19,7 @@ use wire::filesystem::{UploadedFile, UploadedType};
 
 use super::error::FileError;
 use super::metadata;
+use super::mode::{FileMode, PERMISSIONS};
 use super::own::refuse_own;
 use super::paths::{UploadKind, name_of};
 use super::rights::start;
@@ -27,8 +28,6 @@ use crate::process::User;
 
 /// The permissions of a file that is new.
 const FILE: u32 = 0o644;
-/// What of a replaced file's mode its successor gets: nothing that gives more rights.
-const PERMISSIONS: u32 = 0o777;
 /// Filesystems whose files are the kernel's.
 pub(super) const KERNELS: [i64; 4] = [PROC_SUPER_MAGIC, 0x6265_6572, 0x6367_7270, 0x0027_e0eb];
 
@@ -43,20 +42,6 @@ pub(crate) struct Upload {
     pub(crate) gzip: bool,
     /// Its permissions, where they are said.
     pub(crate) mode: Option<FileMode>,
-}
-
-/// A file's permissions: nothing that gives more rights than its user's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FileMode(u32);
-
-impl std::str::FromStr for FileMode {
-    type Err = FileError;
-
-    fn from_str(text: &str) -> Result<Self, FileError> {
-        let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= PERMISSIONS && text.len() <= 4);
-        let mode = mode.filter(|_| text.bytes().all(|digit| digit.is_ascii_digit()));
-        mode.map(Self).ok_or_else(|| FileError::Malformed(format!("mode {text:?} is not 0 to 777 in octal digits")))
-    }
 }
 
 /// What comes of an upload. One that ends without its end is broken off.
@@ -191,7 +176,7 @@ impl WriteTarget {
         metadata::write(self.file(), metadata).map_err(|error| FileError::at(&path)(error.into()))?;
         if let Self::Beside { file, temporary, becomes, mode } = self {
             let replaced = fs::symlink_metadata(&becomes).is_ok().then_some(mode);
-            if let Some(mode) = asked.map(|FileMode(mode)| mode).or(replaced) {
+            if let Some(mode) = asked.map(FileMode::bits).or(replaced) {
                 file.set_permissions(fs::Permissions::from_mode(mode)).map_err(FileError::at(&path))?;
             }
             temporary.become_file(&becomes).map_err(FileError::at(&path))?;
@@ -295,15 +280,6 @@ mod tests {
             assert!(matches!(refused, Err(FileError::Malformed(_))), "{refused:?}");
         }
         assert_eq!((fs::read(&path).unwrap(), names(dir.path())), (b"unpacked".to_vec(), vec!["file".to_owned()]));
-    }
-
-    #[test]
-    fn permissions_are_octal_digits_that_give_no_more_rights() {
-        assert_eq!("755".parse::<FileMode>().ok(), Some(FileMode(0o755)));
-        assert_eq!("0600".parse::<FileMode>().ok(), Some(FileMode(0o600)));
-        for text in ["", "4755", "888", "+7", "rwx", "00755"] {
-            assert!(text.parse::<FileMode>().is_err(), "{text}");
-        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use fixtures::PATIENCE;
 use futures_util::stream::unfold;
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper_util::rt::TokioIo;
@@ -142,7 +142,7 @@ impl Client {
         all.extend_from_slice(headers);
         let answer = self.send(Method::POST, path, &all, body.freeze()).await.unwrap();
         assert_eq!(answer.status(), 200);
-        Stream { body: answer.into_body(), bytes: BytesMut::new() }
+        Stream::of(answer)
     }
 
     /// A stream call whose request goes on: what is sent into the channel.
@@ -166,7 +166,7 @@ impl Client {
         let request = request.body(StreamBody::new(Box::pin(frames))).unwrap();
         let answer = timeout(PATIENCE, sender.send_request(request)).await.expect("the answer begins at once").unwrap();
         assert_eq!(answer.status(), 200);
-        (messages, Stream { body: answer.into_body(), bytes: BytesMut::new() })
+        (messages, Stream::of(answer))
     }
 
     /// A unary call of the process protocol.
@@ -180,9 +180,17 @@ impl Client {
 pub(crate) struct Stream {
     body: Incoming,
     bytes: BytesMut,
+    /// Bytes of output before those that come, where that is said.
+    pub(crate) offset: Option<usize>,
 }
 
 impl Stream {
+    fn of(answer: Response<Incoming>) -> Self {
+        let offset = answer.headers().get(wire::process::OFFSET_HEADER);
+        let offset = offset.map(|offset| offset.to_str().unwrap().parse().unwrap());
+        Self { body: answer.into_body(), bytes: BytesMut::new(), offset }
+    }
+
     /// The next message, and whether it is the end of the stream; `None` where
     /// the connection ended.
     pub(crate) async fn next(&mut self) -> Option<(bool, Value)> {

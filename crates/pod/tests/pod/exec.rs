@@ -163,7 +163,11 @@ async fn a_command_that_leaves_a_child_behind_ends_all_the_same(pod: Client) {
 async fn a_lost_client_can_attach_again(pod: Client) {
     let (pid, stream) = start(pod, &["flood", "3000"], &json!({"stdin": false})).await;
     drop(stream);
-    let rest = pod.stream("Connect", &[], &json!({"process": {"pid": pid}})).await.rest().await;
+    let mut again = pod.stream("Connect", &[], &json!({"process": {"pid": pid}})).await;
+    let offset = again.offset.unwrap();
+    let rest = again.rest().await;
+    let written: usize = (0..3000).map(|n| format!("line {n} {}\n", "x".repeat(80)).len()).sum();
+    assert_eq!(offset + rest.output.len(), written, "it is told what is forgotten");
     assert!(rest.text().contains("line 2999") && rest.whole, "the end of the output is kept: {}", rest.output.len());
     assert_eq!(rest.end["exitCode"], 0);
     let (_, mut stream) = start(pod, &["flood", "3000"], &json!({"stdin": false})).await;

@@ -136,6 +136,10 @@ async fn folders_are_made_listed_moved_and_removed(pod: Client, home: &str) {
     assert_eq!(entry["path"], json!(format!("{home}/tree/b/c")));
     assert_eq!((&entry["permissions"], &entry["mode"]), (&json!("drwxr-xr-x"), &json!(0o755)));
     assert_eq!(call(pod, "MakeDir", json!({"path": "tree/b/c"})).await.1["code"], "already_exists");
+    let set = |path: &'static str, mode: &'static str| call(pod, "SetMode", json!({"path": path, "mode": mode}));
+    let (status, changed) = set("tree/b", "750").await;
+    assert_eq!((status, &changed["entry"]["permissions"]), (200, &json!("drwxr-x---")));
+    assert_eq!((set("tree/b", "4750").await.0, set("tree/none", "750").await.0), (400, 404));
     write(pod, "tree/a", b"x").await;
     let list = |depth: u32| async move {
         let (_, listed) = call(pod, "ListDir", json!({"path": "tree", "depth": depth})).await;
@@ -314,6 +318,7 @@ pub(crate) async fn keeps_to_the_users_rights(pod: Client, dir: &std::path::Path
     }
     for (name, message) in [
         ("MakeDir", json!({"path": path("users/folder/new")})),
+        ("SetMode", json!({"path": path("users/folder"), "mode": "777"})),
         ("Remove", json!({"path": path("users/folder/secret")})),
         ("Move", json!({"source": path("roots/secret"), "destination": path("users/mine")})),
         ("CreateWatcher", json!({"path": path("closed")})),

@@ -202,6 +202,15 @@ pub struct StopResponse {
     pub data_bytes: Option<u64>,
 }
 
+/// The answer of `GET /agents/{id}/token`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct TokenResponse {
+    /// What opens the agent, as `POST /spawn` has told it: good until the agent is stopped.
+    pub token: Secret,
+    /// The run that it opens.
+    pub run: RunId,
+}
+
 /// The answer of `GET /status/{id}`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct StatusResponse {
