@@ -3,17 +3,20 @@
 //! | client | speaks | for |
 //! |---|---|---|
 //! | [`NodeClient`] | [`wire::v1::node`], over a Unix socket | the control plane and the gateway |
-//! | [`GatewayClient`] | [`wire::v1::public`], over HTTP; OpenAI's chat to an agent; E2B's protocols of processes and files into it | the CLI, and whoever writes programs against the gateway |
+//! | [`GatewayClient`] | [`wire::v1::public`], over HTTP; OpenAI's chat to an agent; E2B's protocols of processes and files into it, and connections to its ports | the CLI, and whoever writes programs against the gateway |
 //!
 //! Every call has a deadline and every answer a bound; both are named.
 
+mod carry;
 mod hop;
 mod node;
 mod public;
 
+pub use carry::{CarryError, Role, carry};
 pub use hop::strip_hop_by_hop;
 pub use node::{CallDeadlines, LogSource, NodeBody, NodeClient, NodeError, Tunnel};
 pub use public::{
-    AgentEndpoint, AgentFiles, ApiError, ChatPrompt, ClientError, ExecCommand, ExitStatus, FileDownload, GatewayClient,
-    Payer, Process, ProcessHandle, SpawnOptions, Timeouts, gateway_name,
+    AgentAccess, AgentEndpoint, AgentFiles, AgentPorts, ApiError, AttachedAgain, ChatPrompt, ClientError, ExecCommand,
+    ExitStatus, FileDownload, GatewayClient, Payer, PortConnection, Process, ProcessHandle, SpawnOptions, Timeouts,
+    gateway_name,
 };

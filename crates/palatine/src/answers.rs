@@ -1,5 +1,6 @@
 //! What commands answer that no gateway has: the programs' form of it is JSON, the people's is in `output`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use domain::vault::TaskId;
@@ -31,6 +32,31 @@ pub(crate) struct Copied {
     pub(crate) bytes: u64,
     /// What is neither a file nor a folder.
     pub(crate) skipped: Vec<String>,
+}
+
+/// A shell that goes on without us.
+#[derive(Debug, Serialize)]
+pub(crate) struct DetachedShell {
+    /// Where.
+    pub(crate) agent: PodId,
+    /// By which it is attached to again.
+    pub(crate) shell: String,
+}
+
+/// What `port-forward` listens at.
+#[derive(Debug, Serialize)]
+pub(crate) struct Forwards {
+    /// One for each address and port.
+    pub(crate) forwards: Vec<Forward>,
+}
+
+/// One address here, and the agent's port that it leads to.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Forward {
+    /// Where we listen.
+    pub(crate) address: SocketAddr,
+    /// The agent's port.
+    pub(crate) port: u16,
 }
 
 /// What came of a call.

@@ -3,6 +3,7 @@
 mod key;
 mod money;
 mod pod;
+mod shell;
 mod volume;
 
 use std::convert::Infallible;
@@ -15,6 +16,7 @@ use domain::{PodId, Usdc, VolumeMount};
 pub(crate) use key::{CreateKey, KeyCommand};
 pub(crate) use money::{CreateTask, Price, Signer, VaultCommand, VaultName, VaultTaskArg, WalletCommand};
 pub(crate) use pod::{PodCommand, PodIdentity};
+pub(crate) use shell::{AccessToken, PortForward, PortPair, Shell};
 pub(crate) use volume::VolumeCommand;
 
 /// The self-hosted cloud for sovereign AI agents.
@@ -82,6 +84,10 @@ pub(crate) enum Command {
     },
     /// Run a command inside an agent; its exit code becomes ours
     Exec(Exec),
+    /// Open a shell in an agent; ~. at the start of a line ends it, ~? tells more
+    Shell(Shell),
+    /// Reach an agent's ports from here, until Ctrl-C
+    PortForward(PortForward),
     /// Copy files and folders into an agent or out of it; what broke off goes on
     Cp(Cp),
     /// Ask an agent something; the answer streams
@@ -371,6 +377,8 @@ pub(crate) struct Exec {
     /// The working directory
     #[arg(long, short = 'w')]
     pub(crate) cwd: Option<String>,
+    #[command(flatten)]
+    pub(crate) token: AccessToken,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) argv: Vec<String>,
@@ -382,9 +390,8 @@ pub(crate) struct Cp {
     pub(crate) source: CopyPath,
     /// Where to: the other one of these. In a folder that is there, the copy is called like what is copied
     pub(crate) destination: CopyPath,
-    /// The agent's token [default: the one kept when it was spawned from here]
-    #[arg(long, env = "PALATINE_AGENT_TOKEN", hide_env_values = true)]
-    pub(crate) token: Option<String>,
+    #[command(flatten)]
+    pub(crate) token: AccessToken,
 }
 
 /// One end of a copy.

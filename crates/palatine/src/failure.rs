@@ -288,7 +288,7 @@ const fn exit_of_file(error: &FilesError) -> Exit {
         401 | 403 => Exit::Denied,
         404 => Exit::NotFound,
         409 => Exit::Conflict,
-        429 | 502..=504 => Exit::Unavailable,
+        408 | 429 | 502..=504 => Exit::Unavailable,
         _ => Exit::Other,
     }
 }

@@ -11,7 +11,9 @@ mod failure;
 mod keypair;
 mod output;
 mod serve;
+mod signals;
 mod signer;
+mod terminal;
 mod tokens;
 mod up;
 
@@ -84,6 +86,8 @@ fn run(cli: Cli) -> Result<ExitCode> {
         | Command::Logs(_)
         | Command::Events { .. }
         | Command::Exec(_)
+        | Command::Shell(_)
+        | Command::PortForward(_)
         | Command::Cp(_)
         | Command::Ask(_)
         | Command::Stop { .. }

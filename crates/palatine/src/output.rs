@@ -18,7 +18,8 @@ use wire::v1::vault::{AgentVault, LinkResponse, Prices, TasksResponse, VaultResp
 use wire::v1::volumes::Volume;
 
 use crate::answers::{
-    CallOutcome, Copied, ImageRow, PodKeystore, Removed, RemovedAgent, RemovedVolumes, RevokedKeys, WalletInfo,
+    CallOutcome, Copied, DetachedShell, Forwards, ImageRow, PodKeystore, Removed, RemovedAgent, RemovedVolumes,
+    RevokedKeys, WalletInfo,
 };
 
 /// Prints `value` as JSON on one line, or what `people` writes of it.
@@ -64,6 +65,16 @@ pub(crate) fn spawned(answer: &SpawnResponse) -> String {
 pub(crate) fn copied(copied: &Copied) -> String {
     let files = if copied.files == 1 { "1 file".to_owned() } else { format!("{} files", copied.files) };
     format!("{files} copied, {}", indicatif::BinaryBytes(copied.bytes))
+}
+
+pub(crate) fn detached(left: &DetachedShell) -> String {
+    let DetachedShell { agent, shell } = left;
+    format!("the shell goes on; attach to it again: palatine shell {agent} --attach {shell}")
+}
+
+pub(crate) fn forwards(all: &Forwards) -> String {
+    let rows = all.forwards.iter().map(|one| format!("{} leads to the agent's port {}", one.address, one.port));
+    rows.chain(["Ctrl-C ends it".to_owned()]).collect::<Vec<_>>().join("\n")
 }
 
 pub(crate) fn agents(list: &[Agent], now: UnixMillis) -> String {

@@ -69,6 +69,14 @@ pub enum ClientError {
     /// The process protocol said no.
     #[error("run the command in the agent")]
     Rpc(#[source] RpcError),
+    /// The agent's guest is closed to us, or cannot be reached.
+    #[error("{operation}")]
+    Guest {
+        /// What was asked.
+        operation: &'static str,
+        /// Why.
+        source: FilesError,
+    },
     /// A file of the agent's was not worked on.
     #[error("{path}")]
     File {
@@ -132,13 +140,22 @@ impl ClientError {
         self.fault().map(|fault| fault.code)
     }
 
+    /// The status by which the port of the guest's protocols refused, where it did.
+    #[must_use]
+    pub const fn guest_status(&self) -> Option<u16> {
+        match self {
+            Self::Guest { source, .. } | Self::File { source, .. } => Some(source.code),
+            _ => None,
+        }
+    }
+
     /// Whether it may pass by itself: the gateway is restarted, say.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable { .. } | Self::TimedOut { .. } | Self::BrokenOff(_) => true,
             Self::Refused(refused) => refused.fault().retry_after.is_some() || refused.fault().code.status() == 503,
-            Self::File { source, .. } => matches!(source.code, 408 | 429 | 502..=504),
+            Self::Guest { source, .. } | Self::File { source, .. } => matches!(source.code, 408 | 429 | 502..=504),
             Self::Gateway(_)
             | Self::Setup(_)
             | Self::Unsigned(_)

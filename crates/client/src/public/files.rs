@@ -1,44 +1,28 @@
-//! An agent's files, over E2B's file protocols. The agent's token opens them.
+//! An agent's files, over E2B's file protocols.
 
-use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use domain::PodId;
 use futures_util::Stream;
-use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_RANGE, RANGE};
+use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, IF_RANGE, RANGE};
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use wire::Secret;
 use wire::filesystem::{
     ComposeRequest, EntryInfo, EntryResponse, FILES, FilesError, ListDirRequest, ListDirResponse, MoveRequest,
-    PathRequest, SERVICE, UploadedFile,
+    PathRequest, SERVICE, SetModeRequest, UploadedFile,
 };
 use wire::process::RpcError;
-use wire::v1::pod::PORT;
 
 use super::http::{refused, whole, within, words};
-use super::{ClientError, GatewayClient};
+use super::{AgentAccess, ClientError};
 
 const OPERATION: &str = "work on the agent's files";
-/// By which the gateway knows the agent, what of it is meant, and who asks.
-const SANDBOX_ID: HeaderName = HeaderName::from_static("e2b-sandbox-id");
-const SANDBOX_PORT: HeaderName = HeaderName::from_static("e2b-sandbox-port");
-const ACCESS_TOKEN: HeaderName = HeaderName::from_static("x-access-token");
 
 /// The files of one agent. Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct AgentFiles {
-    client: GatewayClient,
-    agent: PodId,
-    headers: HeaderMap,
-}
-
-impl fmt::Debug for AgentFiles {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AgentFiles").finish_non_exhaustive()
-    }
+    access: AgentAccess,
 }
 
 /// A file of an agent's on its way here.
@@ -54,17 +38,11 @@ pub struct FileDownload {
     silence: Duration,
 }
 
-impl GatewayClient {
-    /// The files of an agent.
-    ///
-    /// # Errors
-    /// The token is none.
-    pub fn files(&self, agent: PodId, token: &Secret) -> Result<AgentFiles, ClientError> {
-        let value = |text: &str| HeaderValue::from_str(text).map_err(|error| ClientError::protocol(OPERATION, error));
-        let mut secret = value(token.expose())?;
-        secret.set_sensitive(true);
-        let headers = [(SANDBOX_ID, value(&agent.to_string())?), (SANDBOX_PORT, PORT.into()), (ACCESS_TOKEN, secret)];
-        Ok(AgentFiles { client: self.clone(), agent, headers: headers.into_iter().collect() })
+impl AgentAccess {
+    /// The files of its guest.
+    #[must_use]
+    pub fn files(&self) -> AgentFiles {
+        AgentFiles { access: self.clone() }
     }
 }
 
@@ -72,7 +50,7 @@ impl AgentFiles {
     /// Whose they are.
     #[must_use]
     pub const fn agent(&self) -> PodId {
-        self.agent
+        self.access.agent
     }
 
     /// What is at a path; `None` where nothing is.
@@ -107,6 +85,16 @@ impl AgentFiles {
         }
     }
 
+    /// Gives a file or folder other permissions.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; a guest that runs since before there was this call answers with
+    /// status 501.
+    pub async fn set_mode(&self, path: &str, mode: u32) -> Result<(), ClientError> {
+        let request = SetModeRequest { path: path.to_owned(), mode: format!("{mode:o}") };
+        self.call::<EntryResponse>("SetMode", path, &request).await.map(drop)
+    }
+
     /// Gives a file or folder another path.
     ///
     /// # Errors
@@ -134,7 +122,7 @@ impl AgentFiles {
         if let Some((offset, tag)) = from {
             request = request.header(RANGE, format!("bytes={offset}-")).header(IF_RANGE, tag);
         }
-        let read = self.client.limits.read;
+        let read = self.access.client.limits.read;
         let response = within(OPERATION, read, async { done(path, send(request).await?).await }).await?;
         let offset = match (response.status(), from) {
             (StatusCode::PARTIAL_CONTENT, from) => begun_at(response.headers(), from.map(|(offset, _)| offset))?,
@@ -142,7 +130,7 @@ impl AgentFiles {
         };
         let tag = response.headers().get(ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned);
         let length = response.content_length();
-        Ok(FileDownload { offset, length, tag, response, silence: self.client.limits.files_idle })
+        Ok(FileDownload { offset, length, tag, response, silence: self.access.client.limits.files_idle })
     }
 
     /// Writes a file of `length` bytes with these permissions: it is there when all of it
@@ -162,7 +150,7 @@ impl AgentFiles {
             .header(CONTENT_TYPE, "application/octet-stream")
             .header(reqwest::header::CONTENT_LENGTH, length)
             .body(Body::wrap_stream(bytes));
-        let upload = self.client.limits.upload;
+        let upload = self.access.client.limits.upload;
         let answer = within(OPERATION, upload, async { done(path, send(request).await?).await }).await?;
         json::<Vec<UploadedFile>>(answer).await.map(drop)
     }
@@ -180,7 +168,7 @@ impl AgentFiles {
         };
         let request = self.request(Method::POST, &format!("{FILES}/compose"), &[])?.json(&request);
         let composed = async { json::<UploadedFile>(done(path, send(request).await?).await?).await };
-        within(OPERATION, self.client.limits.upload, composed).await.map(drop)
+        within(OPERATION, self.access.client.limits.upload, composed).await.map(drop)
     }
 
     async fn call<T: DeserializeOwned>(
@@ -190,16 +178,12 @@ impl AgentFiles {
         request: &impl Serialize,
     ) -> Result<T, ClientError> {
         let request = self.request(Method::POST, &format!("/{SERVICE}/{name}"), &[])?.json(request);
-        let read = self.client.limits.read;
+        let read = self.access.client.limits.read;
         within(OPERATION, read, async { json(done(path, send(request).await?).await?).await }).await
     }
 
     fn request(&self, method: Method, path: &str, query: &[(&str, &str)]) -> Result<RequestBuilder, ClientError> {
-        let mut url = self.client.url(OPERATION, path)?;
-        if !query.is_empty() {
-            url.query_pairs_mut().extend_pairs(query);
-        }
-        Ok(self.client.http.request(method, url).headers(self.headers.clone()))
+        self.access.request(OPERATION, method, path, query)
     }
 }
 

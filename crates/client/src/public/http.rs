@@ -9,7 +9,7 @@ use bytes::Bytes;
 use domain::{Clock, SystemClock, UnixMillis, Wallet};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
-use reqwest::{Body, Client, Method, Response, StatusCode, Url};
+use reqwest::{Client, ClientBuilder, Method, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use wire::Secret;
 use wire::fault::Fault;
@@ -125,17 +125,14 @@ pub(super) struct Call {
     /// With its query, as it is signed and sent.
     pub(super) path: String,
     pub(super) headers: HeaderMap,
-    /// What is signed, and sent unless there is more.
     pub(super) body: Bytes,
-    /// What is sent in its place: it begins with what is signed, and goes on.
-    pub(super) stream: Option<Body>,
     pub(super) deadline: Duration,
 }
 
 impl Call {
     pub(super) fn get(operation: &'static str, path: impl Into<String>, deadline: Duration) -> Self {
         let (headers, body) = (HeaderMap::new(), Bytes::new());
-        Self { operation, method: Method::GET, path: path.into(), headers, body, stream: None, deadline }
+        Self { operation, method: Method::GET, path: path.into(), headers, body, deadline }
     }
 
     pub(super) fn post(operation: &'static str, path: impl Into<String>, deadline: Duration) -> Self {
@@ -185,15 +182,7 @@ impl GatewayClient {
             return Err(ClientError::Setup("no TLS provider is installed".into()));
         }
         let limits = Timeouts::default();
-        let resolver = Resolver::new(&url);
-        let builder = Client::builder().connect_timeout(limits.connect).redirect(Policy::none());
-        let builder = if resolver.is_here() { builder.no_proxy() } else { builder };
-        let http = builder
-            .dns_resolver(Arc::new(resolver))
-            .tcp_keepalive(KEEP_ALIVE)
-            .user_agent(concat!("palatine/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| ClientError::Setup(error.into()))?;
+        let http = http_builder(&url, limits.connect).build().map_err(|error| ClientError::Setup(error.into()))?;
         Ok(Self { http, gateway: url, name, credential: None, limits })
     }
 
@@ -226,6 +215,11 @@ impl GatewayClient {
             Some(Credential::Signer(signer)) => Some(signer.keypair.wallet()),
             Some(Credential::Key(_)) | None => None,
         }
+    }
+
+    /// Where it is.
+    pub(super) const fn gateway(&self) -> &Url {
+        &self.gateway
     }
 
     /// The API key that calls carry, if they do.
@@ -277,10 +271,20 @@ impl GatewayClient {
 
     async fn send(&self, call: Call) -> Result<Response, ClientError> {
         let url = self.url(call.operation, &call.path)?;
-        let body = call.stream.unwrap_or_else(|| call.body.into());
-        let request = self.http.request(call.method, url).headers(call.headers).body(body);
+        let request = self.http.request(call.method, url).headers(call.headers).body(call.body);
         request.send().await.map_err(|error| ClientError::transport(call.operation, error))
     }
+}
+
+/// A client of HTTP for the gateway at this URL and its agents.
+pub(super) fn http_builder(gateway: &Url, connect: Duration) -> ClientBuilder {
+    let resolver = Resolver::new(gateway);
+    let builder = Client::builder().connect_timeout(connect).redirect(Policy::none());
+    let builder = if resolver.is_here() { builder.no_proxy() } else { builder };
+    builder
+        .dns_resolver(Arc::new(resolver))
+        .tcp_keepalive(KEEP_ALIVE)
+        .user_agent(concat!("palatine/", env!("CARGO_PKG_VERSION")))
 }
 
 fn is_gateway(url: &Url) -> bool {
@@ -329,16 +333,19 @@ pub(super) async fn accepted(operation: &'static str, response: Response) -> Res
         return Ok(response);
     }
     let body = whole(operation, response).await?;
-    Err(refused(operation, &body).or_else(|| in_the_guest(&body)).unwrap_or_else(|| {
+    Err(refused(operation, &body).or_else(|| in_the_guest(operation, &body)).unwrap_or_else(|| {
         ClientError::protocol(operation, format!("status {status} and no fault, but {:?}", words(&body)))
     }))
 }
 
-/// The process protocol's own failure in this body, if it is one.
-fn in_the_guest(body: &[u8]) -> Option<ClientError> {
-    // Any code is one of the protocol's, so the message must be there too.
+/// The failure that the protocols of the guest tell in this body, if it is one.
+fn in_the_guest(operation: &'static str, body: &[u8]) -> Option<ClientError> {
+    // Any code is one of the process protocol's, so the message must be there too.
     let body: serde_json::Value = serde_json::from_slice(body).ok()?;
     body.get("message")?;
+    if body.get("code").is_some_and(serde_json::Value::is_number) {
+        return serde_json::from_value(body).ok().map(|source| ClientError::Guest { operation, source });
+    }
     serde_json::from_value(body).ok().map(ClientError::Rpc)
 }
 

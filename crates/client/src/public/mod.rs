@@ -1,5 +1,6 @@
 //! The client of the public API, of an agent's chat, and of commands inside it.
 
+mod access;
 mod api;
 mod ask;
 mod error;
@@ -8,16 +9,19 @@ mod files;
 mod follow;
 mod http;
 mod keys;
+mod ports;
 mod pump;
 mod resolve;
 mod stream;
 mod vault;
 mod volumes;
 
+pub use access::AgentAccess;
 pub use api::SpawnOptions;
 pub use ask::{AgentEndpoint, ChatPrompt, Payer};
 pub use error::{ApiError, ClientError};
-pub use exec::{ExecCommand, Process, ProcessHandle};
+pub use exec::{AttachedAgain, ExecCommand, Process, ProcessHandle};
 pub use files::{AgentFiles, FileDownload};
 pub use http::{GatewayClient, Timeouts, gateway_name};
+pub use ports::{AgentPorts, PortConnection};
 pub use pump::ExitStatus;

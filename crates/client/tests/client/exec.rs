@@ -9,20 +9,20 @@ use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::post;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::BytesMut;
 use futures_util::StreamExt;
 use futures_util::stream;
-use palatine_client::{ClientError, ExecCommand, ExitStatus};
+use palatine_client::{AttachedAgain, ClientError, ExecCommand, ExitStatus};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, Empty};
 use tokio::sync::mpsc;
 use wire::connect::Envelope;
 use wire::fault::{Code, Fault};
-use wire::process::{RpcCode, Signal};
+use wire::process::{Output, ProcessEvent, PtySize, RpcCode, Selector, Signal};
 
-use crate::gateway::{Gateway, ID, SOON, Then, fault, paced, start};
+use crate::gateway::{Gateway, ID, SOON, TOKEN, Then, fault, paced, start};
 
 /// What a test sees of the calls.
 #[derive(Clone, Default)]
@@ -55,19 +55,20 @@ fn answers(frames: Vec<Bytes>, then: Then) -> Response {
     stream_of(Body::from_stream(frames.chain(then.stream())))
 }
 
-async fn call(
-    State(guest): State<Guest>,
-    Path((_, method)): Path<(String, String)>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
+/// Shows the token to whoever has signed.
+async fn token(State(guest): State<Guest>) -> Json<Value> {
+    guest.seen.lock().unwrap().push(("token".into(), json!({})));
+    Json(json!({"token": TOKEN, "run": ID}))
+}
+
+async fn call(State(guest): State<Guest>, Path(method): Path<String>, headers: HeaderMap, body: Body) -> Response {
     if method == "StreamInput" {
         assert_eq!(headers["content-type"], "application/connect+json");
         return take(guest, body);
     }
     let body = to_bytes(body, 1 << 20).await.unwrap();
     let mut bytes = BytesMut::from(&body[..]);
-    let request: Value = if method == "Start" {
+    let request: Value = if matches!(method.as_str(), "Start" | "Connect") {
         assert_eq!(headers["content-type"], "application/connect+json");
         assert_eq!(headers["keepalive-ping-interval"], "1");
         serde_json::from_slice(&Envelope::decode(&mut bytes).unwrap().unwrap().message).unwrap()
@@ -78,6 +79,7 @@ async fn call(
     guest.seen.lock().unwrap().push((method.clone(), request.clone()));
     match method.as_str() {
         "Start" => run(&guest, &request),
+        "Connect" => again(&request),
         "SendInput" => {
             let error = json!({"code": "not_found", "message": "no such process"});
             (StatusCode::NOT_FOUND, Json(error)).into_response()
@@ -120,6 +122,27 @@ fn take(guest: Guest, body: Body) -> Response {
     stream_of(Body::from_stream(answer.map(|bytes: Result<Bytes, _>| bytes)))
 }
 
+/// What one who attaches again is told: the processes differ in what the guest still has.
+fn again(request: &Value) -> Response {
+    let started = event(&json!({"start": {"pid": 7}}));
+    let data = |text: &str| event(&json!({"data": {"pty": wire::process::Base64(text.as_bytes().to_vec())}}));
+    let (offset, output) = match request["process"]["tag"].as_str() {
+        Some("kept") => (Some("1"), vec![data("i"), data("\nmore")]),
+        Some("forgotten") => (Some("8"), vec![data("more")]),
+        Some("old") => (None, vec![data("hi\nmore")]),
+        _ => {
+            let error = json!({"error": {"code": "not_found", "message": "no such process"}});
+            return answers(vec![envelope(true, &error)], Then::Ends);
+        }
+    };
+    let frames = [vec![started], output, vec![ended(4), envelope(true, &json!({}))]].concat();
+    let mut response = answers(frames, Then::Ends);
+    if let Some(offset) = offset {
+        response.headers_mut().insert("palatine-output-offset", offset.parse().unwrap());
+    }
+    response
+}
+
 /// The guest's programs.
 fn run(guest: &Guest, request: &Value) -> Response {
     let started = event(&json!({"start": {"pid": 7}}));
@@ -157,7 +180,10 @@ fn run(guest: &Guest, request: &Value) -> Response {
 
 async fn guest() -> (Gateway, Guest) {
     let guest = Guest::default();
-    let app = Router::new().route("/agents/{id}/process.Process/{method}", post(call)).with_state(guest.clone());
+    let app = Router::new()
+        .route("/agents/{id}/token", get(token))
+        .route("/process.Process/{method}", post(call))
+        .with_state(guest.clone());
     (start(app).await, guest)
 }
 
@@ -183,7 +209,7 @@ async fn output_goes_where_it_belongs_and_the_exit_code_comes_back() {
         argv: vec!["hi".into(), "-x".into()],
         cwd: Some("/data".into()),
         envs: BTreeMap::from([("A".into(), "1".into())]),
-        stdin: false,
+        ..ExecCommand::default()
     };
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let process = gateway.client.exec(ID.into(), &command).await.unwrap();
@@ -191,11 +217,11 @@ async fn output_goes_where_it_belongs_and_the_exit_code_comes_back() {
     assert_eq!(exit, ExitStatus { code: Some(3), signal: None, status: "exit status 3".into() });
     assert_eq!((out.as_slice(), err.as_slice()), (&b"hi\n"[..], &b"oh\n"[..]));
     let process = json!({"cmd": "hi", "args": ["-x"], "envs": {"A": "1"}, "cwd": "/data"});
-    assert_eq!(guest.seen.lock().unwrap()[0].1, json!({"process": process, "stdin": false}));
+    assert_eq!(guest.seen.lock().unwrap()[1].1, json!({"process": process, "stdin": false}));
 }
 
 #[tokio::test]
-async fn case_exec_stdin_input_goes_over_one_signed_call_and_comes_back_whole() {
+async fn case_exec_stdin_input_takes_one_signature_and_comes_back_whole() {
     let (gateway, guest) = guest().await;
     let sent: Vec<u8> = (0..2_500_000_u32).map(|at| u8::try_from(at % 251).unwrap()).collect();
     let process = gateway.client.exec(ID.into(), &ExecCommand { stdin: true, ..command("cat") }).await.unwrap();
@@ -206,7 +232,8 @@ async fn case_exec_stdin_input_goes_over_one_signed_call_and_comes_back_whole() 
     assert_eq!(exit.code, Some(0));
     assert!(out == sent);
     let methods: Vec<_> = guest.seen.lock().unwrap().iter().map(|(method, _)| method.clone()).collect();
-    assert_eq!(methods, ["Start", "StreamInput", "CloseStdin"]);
+    // The one call that is signed is the first.
+    assert_eq!(methods, ["token", "Start", "StreamInput", "CloseStdin"]);
 }
 
 /// Input that comes to no end, by itself or by an error.
@@ -273,7 +300,7 @@ async fn signals_reach_the_process_from_aside() {
     assert_eq!(handle.pid(), 7);
     handle.signal(Signal::Term).await.unwrap();
     let seen = guest.seen.lock().unwrap();
-    assert_eq!(seen[1], ("SendSignal".into(), json!({"process": {"pid": 7}, "signal": "SIGNAL_SIGTERM"})));
+    assert_eq!(seen[2], ("SendSignal".into(), json!({"process": {"pid": 7}, "signal": "SIGNAL_SIGTERM"})));
 }
 
 #[tokio::test]
@@ -317,4 +344,66 @@ async fn output_is_written_as_it_comes() {
     tokio::time::timeout(Duration::from_millis(400), reader.read_exact(&mut line)).await.unwrap().unwrap();
     assert_eq!(&line, b"hi\n");
     running.abort();
+}
+
+#[tokio::test]
+async fn an_api_key_opens_an_agent_without_a_token() {
+    let (gateway, guest) = guest().await;
+    let keyed = gateway.client.clone().with_key(TOKEN.to_owned().into());
+    let process = keyed.exec(ID.into(), &command("hi")).await.unwrap();
+    assert_eq!(process.run(None::<Empty>, Vec::new(), Vec::new(), pending()).await.unwrap().code, Some(3));
+    assert_eq!(guest.seen.lock().unwrap()[0].0, "Start");
+    let other = gateway.client.access_by(ID.into(), &"plt_other".to_owned().into()).unwrap();
+    let refused = other.exec(&command("hi")).await.err().unwrap();
+    assert_eq!((refused.guest_status(), refused.may_pass()), (Some(401), false), "{refused:?}");
+}
+
+/// A shell that broke off, and what of its output is new when it is attached to again.
+async fn attached_again(tag: &str) -> (Result<AttachedAgain, ClientError>, String, Option<i32>) {
+    let (gateway, guest) = guest().await;
+    let size = PtySize { cols: 80, rows: 24 };
+    let shell = ExecCommand { terminal: Some(size), tag: Some(tag.to_owned()), ..command("dies") };
+    let mut process = gateway.client.exec(ID.into(), &shell).await.unwrap();
+    assert_eq!(guest.seen.lock().unwrap()[1].1["pty"], json!({"size": {"cols": 80, "rows": 24}}));
+    assert!(matches!(process.next().await, Some(Ok(ProcessEvent::Data(_)))));
+    let broken = process.next().await.unwrap().unwrap_err();
+    assert!(broken.may_pass(), "{broken}");
+    assert!(process.next().await.is_none());
+    let again = process.attach_again().await;
+    let (mut text, mut code) = (String::new(), None);
+    while let Some(event) = process.next().await {
+        match event.unwrap() {
+            ProcessEvent::Data(Output::Pty(bytes)) => text.push_str(std::str::from_utf8(&bytes.0).unwrap()),
+            ProcessEvent::End(ended) => code = Some(ended.exit_code),
+            other => panic!("{other:?}"),
+        }
+    }
+    (again, text, code)
+}
+
+#[tokio::test]
+async fn who_attaches_again_gets_what_it_has_not_seen_and_hears_what_is_lost() {
+    let (again, text, code) = attached_again("kept").await;
+    assert_eq!((again.unwrap(), text.as_str(), code), (AttachedAgain::Seamless, "more", Some(4)));
+    let (again, text, code) = attached_again("forgotten").await;
+    assert_eq!((again.unwrap(), text.as_str(), code), (AttachedAgain::Lost(5), "more", Some(4)));
+    let (again, text, _) = attached_again("old").await;
+    assert_eq!((again.unwrap(), text.as_str()), (AttachedAgain::Repeated, "hi\nmore"));
+    let (again, text, code) = attached_again("gone").await;
+    let Err(ClientError::Rpc(error)) = again else { panic!("{again:?}") };
+    assert_eq!((error.code, text.as_str(), code), (RpcCode::NotFound, "", None));
+}
+
+#[tokio::test]
+async fn a_process_is_named_by_what_it_was_started_or_attached_to_by() {
+    let (gateway, guest) = guest().await;
+    let access = gateway.client.access(ID.into()).await.unwrap();
+    let process = access.attach(Selector::Tag("kept".to_owned())).await.unwrap();
+    process.handle().send_keys(b"x").await.unwrap_err();
+    process.handle().resize(PtySize { cols: 5, rows: 4 }).await.unwrap();
+    let seen = guest.seen.lock().unwrap();
+    let named = json!({"tag": "kept"});
+    let input = json!({"process": named, "input": {"pty": "eA=="}});
+    let size = json!({"process": named, "pty": {"size": {"cols": 5, "rows": 4}}});
+    assert_eq!(seen[2..], [("SendInput".into(), input), ("Update".into(), size)]);
 }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use tokio::net::TcpListener;
 
-use crate::gateway::{ID, client};
+use crate::gateway::{ID, TOKEN, client, is_for_agent, refused as error};
 
 const TAG: &str = "\"1\"";
 
@@ -30,18 +30,13 @@ async fn files() -> (AgentFiles, Seen) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
-    let token = "plt_token".to_owned().into();
-    (client(&url).files(ID.into(), &token).unwrap(), seen)
+    let token = TOKEN.to_owned().into();
+    (client(&url).access_by(ID.into(), &token).unwrap().files(), seen)
 }
 
 /// The headers by which a gateway knows whose files are meant, and who asks.
 fn named(headers: &HeaderMap) -> bool {
-    let is = |name: &str, value: &str| headers.get(name).is_some_and(|said| said == value);
-    is("e2b-sandbox-id", &ID.to_string()) && is("e2b-sandbox-port", "49983") && is("x-access-token", "plt_token")
-}
-
-fn error(status: u16, message: &str) -> Response {
-    (StatusCode::from_u16(status).unwrap(), Json(json!({"code": status, "message": message}))).into_response()
+    is_for_agent(headers) && headers.get("x-access-token").is_some_and(|token| token == TOKEN)
 }
 
 async fn read(Query(query): Query<HashMap<String, String>>, headers: HeaderMap) -> Response {

@@ -1,5 +1,5 @@
 //! A gateway that a test makes of its own routes. It lets only correctly signed,
-//! bound, unused requests pass, but for its open paths.
+//! bound, unused requests pass, but for its open paths and those that the agent's token opens.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
@@ -11,20 +11,21 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use bytes::BytesMut;
 use domain::{Clock, RunId, SystemClock};
 use futures_util::stream::{self, Stream, StreamExt};
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt;
 use palatine_client::{GatewayClient, Timeouts};
 use tokio::net::TcpListener;
-use wire::connect::Envelope;
 use wire::fault::{Code, Fault};
 
 /// The agent of all tests.
 pub(crate) const ID: RunId = RunId::from_bits(0xa1b2_c3d4_e5f6_7890);
 /// Longer than any test may take.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
+
+/// What opens that agent.
+pub(crate) const TOKEN: &str = "plt_token";
 
 type Used = Arc<Mutex<HashSet<[u8; 32]>>>;
 
@@ -80,12 +81,15 @@ async fn guard(State(used): State<Used>, request: Request, next: Next) -> Respon
         return next.run(request).await;
     }
     let (head, body) = request.into_parts();
-    let (body, passed) = if path.ends_with("/StreamInput") {
-        begun(body).await
-    } else {
-        let whole = body.collect().await.unwrap().to_bytes();
-        (whole.clone(), Body::from(whole))
-    };
+    if path.starts_with("/process.Process/") || path.starts_with("/tunnel") {
+        let shown = head.headers.get("x-access-token").is_some_and(|token| token == TOKEN);
+        if !is_for_agent(&head.headers) || !shown {
+            return refused(401, "who are you");
+        }
+        return next.run(Request::from_parts(head, body)).await;
+    }
+    let body = body.collect().await.unwrap().to_bytes();
+    let passed = Body::from(body.clone());
     let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
     let presented = SignatureHeaders {
         wallet: text("x-wallet"),
@@ -107,14 +111,16 @@ async fn guard(State(used): State<Used>, request: Request, next: Next) -> Respon
     }
 }
 
-/// The first envelope of a body that goes on, and all of it.
-async fn begun(body: Body) -> (Bytes, Body) {
-    let (mut rest, mut all) = (body.into_data_stream(), BytesMut::new());
-    while Envelope::length(&all).unwrap().is_none_or(|length| all.len() < length) {
-        all.extend_from_slice(&rest.next().await.unwrap().unwrap());
-    }
-    let first = all.clone().split_to(Envelope::length(&all).unwrap().unwrap()).freeze();
-    (first, Body::from_stream(stream::iter([Ok(all.freeze())]).chain(rest)))
+/// Whether the headers name the agent, and the port of its guest's protocols.
+pub(crate) fn is_for_agent(headers: &HeaderMap) -> bool {
+    let is = |name: &str, value: &str| headers.get(name).is_some_and(|said| said == value);
+    is("e2b-sandbox-id", &ID.to_string()) && is("e2b-sandbox-port", "49983")
+}
+
+/// A refusal as that port says it.
+pub(crate) fn refused(status: u16, message: &str) -> Response {
+    let said = axum::Json(serde_json::json!({"code": status, "message": message}));
+    (StatusCode::from_u16(status).unwrap(), said).into_response()
 }
 
 pub(crate) fn fault(fault: Fault) -> Response {

@@ -7,4 +7,5 @@ mod files;
 mod gateway;
 mod keys;
 mod node;
+mod ports;
 mod public;

@@ -11,7 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use wire::fault::Code;
 
-use crate::api::agents::{events, logs, spawn, status, stop, usage};
+use crate::api::agents::{events, logs, spawn, status, stop, token, usage};
 use crate::api::keys;
 use crate::api::meta::{document, health, metrics, tiers};
 use crate::api::money::{facilitator, links, prices, relay, vaults};
@@ -49,6 +49,7 @@ fn agents() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(stop::remove))
         .routes(routes!(status::status))
         .routes(routes!(status::list))
+        .routes(routes!(token::token))
         .routes(routes!(usage::usage))
         .routes(routes!(logs::logs))
         .routes(routes!(events::events))

@@ -107,8 +107,8 @@ impl Gateway {
     /// The key that opens an agent of this holder's as the agent's token would. One of another
     /// holder's is as none; what is wrong with a key is said whether there is such an agent
     /// or not.
-    pub(crate) async fn key_to(&self, headers: &HeaderMap, of: Option<Wallet>) -> Result<Option<KeyId>, ApiError> {
-        let Some(text) = bearer(headers).filter(|text| ApiKey::is_claimed(text)) else { return Ok(None) };
+    pub(crate) async fn key_to(&self, shown: Option<&str>, of: Option<Wallet>) -> Result<Option<KeyId>, ApiError> {
+        let Some(text) = shown.filter(|text| ApiKey::is_claimed(text)) else { return Ok(None) };
         let record = self.open(&parse(text)?, KeyScope::Run).await?;
         Ok(of.filter(|of| record.wallet == *of).map(|_| record.id))
     }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Bytes;
+use futures_util::StreamExt;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
@@ -40,6 +41,12 @@ impl IdleTimer {
             }
             tokio::time::sleep_until(ends).await;
         }
+    }
+
+    /// An answer that ends when no bytes have moved for so long.
+    pub(crate) fn bound(self, answer: axum::body::Body, most: Duration) -> axum::body::Body {
+        let silent = Box::pin(async move { self.expired(most).await });
+        axum::body::Body::from_stream(answer.into_data_stream().take_until(silent))
     }
 
     /// The same body, or the same connection, whose bytes restart the timer.

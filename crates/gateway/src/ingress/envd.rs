@@ -1,11 +1,13 @@
 //! The port of E2B's in-sandbox daemon: what `pod` answers of its protocols, for whoever
-//! has the agent's token, and single files for whoever has a URL that was signed with it.
+//! has the agent's token or an API key of its holder's that lets agents run, and single files
+//! for whoever has a URL that was signed with the token.
 //!
 //! | call | opened by |
 //! |---|---|
-//! | `GET`, `HEAD`, `POST /files?path=` | the token, or `signature` in the query |
-//! | `POST /files/compose`, `/process.Process/*`, `/filesystem.Filesystem/*` | the token |
-//! | `GET /health`, `/envs`, `/metrics` | the token |
+//! | `GET`, `HEAD`, `POST /files?path=` | token or key, or `signature` in the query |
+//! | `POST /files/compose`, `/process.Process/*`, `/filesystem.Filesystem/*` | token or key |
+//! | `GET /health`, `/envs`, `/metrics` | token or key |
+//! | `GET /tunnel?port=`, which is ours | token or key; see `tunnel` |
 //!
 //! Bytes go through as they come, in both directions. What is wrong is said as E2B's
 //! clients read it: a status, and `{"code": status, "message": …}`.
@@ -16,7 +18,7 @@ use std::time::Duration;
 use auth::{FileOperation, FileUrl};
 use axum::body::Body;
 use axum::response::IntoResponse;
-use domain::{PodId, State};
+use domain::{KeyId, PodId, State};
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, HeaderMap, HeaderName};
 use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
@@ -35,12 +37,15 @@ use crate::edge::source::RequestSource;
 use crate::edge::streams::broken_off;
 use crate::error::ApiError;
 use crate::ingress::target::{SANDBOX_ID, SANDBOX_PORT};
+use crate::ingress::tunnel;
 use crate::state::Gateway;
 
 /// E2B's header for the token: its SDKs name a user by `Authorization`.
 const ACCESS_TOKEN: HeaderName = HeaderName::from_static("x-access-token");
 /// How long an upload may stand still.
 const UPLOAD_IDLE: Duration = Duration::from_secs(60);
+/// The one whose request goes on.
+const STREAM_INPUT: &str = "/process.Process/StreamInput";
 /// Services of `pod` whose calls go through.
 const SERVICES: [&str; 2] = ["/process.Process/", "/filesystem.Filesystem/"];
 
@@ -91,12 +96,15 @@ async fn answer(
 ) -> Result<Response<Body>, EnvdError> {
     let call = EnvdCall::of(request.method(), request.uri());
     let last_run = gateway.parts.store.last_run(id).await.map_err(ApiError::from)?;
-    let held = authorized(gateway, last_run.as_ref(), request.headers(), call.as_ref())?;
+    let opened_by = authorized(gateway, last_run.as_ref(), request.headers(), call.as_ref()).await?;
+    if let (tunnel::PATH, OpenedBy::Holder(key)) = (request.uri().path(), opened_by) {
+        return Ok(tunnel::open(gateway, &running(last_run)?, key, request).await?);
+    }
     let call = call.ok_or_else(|| said(StatusCode::NOT_FOUND, "there is no such call"))?;
     let record = running(last_run)?;
-    let permit = match held {
-        true => gateway.streams.for_agent(id, Requester::Holder)?,
-        false => gateway.streams.for_signed(id, client_key(source.address))?,
+    let (permit, key) = match opened_by {
+        OpenedBy::Holder(key) => (gateway.streams.for_agent(id, Requester::Holder)?, key),
+        OpenedBy::Signature => (gateway.streams.for_signed(id, client_key(source.address))?, None),
     };
     let node = gateway.parts.control.node_of(&record).map_err(ApiError::from)?;
     let timer = IdleTimer::new();
@@ -119,23 +127,40 @@ async fn answer(
     client::strip_hop_by_hop(&mut head.headers);
     let body = Body::new(GuardedBody::new(Body::new(body), permit));
     let over = gateway.draining.clone().cancelled_owned();
-    Ok(Response::from_parts(head, broken_off(body, over, "the gateway goes down")))
+    let body = gateway.while_good(key, broken_off(body, over, "the gateway goes down"));
+    if call.target != STREAM_INPUT {
+        return Ok(Response::from_parts(head, body));
+    }
+    // Nobody holds a command's input open without a word.
+    let silence = Duration::from_millis(gateway.limits.stream_idle_ms);
+    Ok(Response::from_parts(head, timer.bound(body, silence)))
 }
 
-/// Whether the caller has the token; one who has a signed URL has not, and may do the one
-/// thing that it is for.
-fn authorized(
+/// By what a call is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OpenedBy {
+    /// The agent's token, or this API key of its holder's.
+    Holder(Option<KeyId>),
+    /// The signature of its URL: for the one thing that it says.
+    Signature,
+}
+
+/// By what the caller may do this.
+async fn authorized(
     gateway: &Gateway,
     last_run: Option<&RunRecord>,
     headers: &HeaderMap,
     call: Option<&EnvdCall>,
-) -> Result<bool, EnvdError> {
+) -> Result<OpenedBy, EnvdError> {
     let shown = headers.get(ACCESS_TOKEN).map(|token| token.to_str().unwrap_or_default());
     let shown = shown.or_else(|| headers::bearer(headers));
     if let Some(token) = shown {
-        let good = last_run.is_some_and(|run| gateway.parts.tokens.verify(run.id, token));
-        let refused = "access token present in header but does not match";
-        return if good { Ok(true) } else { Err(said(StatusCode::UNAUTHORIZED, refused)) };
+        if last_run.is_some_and(|run| gateway.parts.tokens.verify(run.id, token)) {
+            return Ok(OpenedBy::Holder(None));
+        }
+        let key = gateway.key_to(Some(token), last_run.map(|run| run.wallet)).await?;
+        let refused = || said(StatusCode::UNAUTHORIZED, "access token present in header but does not match");
+        return key.map(|key| OpenedBy::Holder(Some(key))).ok_or_else(refused);
     }
     let Some(file) = call.and_then(|call| call.file.as_ref()) else {
         return Err(said(StatusCode::UNAUTHORIZED, "unauthorized access, please provide a valid access token"));
@@ -147,7 +172,7 @@ fn authorized(
     // Whose run is none is told the same as whose signature is none.
     let run = last_run.ok_or_else(|| said(StatusCode::UNAUTHORIZED, "invalid signature"))?;
     let verified = file.url().verify(signature, &gateway.parts.tokens.token(run.id), now);
-    verified.map(|()| false).map_err(|error| said(StatusCode::UNAUTHORIZED, error.to_string()))
+    verified.map(|()| OpenedBy::Signature).map_err(|error| said(StatusCode::UNAUTHORIZED, error.to_string()))
 }
 
 /// The agent, where it can answer. One that does not run is gone, which E2B's clients

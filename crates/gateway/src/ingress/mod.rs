@@ -12,5 +12,6 @@ pub(crate) mod queue;
 pub(crate) mod request;
 pub(crate) mod response;
 pub(crate) mod target;
+pub(crate) mod tunnel;
 pub(crate) mod upgrade;
 pub(crate) mod urls;

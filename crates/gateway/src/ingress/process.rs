@@ -8,7 +8,6 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{FromRequest, Path, State};
 use domain::PodId;
-use futures_util::StreamExt;
 use http::header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE};
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
@@ -105,6 +104,5 @@ pub(crate) async fn forward(
     }
     // Nobody holds a command's input open without a word.
     let silence = Duration::from_millis(gateway.limits.stream_idle_ms);
-    let silent = async move { timer.expired(silence).await };
-    Ok(Response::from_parts(head, Body::from_stream(body.into_data_stream().take_until(Box::pin(silent)))))
+    Ok(Response::from_parts(head, timer.bound(body, silence)))
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use domain::State;
+use domain::{State, Wallet};
 use futures_util::future::BoxFuture;
 use http::header::{HeaderMap, HeaderValue};
 use http::request::Parts;
@@ -63,8 +63,11 @@ pub(crate) async fn forward(
     let held = last_run.as_ref().is_some_and(|run| {
         presented(request.headers(), handshake).any(|token| gateway.parts.tokens.verify(run.id, token))
     });
-    let key =
-        if held { None } else { gateway.key_to(request.headers(), last_run.as_ref().map(|run| run.wallet)).await? };
+    let key = if held {
+        None
+    } else {
+        gateway.key_to(headers::bearer(request.headers()), holder_of(last_run.as_ref())).await?
+    };
     let held = held || key.is_some();
     let pricing = if held { AgentPricing::default() } else { gateway.pricing_for(id, request.uri().path()).await? };
     // A price opens what is private to whoever pays it.
@@ -156,6 +159,10 @@ type Answered = Result<Response<Body>, ApiError>;
 fn presented(headers: &HeaderMap, handshake: Option<WebSocketHandshake>) -> impl Iterator<Item = &str> {
     let subprotocol = handshake.and_then(|_| upgrade::token(headers));
     headers::bearer(headers).into_iter().chain(subprotocol)
+}
+
+fn holder_of(last_run: Option<&RunRecord>) -> Option<Wallet> {
+    last_run.map(|run| run.wallet)
 }
 
 fn no_token() -> ApiError {

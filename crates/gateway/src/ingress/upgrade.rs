@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{
     CONNECTION, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
-    UPGRADE,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use http::{Method, Request, Response, StatusCode, Version};
 use hyper::ext::Protocol;
@@ -58,15 +58,23 @@ impl WebSocketHandshake {
     /// What the agent must say of the key that it was asked with (RFC 6455, 4.2.2),
     /// where the key is ours: a client looks at its own.
     pub(crate) fn accept(self, asked: &HeaderMap) -> Option<HeaderValue> {
-        const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
         match self {
             Self::Upgrade => None,
-            Self::Connect => {
-                let key = asked.get(SEC_WEBSOCKET_KEY)?;
-                let sum = Sha1::new().chain_update(key.as_bytes()).chain_update(GUID).finalize();
-                STANDARD.encode(sum).parse().ok()
-            }
+            Self::Connect => acceptance(asked),
         }
+    }
+
+    /// The answer by which this program itself grants it; `None` where a client did not ask
+    /// as it should.
+    pub(crate) fn serve(self, asked: &HeaderMap) -> Option<Response<Body>> {
+        asked.get(SEC_WEBSOCKET_VERSION).filter(|version| *version == "13")?;
+        let mut answer = Response::new(Body::empty());
+        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        if self == Self::Upgrade {
+            answer.headers_mut().insert(SEC_WEBSOCKET_ACCEPT, acceptance(asked)?);
+        }
+        self.grant(&mut answer);
+        Some(answer)
     }
 
     /// Grants it to the client that asked.
@@ -79,6 +87,14 @@ impl WebSocketHandshake {
             }
         }
     }
+}
+
+/// What is said of the key in a request.
+fn acceptance(asked: &HeaderMap) -> Option<HeaderValue> {
+    const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    let key = asked.get(SEC_WEBSOCKET_KEY)?;
+    let sum = Sha1::new().chain_update(key.as_bytes()).chain_update(GUID).finalize();
+    STANDARD.encode(sum).parse().ok()
 }
 
 /// Whether an agent that changes protocols changes to that one, and has understood
@@ -181,6 +197,21 @@ mod tests {
             let answer = HeaderMap::from_iter([(UPGRADE, other.parse().unwrap())]);
             assert!(!is_granted(&answer, None), "{other}");
         }
+    }
+
+    #[test]
+    fn a_web_socket_of_our_own_is_granted_to_who_asks_as_it_should() {
+        let mut asked = HeaderMap::from_iter([(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"))]);
+        assert!(WebSocketHandshake::Upgrade.serve(&asked).is_none(), "it has no key");
+        let connected = WebSocketHandshake::Connect.serve(&asked).unwrap();
+        assert_eq!((connected.status(), connected.headers().len()), (StatusCode::OK, 0));
+        asked.insert(SEC_WEBSOCKET_KEY, HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));
+        let granted = WebSocketHandshake::Upgrade.serve(&asked).unwrap();
+        assert_eq!(granted.status(), StatusCode::SWITCHING_PROTOCOLS);
+        assert_eq!(granted.headers()[SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert!(is_granted(granted.headers(), None));
+        asked.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("8"));
+        assert!(WebSocketHandshake::Upgrade.serve(&asked).is_none());
     }
 
     #[test]

@@ -48,13 +48,13 @@ impl Asked {
         let is_own = |word: &String| own.iter().find(|agent| agent.id.to_string() == *word).map(|agent| agent.id);
         match first.as_ref().and_then(is_own) {
             Some(id) => Ok(Self { agent: Some(id), question: None }),
-            None => Ok(Self { agent: Some(only(&own)?), question: question(first) }),
+            None => Ok(Self { agent: Some(only(&own, "palatine ask <id> <question>")?), question: question(first) }),
         }
     }
 }
 
-/// The only agent that runs.
-fn only(own: &[Agent]) -> Result<PodId> {
+/// The only agent that runs; where there are several, `naming` is the command that says which.
+pub(crate) fn only(own: &[Agent], naming: &str) -> Result<PodId> {
     let live: Vec<PodId> = own.iter().filter(|agent| agent.state.is_live()).map(|agent| agent.id).collect();
     match (&live[..], own.first()) {
         ([one], _) => Ok(*one),
@@ -64,11 +64,7 @@ fn only(own: &[Agent]) -> Result<PodId> {
         }
         (several, _) => {
             let ids: Vec<String> = several.iter().map(PodId::to_string).collect();
-            bail!(
-                "you have {} agents; say which: palatine ask <id> <question>, with one of {}",
-                ids.len(),
-                ids.join(", ")
-            )
+            bail!("you have {} agents; say which: {naming}, with one of {}", ids.len(), ids.join(", "))
         }
     }
 }

@@ -7,6 +7,9 @@
 //! What comes out of an agent is its guest's word, and the machine here is not the guest's:
 //! it chooses no name and no folder outside the one that was asked for, gives nobody here
 //! more rights than the umask does, and its lists, folders and files have an end.
+//!
+//! Files and folders keep their permissions. A folder gets them when all in it is copied: it
+//! may be one that nobody writes to. Out of an agent those alone get them that are made here.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -38,7 +41,7 @@ const READ: usize = 128 * 1024;
 const RETRIES: usize = 6;
 /// The first and the longest pause before that.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
-/// The permissions of a file that may be used by who made it.
+/// What of a mode is permissions.
 const PERMISSIONS: u32 = 0o777;
 /// What its owner may do with a part that is not whole yet.
 const OWNERS: u32 = 0o600;
@@ -81,7 +84,7 @@ pub(crate) async fn upload(files: AgentFiles, source: &Path, destination: &str) 
     let target = landing(&base, is_dir || destination.ends_with('/'), source)?;
     let mut copying = Copying::new(files);
     if found.is_dir() {
-        copying.folder_up(source, &target).await?;
+        copying.folder_up(source, &target, !is_contents(source)).await?;
     } else if found.is_file() {
         copying.bar.set_length(found.len());
         copying.file_up(source, &target).await?;
@@ -107,7 +110,7 @@ async fn fetch(files: AgentFiles, source: &str, destination: &Path, bounds: Down
     let found = files.stat(source).await?.ok_or_else(|| anyhow!("{source}: there is no such file in the agent"))?;
     let mut copying = Copying { bounds, ..Copying::new(files) };
     match found.kind {
-        FileType::Directory => copying.folder_down(found.path, target).await?,
+        FileType::Directory => copying.folder_down(found, target).await?,
         FileType::File => {
             copying.bar.set_length(size(&found));
             copying.file_down(&found, &target).await?;
@@ -126,7 +129,7 @@ fn asked_name(source: &str) -> Result<&str> {
 /// What the copy is called: as asked for, or like what is copied in the folder that was
 /// asked for. `folder/.` is what is in the folder.
 fn landing(destination: &str, is_folder: bool, source: &Path) -> Result<String> {
-    if !is_folder || source.to_string_lossy().ends_with("/.") || source == Path::new(".") {
+    if !is_folder || is_contents(source) {
         return Ok(destination.to_owned());
     }
     let resolved = match source.file_name() {
@@ -135,6 +138,11 @@ fn landing(destination: &str, is_folder: bool, source: &Path) -> Result<String> 
     };
     let name = resolved.file_name().and_then(|name| name.to_str()).context("the root directory has no name")?;
     Ok(within(destination, name))
+}
+
+/// Whether what is in the folder is meant, and not the folder itself.
+fn is_contents(source: &Path) -> bool {
+    source.to_string_lossy().ends_with("/.") || source == Path::new(".")
 }
 
 fn within(folder: &str, name: &str) -> String {
@@ -192,11 +200,27 @@ impl Copying {
         self.done.skipped.push(path);
     }
 
-    /// One folder after the other; of each its files in the order of their names.
-    async fn folder_up(&mut self, source: &Path, target: &str) -> Result<()> {
+    /// Says that a folder's permissions are not the copied one's, where that is all that is wrong.
+    fn keep_going(&self, path: &str, error: anyhow::Error) -> Result<()> {
+        let refused = error.downcast_ref().and_then(ClientError::guest_status);
+        let ours = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        // Somebody else's folder; a guest that runs since before it knew the call.
+        if !matches!(refused, Some(403 | 501)) && ours != Some(io::ErrorKind::PermissionDenied) {
+            return Err(error);
+        }
+        self.bar.suspend(|| eprintln!("warning: {path}: its permissions are not kept: {error:#}"));
+        Ok(())
+    }
+
+    /// One folder after the other; of each its files in the order of their names. Where
+    /// `itself`, the first one is copied too, and else what is in it.
+    async fn folder_up(&mut self, source: &Path, target: &str, itself: bool) -> Result<()> {
         let mut folders = vec![(source.to_owned(), target.to_owned())];
+        let mut made = Vec::new();
         while let Some((here, there)) = folders.pop() {
             self.files.make_dir(&there).await?;
+            let mode = fs::metadata(&here).with_context(|| here.display().to_string())?.mode() & PERMISSIONS;
+            made.push((there.clone(), mode));
             let at = || here.display().to_string();
             let mut entries = fs::read_dir(&here).and_then(Iterator::collect::<io::Result<Vec<_>>>).with_context(at)?;
             entries.sort_by_key(fs::DirEntry::file_name);
@@ -216,6 +240,11 @@ impl Copying {
                     self.skip(path.display().to_string(), "it is neither a file nor a folder");
                 }
             }
+        }
+        // What is in a folder comes before it: it may then be closed to us.
+        for (there, mode) in made.drain(usize::from(!itself)..).rev() {
+            let set = persistent(|| async { Ok(self.files.set_mode(&there, mode).await?) }).await;
+            set.or_else(|error| self.keep_going(&there, error))?;
         }
         Ok(())
     }
@@ -281,9 +310,15 @@ impl Copying {
         .await
     }
 
-    async fn folder_down(&mut self, source: String, target: PathBuf) -> Result<()> {
+    /// As [`Self::folder_up`], the other way. A folder that is here already keeps its own permissions.
+    async fn folder_down(&mut self, source: EntryInfo, target: PathBuf) -> Result<()> {
+        let is_new = !target.exists();
         fs::create_dir_all(&target).with_context(|| target.display().to_string())?;
-        let mut folders = vec![(source, target, 1)];
+        let mut made = Vec::new();
+        if is_new {
+            made.push((target.clone(), source.mode));
+        }
+        let mut folders = vec![(source.path, target, 1)];
         while let Some((there, here, depth)) = folders.pop() {
             for entry in self.files.list(&there).await? {
                 self.named += 1;
@@ -297,7 +332,9 @@ impl Copying {
                         if depth == self.bounds.depth {
                             bail!("{:?} lies more than {depth} folders deep", target.display());
                         }
-                        make_folder(&target)?;
+                        if make_folder(&target)? {
+                            made.push((target.clone(), entry.mode));
+                        }
                         folders.push((path, target, depth + 1));
                     }
                     FileType::File if entry.symlink_target.is_none() => {
@@ -309,6 +346,14 @@ impl Copying {
                     }
                 }
             }
+        }
+        for (here, mode) in made.into_iter().rev() {
+            // What the umask has left of what the guest says.
+            let set = fs::symlink_metadata(&here).and_then(|found| {
+                fs::set_permissions(&here, Permissions::from_mode(found.mode() & mode & PERMISSIONS))
+            });
+            let path = here.display().to_string();
+            set.or_else(|error| self.keep_going(&path, anyhow::Error::from(error)))?;
         }
         Ok(())
     }
@@ -361,16 +406,16 @@ impl Copying {
     }
 }
 
-/// Makes a folder, or takes the one that is there. A link to one leads where nobody has asked
-/// the agent's files to go.
-fn make_folder(path: &Path) -> Result<()> {
+/// Makes a folder, or takes the one that is there; whether it was made. A link to one leads
+/// where nobody has asked the agent's files to go.
+fn make_folder(path: &Path) -> Result<bool> {
     match fs::create_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let is_folder = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
             ensure!(is_folder, "{} is here and is no folder; what it may link to is not written to", path.display());
-            Ok(())
+            Ok(false)
         }
-        made => made.with_context(|| path.display().to_string()),
+        made => made.map(|()| true).with_context(|| path.display().to_string()),
     }
 }
 
@@ -564,6 +609,9 @@ mod tests {
         assert_eq!(lands("/data", true, "a/folder/.").unwrap(), "/data");
         assert_eq!(lands("", true, "x.txt").unwrap(), "x.txt");
         assert_eq!(lands("/", true, "x.txt").unwrap(), "/x.txt");
+        for (source, contents) in [(".", true), ("a/.", true), ("a", false), ("a/..", false), ("a.", false)] {
+            assert_eq!(is_contents(Path::new(source)), contents, "{source}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use client::{AgentEndpoint, AgentFiles, ChatPrompt, ClientError, GatewayClient, LogSource};
+use client::{AgentAccess, AgentEndpoint, ChatPrompt, ClientError, ExecCommand, GatewayClient, LogSource};
 use domain::{Clock, PodId, SystemClock};
 use futures_util::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
@@ -16,13 +16,15 @@ use wire::v1::public::{AgentsResponse, SpawnRequest};
 use wire::v1::vault::Prices;
 use wire::{Environment, Secret};
 
-use super::asked::{Asked, first_model, not_obeyed, payers_model, read_question};
+use super::asked::{Asked, first_model, not_obeyed, only, payers_model, read_question};
 use super::pay::LimitedPayer;
 use super::starting::{Starting, wait};
-use super::{copy, gateway};
+use super::{copy, forward, gateway, piped, shell};
 use crate::answers::{Removed, RemovedAgent};
-use crate::cli::{Ask, Command, CopyPath, Cp, EnvEntry, Exec, Logs, Price, Run, Signer, Spawn, Start, Target};
-use crate::failure::Exit;
+use crate::cli::{
+    AccessToken, Ask, Command, CopyPath, Cp, EnvEntry, Exec, Logs, PortForward, Price, Run, Shell, Signer, Spawn,
+    Start, Target,
+};
 use crate::output::{self, show};
 use crate::signer::KeystoreLocation;
 use crate::tokens::TokenFolder;
@@ -38,7 +40,7 @@ struct Session<'a> {
 }
 
 pub(crate) async fn run(target: &Target, state: &StateDir, command: Command) -> Result<ExitCode> {
-    let unsigned = matches!(command, Command::Tiers);
+    let unsigned = matches!(command, Command::Tiers) || opens(&command).is_some_and(|token| token.token.is_some());
     let client = if unsigned { GatewayClient::new(&gateway(target, state)?)? } else { super::client(target, state)? };
     let session = Session { target, state, client, tokens: TokenFolder::at(state.tokens()), json: target.json };
     match command {
@@ -56,6 +58,8 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: Command) -> 
         Command::Logs(options) => session.logs(&options).await?,
         Command::Events { id } => session.events(id).await?,
         Command::Exec(options) => return session.exec(options).await,
+        Command::Shell(options) => return session.shell(options).await,
+        Command::PortForward(options) => session.forward(options).await?,
         Command::Cp(options) => session.copy(options).await?,
         Command::Ask(options) => session.ask(options).await?,
         Command::Stop { id } => session.stop(id).await?,
@@ -79,6 +83,26 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: Command) -> 
         | Command::Completions { .. } => unreachable!("these commands need no gateway and are not passed here"),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a command that opens an agent's guest is told to open it by.
+const fn opens(command: &Command) -> Option<&AccessToken> {
+    match command {
+        Command::Exec(options) => Some(&options.token),
+        Command::Shell(options) => Some(&options.token),
+        Command::PortForward(options) => Some(&options.token),
+        Command::Cp(options) => Some(&options.token),
+        _ => None,
+    }
+}
+
+/// Opens an agent's guest: by the token that is given, by the API key, or by the token that
+/// the gateway shows for one signature. One that was kept may be an earlier run's.
+async fn access(client: &GatewayClient, id: PodId, given: AccessToken) -> Result<AgentAccess> {
+    match given.token {
+        Some(token) => Ok(client.access_by(id, &token)?),
+        None => Ok(client.access(id).await?),
+    }
 }
 
 impl Session<'_> {
@@ -181,39 +205,41 @@ impl Session<'_> {
 
     async fn exec(&self, options: Exec) -> Result<ExitCode> {
         let command =
-            client::ExecCommand { argv: options.argv, cwd: options.cwd, envs: BTreeMap::new(), stdin: options.stdin };
+            ExecCommand { argv: options.argv, cwd: options.cwd, stdin: options.stdin, ..ExecCommand::default() };
         let interrupted = interrupted()?;
-        let process = self.client.exec(options.id, &command).await?;
-        let input = options.stdin.then(|| own_stream(&std::io::stdin())).transpose()?;
-        let (out, err) = (own_stream(&std::io::stdout())?, own_stream(&std::io::stderr())?);
-        let exit = process.run(input, out, err, interrupted).await?;
-        if exit.signal.is_some() || exit.code.is_none() {
-            eprintln!("error: the command ended: {}", exit.status);
-        }
-        Ok(exit.code.and_then(|code| u8::try_from(code).ok()).map_or(Exit::Other.into(), ExitCode::from))
+        piped::run(&access(&self.client, options.id, options.token).await?, &command, interrupted).await
+    }
+
+    async fn shell(&self, options: Shell) -> Result<ExitCode> {
+        let id = match options.id {
+            Some(id) => id,
+            None => only(&self.client.agents().await?, "palatine shell <id>")?,
+        };
+        // Who waits at a terminal hears sooner that nobody answers.
+        let client = self.client.clone().with_limits(shell::limits());
+        let access = access(&client, id, options.token.clone()).await?;
+        shell::run(access, id, options, self.json, interrupted()?).await
+    }
+
+    async fn forward(&self, options: PortForward) -> Result<()> {
+        let interrupted = interrupted()?;
+        let access = access(&self.client, options.id, options.token).await?;
+        forward::run(&access, &options.ports, &options.address, self.json, interrupted).await
     }
 
     async fn copy(&self, options: Cp) -> Result<()> {
         let copied = match (options.source, options.destination) {
             (CopyPath::Here(source), CopyPath::Agent(id, target)) => {
-                copy::upload(self.files(id, options.token)?, &source, &target).await?
+                copy::upload(access(&self.client, id, options.token).await?.files(), &source, &target).await?
             }
             (CopyPath::Agent(id, source), CopyPath::Here(target)) => {
-                copy::download(self.files(id, options.token)?, &source, &target).await?
+                copy::download(access(&self.client, id, options.token).await?.files(), &source, &target).await?
             }
             (CopyPath::Here(_), CopyPath::Here(_)) | (CopyPath::Agent(..), CopyPath::Agent(..)) => {
                 bail!("one of the two is in an agent, as <agent>:<path>, and the other one is here")
             }
         };
         Ok(show(self.json, &copied, output::copied)?)
-    }
-
-    fn files(&self, id: PodId, token: Option<String>) -> Result<AgentFiles> {
-        let token = token.map(Secret::from).or_else(|| self.tokens.find(id));
-        let token = token.with_context(|| {
-            format!("no token of {id} is kept here: give the one that `palatine spawn` showed with --token")
-        })?;
-        Ok(self.client.files(id, &token)?)
     }
 
     async fn ask(&self, options: Ask) -> Result<()> {
@@ -290,12 +316,6 @@ fn interrupted() -> Result<impl Future<Output = ()>> {
         let each = heard.into_iter().map(|mut kind| Box::pin(async move { kind.recv().await }));
         futures_util::future::select_all(each).await;
     })
-}
-
-/// One of our own streams, for tokio.
-fn own_stream(stream: &impl AsFd) -> Result<tokio::fs::File> {
-    let copy = stream.as_fd().try_clone_to_owned().context("take our own input or output")?;
-    Ok(tokio::fs::File::from_std(copy.into()))
 }
 
 /// The agent's environment: the file's variables, then those of the command line,

@@ -7,4 +7,5 @@ pub(crate) mod mounts;
 pub(crate) mod spawn;
 pub(crate) mod status;
 pub(crate) mod stop;
+pub(crate) mod token;
 pub(crate) mod usage;
