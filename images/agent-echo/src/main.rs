@@ -6,9 +6,10 @@
 //! agent-echo probe tcp|udp|icmp <target>…   tries targets, one line each; 1 if one answered
 //! agent-echo signal <pid> <number>          sends a signal
 //! agent-echo tell cores|memory|user|open <path>|env <NAME>|exit <code>   what it is like inside
+//! agent-echo shell                          answers lines at a terminal: size, user, env <NAME>, exit <code>
 //! agent-echo cat                            copies its input to its output
 //! ```
-//! All but the first are for `palatine exec`: the image holds no other program.
+//! All but the first are for `palatine exec` and `palatine shell`: the image holds no other program.
 
 mod chat;
 mod log;
@@ -16,6 +17,7 @@ mod mirror;
 mod openai;
 mod probe;
 mod serve;
+mod shell;
 mod signal;
 mod state;
 mod tell;
@@ -32,10 +34,11 @@ async fn main() -> ExitCode {
         ["probe", ref rest @ ..] => probe::run(rest),
         ["signal", pid, number] => signal::run(pid, number),
         ["tell", ref rest @ ..] => tell::run(rest),
+        ["shell"] => shell::run(),
         ["cat"] => tell::cat(),
         _ => {
             log::line(
-                "usage: agent-echo [serve | probe tcp|udp|icmp <target>… | signal <pid> <number> | tell … | cat]",
+                "usage: agent-echo [serve | probe tcp|udp|icmp <target>… | signal <pid> <number> | tell … | shell | cat]",
             );
             ExitCode::from(2)
         }

@@ -26,6 +26,7 @@ mod money;
 mod pods;
 mod residue;
 mod secrets;
+mod shell;
 mod soak;
 mod spawn;
 mod terminal;
