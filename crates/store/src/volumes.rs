@@ -249,15 +249,15 @@ pub(crate) fn quota_full(volumes_mib: u64, kept_bytes: u64, more_mib: u64, quota
 
 impl VolumeGrowth {
     /// What stands in the way of a volume's growth but the quota; the size that it has.
-    pub(crate) fn of(&self, volume: Option<&VolumeRecord>) -> Result<u64, GrowthOutcome> {
-        let Some(volume) = volume else { return Err(GrowthOutcome::Unknown) };
+    pub(crate) fn of(&self, volume: Option<&VolumeRecord>) -> Result<u64, Box<GrowthOutcome>> {
+        let Some(volume) = volume else { return Err(GrowthOutcome::Unknown.into()) };
         match (volume.state, &volume.attached) {
-            (VolumeState::Ready, Some((pod, _))) => Err(GrowthOutcome::Attached(*pod)),
+            (VolumeState::Ready, Some((pod, _))) => Err(GrowthOutcome::Attached(*pod).into()),
             (VolumeState::Ready, None) if volume.size_mib > self.size_mib => {
-                Err(GrowthOutcome::Shrinks(volume.size_mib))
+                Err(GrowthOutcome::Shrinks(volume.size_mib).into())
             }
             (VolumeState::Ready, None) => Ok(volume.size_mib),
-            (state @ (VolumeState::Creating | VolumeState::Removing), _) => Err(GrowthOutcome::Unsettled(state)),
+            (state @ (VolumeState::Creating | VolumeState::Removing), _) => Err(GrowthOutcome::Unsettled(state).into()),
         }
     }
 }

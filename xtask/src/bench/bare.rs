@@ -100,6 +100,7 @@ fn guest_config(run: ImageRunConfig) -> Result<GuestConfig> {
         run,
         env: Environment::default(),
         traceparent: None,
+        volumes: Vec::new(),
     })
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use domain::PodId;
 use futures_util::Stream;
 use reqwest::header::{CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, IF_RANGE, RANGE};
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode};

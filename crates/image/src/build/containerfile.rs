@@ -93,7 +93,7 @@ pub(crate) fn build(
     }
     let folders = Folders::create(scratch)?;
     let mut words = vec![file_name(request.file)?];
-    let (known, unknown) = bases(request)?;
+    let Bases { known, unknown } = bases(request)?;
     for (at, (name, manifest)) in known.into_iter().enumerate() {
         to.step(&format!("hand in {name}"), None);
         lay_out(manifest, blobs, &folders.bases.join(at.to_string()))?;
@@ -127,7 +127,7 @@ pub(crate) fn build(
     };
     let words: Vec<&str> =
         ["/bin/sh", "-euc", SCRIPT, "build"].into_iter().chain(words.iter().map(String::as_str)).collect();
-    confined.run(&words, to).map_err(|error| explained(error, unknown))?;
+    confined.run(&words, to).map_err(|error| explained(error, &unknown))?;
     folders.result()
 }
 
@@ -139,26 +139,35 @@ fn file_name(file: &Path) -> Result<String, ImageError> {
     })
 }
 
+/// What a Containerfile names.
+#[derive(Default)]
+struct Bases {
+    /// The store's images.
+    known: Vec<(String, BlobDigest)>,
+    /// Stages, and what is not there.
+    unknown: Vec<String>,
+}
+
 /// What the file names by `FROM` or `--from=`: the store's images, and what is none. Whether
 /// a name is a stage's, `buildah` judges: what is not handed in is not known to it.
-fn bases(request: &ContainerfileBuild<'_>) -> Result<(Vec<(String, BlobDigest)>, Vec<String>), ImageError> {
+fn bases(request: &ContainerfileBuild<'_>) -> Result<Bases, ImageError> {
     let failed = |source| ImageError::file("read", request.file, source);
     let size = fs::metadata(request.file).map_err(failed)?.len();
     if size > MAX_BYTES {
         return Err(BuildError::LargeRecipe { bytes: size, most: MAX_BYTES }.into());
     }
     let text = String::from_utf8_lossy(&fs::read(request.file).map_err(failed)?).into_owned();
-    let (mut known, mut unknown) = (Vec::new(), Vec::new());
+    let mut bases = Bases::default();
     for name in named(&text).collect::<BTreeSet<_>>() {
         match (request.known)(name) {
-            Some(manifest) => known.push((name.to_owned(), manifest)),
-            None => unknown.push(name.to_owned()),
+            Some(manifest) => bases.known.push((name.to_owned(), manifest)),
+            None => bases.unknown.push(name.to_owned()),
         }
     }
-    if known.len() > MAX_BASES {
-        return Err(BuildError::Bases { found: known.len(), most: MAX_BASES }.into());
+    if bases.known.len() > MAX_BASES {
+        return Err(BuildError::Bases { found: bases.known.len(), most: MAX_BASES }.into());
     }
-    Ok((known, unknown))
+    Ok(bases)
 }
 
 /// What the lines of a Containerfile name as images, or as stages.
@@ -172,7 +181,7 @@ fn named(text: &str) -> impl Iterator<Item = &str> {
 }
 
 /// `buildah` says only that an image is not known to it.
-fn explained(error: ImageError, unknown: Vec<String>) -> ImageError {
+fn explained(error: ImageError, unknown: &[String]) -> ImageError {
     match error {
         ImageError::Build(BuildError::Ended { said, .. }) if said.contains(NOT_KNOWN) => {
             BuildError::UnknownBase { names: unknown.join(", "), said }.into()

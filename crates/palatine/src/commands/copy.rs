@@ -509,7 +509,7 @@ mod tests {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let client = GatewayClient::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
             tokio::spawn(async move { axum::serve(listener, routes).await });
-            client.files("agent-123".parse().unwrap(), &"plt_x".to_owned().into()).unwrap()
+            client.access_by("agent-123".parse().unwrap(), &"plt_x".to_owned().into()).unwrap().files()
         }
 
         /// Copies from it into a folder, and says what is there.

@@ -192,7 +192,7 @@ impl VolumeGrowth {
         let volume = one(conn, by_id(self.wallet, self.id)).await?;
         let before_mib = match self.of(volume.as_ref()) {
             Ok(before_mib) => before_mib,
-            Err(refused) => return Ok(refused),
+            Err(refused) => return Ok(*refused),
         };
         let (mib, _, kept) = used(conn, &self.wallet, self.now).await?;
         let more_mib = self.size_mib - before_mib;

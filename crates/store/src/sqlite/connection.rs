@@ -62,7 +62,7 @@ mod tests {
         let files = files::take(dir.path()).unwrap();
         let mut conn = connect(&files).unwrap();
         let found = look(&conn, &files.database).unwrap();
-        migrate(&mut conn, &found).unwrap();
+        migrate(&mut conn, &found, None).unwrap();
         let mut live = conn.prepare_cached(row::LIVE_OF).unwrap();
         for wallet in 0_u8..4 {
             assert!(!live.exists(([wallet; 32],)).unwrap());

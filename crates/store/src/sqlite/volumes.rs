@@ -170,7 +170,7 @@ impl Command for VolumeGrowth {
         let volume = find(tx.conn, &self.wallet, self.id)?;
         let before_mib = match self.of(volume.as_ref()) {
             Ok(before_mib) => before_mib,
-            Err(refused) => return Ok(refused),
+            Err(refused) => return Ok(*refused),
         };
         let (mib, _, kept) = used(tx.conn, &self.wallet, self.now).map_err(fail)?;
         let more_mib = self.size_mib - before_mib;
