@@ -52,7 +52,7 @@ pub(crate) struct Interrupted {
 
 impl fmt::Display for Interrupted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "interrupted; {} goes on starting", self.id)
+        write!(f, "interrupted; {0} goes on starting, and palatine wait {0} comes back to it", self.id)
     }
 }
 

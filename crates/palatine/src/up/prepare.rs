@@ -27,9 +27,10 @@ const PROBE_MS: i64 = 2000;
 /// How long the gateway lets requests end: less than a part has to end.
 const DRAIN_MS: i64 = 10_000;
 /// How long an agent may take to be ready, and a guest before it is started again: without KVM one with a runtime of its
-/// own takes half a minute, and as much again where something is built beside it.
+/// own takes half a minute, and as much again where something is built beside it. A guest that hangs at boot is started
+/// once more within the first.
 const SPAWN_MS: i64 = 300_000;
-const BOOT_MS: i64 = 240_000;
+const BOOT_MS: i64 = 120_000;
 /// Calls relayed for one client a minute: everybody here is one client.
 const RELAYED_PER_MINUTE: i64 = 600;
 /// Where the reference agent's recipe lies among the assets.

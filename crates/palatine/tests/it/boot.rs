@@ -114,7 +114,11 @@ async fn who_leaves_a_long_boot_has_seen_it_go_on_is_told_its_id_and_comes_back_
     assert_eq!(watched.ended().await.code(), Some(130), "{}", watched.said());
     watched.until_says("its token is kept").await;
     let said = watched.said();
-    assert!(said.contains("slow-one goes on starting") && said.contains("palatine stop slow-one"), "{said}");
+    assert!(
+        said.contains("slow-one goes on starting, and palatine wait slow-one")
+            && said.contains("palatine stop slow-one"),
+        "{said}"
+    );
 
     let run = |words: &[&str]| stack.cli(&holder, words).output().unwrap();
     let shown = stdout_of(&run(&["status", "slow-one"]));

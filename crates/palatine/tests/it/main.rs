@@ -10,7 +10,6 @@ mod ask;
 mod boot;
 mod circles;
 mod clients;
-mod copy;
 mod crash;
 mod deal;
 mod disk;
