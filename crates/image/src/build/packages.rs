@@ -9,9 +9,9 @@ use super::BuildError;
 use super::cache::sum_of;
 use super::confine::Bind;
 use super::pins::{PinnedPackages, Pins, words};
+use super::root::Below;
 use super::work::Work;
 use crate::ImageError;
-use crate::layer::ImageRoot;
 use crate::recipe::{PackagesStep, StepLimits};
 use crate::tool::{HostTool, ToolError};
 
@@ -38,10 +38,6 @@ const DOCS: [&str; 7] = [
 ];
 /// What apt says of a version that its sources have no more.
 const VANISHED: [&str; 2] = ["was not found", "Unable to locate package"];
-/// What the image below has installed, and the program that installs more: bytes of each at most.
-const STATUS: &str = "var/lib/dpkg/status";
-const APT: &str = "usr/bin/apt-get";
-const MAX_STATUS: u64 = 64 << 20;
 /// Adds packages to an image that has some: the words after the first are options of apt's, then packages. The image's
 /// own settings count; where it gets packages from does not. Nothing is started.
 const ADD: &str = r#"
@@ -72,32 +68,6 @@ pub(super) struct PackagePlan {
     /// The lines of apt's sources that the image gets.
     pub(super) sources: String,
     fetched: Option<PathBuf>,
-}
-
-/// What is below a step.
-pub(super) enum Below {
-    /// An empty root.
-    Nothing,
-    /// One of Debian's, with what it has installed, as dpkg writes it down.
-    Debian(String),
-}
-
-impl Below {
-    /// What this root has.
-    pub(super) fn of(root: &ImageRoot) -> Result<Self, ImageError> {
-        let read = |path| root.read(path, MAX_STATUS).map_err(BuildError::io("read what the image has installed"));
-        match (read(STATUS)?, read(APT)?) {
-            (Some(status), Some(_)) => Ok(Self::Debian(String::from_utf8_lossy(&status).into_owned())),
-            _ => Err(BuildError::NoApt.into()),
-        }
-    }
-
-    fn status(&self) -> &str {
-        match self {
-            Self::Nothing => "",
-            Self::Debian(status) => status,
-        }
-    }
 }
 
 /// What the lock says that a step means.

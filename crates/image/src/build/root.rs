@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use super::BuildError;
 use super::documents::BuiltLayer;
-use super::packages::Below;
 use crate::assemble::{budget, one_layer};
 use crate::blobs::BlobStore;
 use crate::contract::Accounts;
@@ -18,6 +17,10 @@ use crate::{Config, ImageError, Progress};
 /// The host's id for the image's root, and for its other users those above: they mean
 /// nobody there. (`systemd` gives containers ids below this, and people none above.)
 pub(super) const SHIFT: u32 = 0x7000_0000;
+/// What says that a root has Debian's packages, and what installs more: bytes of each at most.
+const STATUS: &str = "var/lib/dpkg/status";
+const APT: &str = "usr/bin/apt-get";
+const MAX_STATUS: u64 = 64 << 20;
 /// Directories below each other at most.
 const MAX_DEPTH: usize = 128;
 
@@ -71,6 +74,33 @@ impl BuildRoot {
     /// The next layer was made here.
     pub(super) fn made_one(&mut self) {
         self.applied += 1;
+    }
+}
+
+/// What is below a step that installs packages.
+pub(super) enum Below {
+    /// An empty root.
+    Nothing,
+    /// One of Debian's, with what it has installed, as dpkg writes it down.
+    Debian(String),
+}
+
+impl Below {
+    /// What this root has.
+    fn of(root: &ImageRoot) -> Result<Self, ImageError> {
+        let read = |path| root.read(path, MAX_STATUS).map_err(BuildError::io("read what the image has installed"));
+        match (read(STATUS)?, read(APT)?) {
+            (Some(status), Some(_)) => Ok(Self::Debian(String::from_utf8_lossy(&status).into_owned())),
+            _ => Err(BuildError::NoApt.into()),
+        }
+    }
+
+    /// What it has installed, as dpkg writes it down.
+    pub(super) fn status(&self) -> &str {
+        match self {
+            Self::Nothing => "",
+            Self::Debian(status) => status,
+        }
     }
 }
 
