@@ -47,6 +47,16 @@ fn work(turn: &Turn, nonce: &str) -> Reply {
     Reply::Say(format!("heard {nonce}"))
 }
 
+/// What the model has a browser do: `LOOK <url>` opens a page and reads what is in it.
+fn look(turn: &Turn, nonce: &str) -> Reply {
+    let read = serde_json::json!({"command": format!("cat {WORKSPACE}/browser/*.yml")});
+    match (turn.word_after("LOOK"), turn.results.len()) {
+        (Some(url), 0) => Reply::Call("mcp_browser_browser_navigate", serde_json::json!({"url": url})),
+        (Some(_), 1) => Reply::Call("exec", read),
+        _ => Reply::Say(format!("seen {nonce} {}", turn.results.join(" "))),
+    }
+}
+
 fn backwards(text: &str) -> String {
     text.chars().rev().collect()
 }
@@ -264,5 +274,27 @@ async fn soak_agents_base_is_worked_in_by_its_user_with_sudo_git_python_and_node
         vmm_kib()
     );
     stack.run(&["rm", id]);
+    assert_eq!(stack.errors(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn soak_agents_browser_reads_what_a_pages_script_has_written() {
+    let model = ScriptedModel::start(look);
+    starter_image("agent-nano", "nano");
+    starter_image("agent-browser", "browser");
+    let stack = LocalStack::with_images(&(model.reachable() + "[node]\ntranslation_cache_mib = 256\n"));
+    stack.up(&["--no-agent"]);
+    let began = Instant::now();
+    let spawned = stack.json(&[&["spawn", "--type", "browser"], &BASIC[..], &words(&model.env_with_model())].concat());
+    println!("agent-browser: {} in {:.1} s", spawned["agent"]["state"], began.elapsed().as_secs_f32());
+    let (url, word) = model.page();
+    for _ in 0..2 {
+        let (before, began) = (model.exchanges().len(), Instant::now());
+        let said = stdout_of(&stack.run(&["ask", &format!("LOOK {url}")]));
+        println!("agent-browser: a page in {:.1} s", began.elapsed().as_secs_f32());
+        let [_, _, ended] = nonces(&model.exchanges().split_off(before));
+        assert!(said.contains(&ended) && said.contains(&format!("turned {}", backwards(word))), "{said}");
+    }
+    println!("its VMM on the host: {} KiB", vmm_kib());
     assert_eq!(stack.errors(), Vec::<String>::new());
 }

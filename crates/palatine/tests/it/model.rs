@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -59,6 +59,7 @@ struct Shared {
     script: Script,
     open: AtomicBool,
     exchanges: Mutex<Vec<Exchange>>,
+    page: String,
 }
 
 impl ScriptedModel {
@@ -69,9 +70,10 @@ impl ScriptedModel {
         let port = listener.local_addr().unwrap().port();
         let models = [(); 2].map(|()| format!("scripted-{}", nonce()));
         let (key, open) = (format!("sk-{}", nonce()), AtomicBool::new(true));
-        let shared = Arc::new(Shared { key, models, script, open, exchanges: Mutex::default() });
+        let (exchanges, page) = (Mutex::default(), nonce());
+        let shared = Arc::new(Shared { key, models, script, open, exchanges, page });
         let routes = Router::new().route("/v1/models", get(models_of)).route("/v1/chat/completions", post(chat));
-        let routes = routes.with_state(shared.clone());
+        let routes = routes.route("/page", get(page_of)).with_state(shared.clone());
         // Tests wait for programs, and it must answer meanwhile.
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.spawn(async move {
@@ -97,6 +99,11 @@ impl ScriptedModel {
         let mut env = self.env();
         env.extend(["--env".to_owned(), format!("OPENAI_MODEL={}", self.models()[0])]);
         env
+    }
+
+    /// A page that it serves to whoever asks, and the word that the page's own script turns round in it.
+    pub(crate) fn page(&self) -> (String, &str) {
+        (format!("http://{}:{}/page", self.address.text, self.port), &self.shared.page)
     }
 
     /// The models that it lists, in their order.
@@ -151,6 +158,11 @@ async fn models_of(State(model): State<Arc<Shared>>, headers: HeaderMap) -> Resp
     }
     let listed = model.models.iter().map(|name| json!({"id": name, "object": "model", "created": 0, "owned_by": "us"}));
     Json(json!({"object": "list", "data": listed.collect::<Vec<_>>()})).into_response()
+}
+
+async fn page_of(State(model): State<Arc<Shared>>) -> Html<String> {
+    let script = format!("document.body.textContent = 'turned ' + '{}'.split('').reverse().join('')", model.page);
+    Html(format!("<!doctype html><title>A page</title><body><script>{script}</script></body>"))
 }
 
 async fn chat(State(model): State<Arc<Shared>>, headers: HeaderMap, Json(request): Json<Value>) -> Response {
