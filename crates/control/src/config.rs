@@ -42,6 +42,9 @@ pub struct Config {
     pub below_grace_s: u64,
     /// Seconds between two rounds of forgetting what is old. Default 60.
     pub prune_period_s: u64,
+    /// Seconds that a holder may give an agent to live, at most; one that is given none
+    /// lives until it is stopped. Default 2592000.
+    pub lifetime_max_s: u64,
 }
 
 impl Default for Config {
@@ -60,6 +63,7 @@ impl Default for Config {
             below_readings: 3,
             below_grace_s: 600,
             prune_period_s: 60,
+            lifetime_max_s: 30 * 86_400,
         }
     }
 }
@@ -89,6 +93,7 @@ impl Config {
                 ("below_readings", u64::from(self.below_readings), 1..=1_000),
                 ("below_grace_s", self.below_grace_s, 0..=30 * DAY_S),
                 ("prune_period_s", self.prune_period_s, 1..=DAY_S),
+                ("lifetime_max_s", self.lifetime_max_s, 1..=36_500 * DAY_S),
             ],
         )
     }

@@ -30,6 +30,7 @@ pub use fleet::node::{ByteStream, Node, NodeBody};
 pub use fleet::remote::RemoteNode;
 pub use pods::admit::{AdmitError, Grant, ImageAsk, SpawnAsk};
 pub use pods::error::{SpawnError, StopError};
+pub use pods::lifetime::LifetimeError;
 pub use pods::needs::UnmetNeed;
 pub use pods::spawn::{SpawnHandle, SpawnOrder};
 pub use pods::status::NoNode;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chain::Balances;
 use domain::{Clock, PodId, RunId, StopReason, Tiers, VolumeId, Wallet};
-use store::{Admission, RunRecord, Store, StoreError, VolumeRecord};
+use store::{Admission, RunExpiry, RunRecord, Store, StoreError, VolumeRecord};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -19,6 +19,7 @@ use crate::fleet::node::Node;
 use crate::pods::admit::{AdmitError, Grant, SpawnAsk};
 use crate::pods::error::{SpawnError, StopError};
 use crate::pods::inflight::Inflight;
+use crate::pods::lifetime::LifetimeError;
 use crate::pods::locks::{RunLocks, UnansweredCreations};
 use crate::pods::spawn::{SpawnHandle, SpawnOrder};
 use crate::pods::status::NoNode;
@@ -189,6 +190,24 @@ impl Control {
     /// What a volume takes of its node's disk, where the node answers.
     pub async fn volume_bytes(&self, volume: &VolumeRecord) -> Option<u64> {
         self.context.volume_bytes(volume).await
+    }
+
+    /// When a time to live of so many seconds, from now on, is over.
+    ///
+    /// # Errors
+    /// [`LifetimeError`] for one that is out of bounds, or a fault of the store.
+    pub async fn expiry(&self, seconds: u64) -> Result<RunExpiry, LifetimeError> {
+        self.context.expiry(seconds).await
+    }
+
+    /// Gives a run so many seconds to live from now on, or no end; `None` of one that is ending
+    /// or has ended. When they are over it is stopped as by its holder: its POD's data is kept,
+    /// and an ephemeral one is removed.
+    ///
+    /// # Errors
+    /// As [`Control::expiry`], and for an unknown run.
+    pub async fn set_lifetime(&self, id: RunId, seconds: Option<u64>) -> Result<Option<RunRecord>, LifetimeError> {
+        self.context.set_lifetime(id, seconds).await
     }
 
     /// The last run of a POD, if it is this holder's.

@@ -35,6 +35,8 @@ pub enum StopReason {
     Balance,
     /// The operator asked.
     Operator,
+    /// The time that its holder gave it to live was over; its data is kept.
+    Expired,
 }
 
 /// Why an agent could not go on.
@@ -118,9 +120,8 @@ impl EndReason {
     pub const fn erases_data(self) -> bool {
         match self {
             Self::Stopped(StopReason::Removed) => true,
-            Self::Stopped(StopReason::Requested | StopReason::Balance | StopReason::Operator) | Self::Failed(_) => {
-                false
-            }
+            Self::Stopped(StopReason::Requested | StopReason::Balance | StopReason::Operator | StopReason::Expired)
+            | Self::Failed(_) => false,
         }
     }
 }
@@ -293,7 +294,8 @@ pub fn step(state: State, event: Event) -> Result<(State, &'static [StepEffect])
         (Stopping(_), Event::Stop(StopReason::Removed)) => to(Stopping(EndReason::Stopped(StopReason::Removed)), &[]),
         (
             Stopping(_),
-            Event::Stop(StopReason::Requested | StopReason::Balance | StopReason::Operator) | Event::Fail(_),
+            Event::Stop(StopReason::Requested | StopReason::Balance | StopReason::Operator | StopReason::Expired)
+            | Event::Fail(_),
         ) => to(state, &[]),
         (Stopping(EndReason::Stopped(reason)), Event::Gone) => to(Stopped(reason), &[StepEffect::FreeWallet]),
         (Stopping(EndReason::Failed(reason)), Event::Gone) => to(Failed(reason), &[StepEffect::FreeWallet]),
@@ -330,6 +332,7 @@ mod tests {
             Just(Event::Stop(StopReason::Requested)),
             Just(Event::Stop(StopReason::Balance)),
             Just(Event::Stop(StopReason::Operator)),
+            Just(Event::Stop(StopReason::Expired)),
             Just(Event::Fail(FailReason::CrashLoop)),
         ]
     }

@@ -39,7 +39,7 @@ pub use placement::{NodeView, PlacementError, ResourceRequest, place};
 pub use pod::{PodId, PodIdError};
 pub use slot::{AllowanceExceeded, HolderAllowance, TakenSlot, free_slot};
 pub use tier::{Tier, TierError, TierName, Tiers, TokenAmount};
-pub use time::{Clock, SystemClock, UnixMillis};
+pub use time::{Clock, SteadyInstant, SystemClock, UnixMillis};
 pub use volume::{
     DEFAULT_VOLUME_MIB, MAX_MOUNTS, MAX_VOLUME_MIB, MAX_VOLUMES, MIN_VOLUME_MIB, MountPath, MountPathError,
     MountsError, VolumeId, VolumeIdError, VolumeMount, VolumeName, VolumeNameError, VolumeState, check_mounts,

@@ -193,6 +193,7 @@ impl Gateway {
             tier: record.tier.clone(),
             created_at: record.created_at,
             spawned_at: record.spawned_at,
+            expires_at: record.expiry.filter(|_| record.state.is_live()).map(|expiry| expiry.at),
             state: record.state.name(),
             reason: Reason::of(record.state),
             data_kept_until: kept.and_then(|data| data.until),

@@ -7,7 +7,7 @@ use domain::{
 
 use crate::pod::KeptPod;
 use crate::port::port;
-use crate::record::{BelowTier, GatewayEpoch, PodRowId, RunChange, RunRecord};
+use crate::record::{BelowTier, GatewayEpoch, PodRowId, RunChange, RunExpiry, RunRecord};
 use crate::volumes::VolumeRefusal;
 
 /// How long an idempotency key stands for its first answer.
@@ -72,6 +72,8 @@ pub struct RunReservation {
     pub public: bool,
     /// The volumes that a new POD's runs have; of one that is there they are settled.
     pub volumes: Vec<VolumeMount>,
+    /// When it is stopped, if its holder has said so.
+    pub expiry: Option<RunExpiry>,
     /// The caller's key, if it sent one.
     pub idempotency: Option<IdempotencyKey>,
     /// Whether a new run may be started now. If not, only what was asked for before is
@@ -198,6 +200,7 @@ impl RunReservation {
             public: self.public,
             spawned_at: self.now,
             ended_at: None,
+            expiry: self.expiry,
             node: None,
             runtime: None,
             restarts: 0,

@@ -32,6 +32,7 @@ const fn stop_text(reason: StopReason) -> &'static str {
         StopReason::Removed => "removed",
         StopReason::Balance => "balance",
         StopReason::Operator => "operator",
+        StopReason::Expired => "expired",
     }
 }
 
@@ -64,6 +65,7 @@ fn end_of(reason: Option<&str>) -> Result<EndReason, StoreError> {
         Some("removed") => EndReason::Stopped(StopReason::Removed),
         Some("balance") => EndReason::Stopped(StopReason::Balance),
         Some("operator") => EndReason::Stopped(StopReason::Operator),
+        Some("expired") => EndReason::Stopped(StopReason::Expired),
         Some("boot_timeout") => EndReason::Failed(FailReason::BootTimeout),
         Some("crash_loop") => EndReason::Failed(FailReason::CrashLoop),
         Some("no_capacity") => EndReason::Failed(FailReason::NoCapacity),
@@ -115,7 +117,13 @@ mod tests {
 
     #[test]
     fn every_state_survives_its_columns() {
-        let stops = [StopReason::Requested, StopReason::Removed, StopReason::Balance, StopReason::Operator];
+        let stops = [
+            StopReason::Requested,
+            StopReason::Removed,
+            StopReason::Balance,
+            StopReason::Operator,
+            StopReason::Expired,
+        ];
         let fails = [
             FailReason::BootTimeout,
             FailReason::CrashLoop,

@@ -5,7 +5,7 @@ use domain::{Generation, ImageDigest, Tier, TierName, Wallet};
 use crate::codec::{ended, id_of, meter, millis, natural, state_of};
 use crate::error::StoreError;
 use crate::pod::id_from;
-use crate::record::{BelowTier, GatewayEpoch, KeptData, PodRowId, RunRecord};
+use crate::record::{BelowTier, GatewayEpoch, KeptData, PodRowId, RunExpiry, RunRecord};
 
 /// A row of `runs` with its POD's, as it lies in the columns.
 pub(crate) struct RunRow {
@@ -29,6 +29,7 @@ pub(crate) struct RunRow {
     pub(crate) slot: (u32, u32),
     pub(crate) pod: (i64, Option<String>, i64, bool, bool),
     pub(crate) data: (Option<String>, Option<i64>, Option<i64>),
+    pub(crate) expiry: (Option<i64>, Option<i64>),
 }
 
 impl RunRow {
@@ -58,6 +59,7 @@ impl RunRow {
             public: self.public,
             spawned_at: millis(self.spawned_at),
             ended_at,
+            expiry: expiry(self.expiry),
             node,
             runtime,
             restarts,
@@ -70,4 +72,8 @@ impl RunRow {
             data_node,
         })
     }
+}
+
+fn expiry((at, counted_ms): (Option<i64>, Option<i64>)) -> Option<RunExpiry> {
+    Some(RunExpiry { at: millis(at?), counted_ms: natural(counted_ms?) })
 }

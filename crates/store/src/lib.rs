@@ -11,6 +11,7 @@
 //! | `port` | how a port is written |
 //! | `admission`, `life`, `pod`, `record` | reservations; runs, their steps and history; what lasts of a POD |
 //! | `billing` | marks, usage |
+//! | `counted` | time that no step of a clock shortens or stretches |
 //! | `apikeys` | what wallets let programs do in their names |
 //! | `keys`, `sealed` | the keys that gateways share, sealed; [`SealedKeys`]: in the clear for who has the sealing key |
 //! | `sealing`, `reseal`, `aside` | where that key lies; all keys under another one, or set aside as that is lost |
@@ -31,6 +32,7 @@ mod codec;
 mod columns;
 mod config;
 mod copy;
+mod counted;
 mod deploys;
 mod error;
 mod found;
@@ -62,6 +64,7 @@ pub use apikeys::{ApiKeyOutcome, ApiKeyRecord, ApiKeyStore, NewApiKey};
 pub use billing::{MarkCursor, MarksOutcome, RunMark, UsageStore};
 pub use config::Config;
 pub use copy::copy;
+pub use counted::TimeStore;
 pub use deploys::{DeployState, DeployStore, VaultConsent, VaultDeploy};
 pub use error::{Cause, StoreError};
 pub use index::{IndexId, IndexStore, IndexedVault, StoreLedger};
@@ -74,7 +77,7 @@ pub use pod::{KeptPod, MAX_STOPPED_PODS};
 pub use postgres::Postgres;
 pub use prices::{PriceStore, Prices};
 pub use prune::{MaintenanceStore, PruneReport};
-pub use record::{BelowTier, GatewayEpoch, KeptData, PodRowId, RunChange, RunRecord};
+pub use record::{BelowTier, GatewayEpoch, KeptData, PodRowId, RunChange, RunExpiry, RunRecord};
 pub use relays::{RelayStore, StoreRelayJournal};
 pub use reseal::{
     LostKeys, ResealError, Resealed, RestoredKeys, RestoredTokens, find_lost_keys, forget_lost_keys, reseal,

@@ -1,11 +1,11 @@
 //! Steps of a run's life, and their history.
 
-use domain::{Event, FailReason, PodId, RunId, State, StepEffect, UnixMillis, Wallet, step};
+use domain::{Event, FailReason, PodId, RunId, State, StepEffect, StopReason, UnixMillis, Wallet, step};
 
 use crate::codec::ended;
 use crate::error::StoreError;
 use crate::port::port;
-use crate::record::{BelowTier, KeptData, RunChange, RunRecord};
+use crate::record::{BelowTier, KeptData, RunChange, RunExpiry, RunRecord};
 
 /// Changes of state kept of one POD: a flapping one forgets its oldest.
 pub(crate) const MAX_CHANGES: u64 = 1000;
@@ -36,6 +36,14 @@ port! {
         /// Takes one step of a run's life; tells subscribers when it is durable.
         /// [`StoreError::Unknown`], [`StoreError::Refused`].
         fn advance(&self, id: RunId, event: Event, now: UnixMillis) -> StepOutcome;
+
+        /// Stops a run whose time to live is over, once so much time was counted; any other one
+        /// stays as it is. [`StoreError::Unknown`].
+        fn expire(&self, id: RunId, counted_ms: u64, now: UnixMillis) -> StepOutcome;
+
+        /// Sets anew when a run is stopped, or that it is not; `None` of one that is ending or
+        /// has ended. [`StoreError::Unknown`].
+        fn set_expiry(&self, id: RunId, expiry: Option<RunExpiry>) -> Option<RunRecord>;
 
         /// Ends a run of which its node holds nothing any more but what it keeps of the
         /// POD's data. A run that ends with its data removed takes its POD with it.
@@ -181,6 +189,39 @@ impl RunStep {
             note(&mut record, seen);
         }
         record
+    }
+}
+
+/// Stops a run if its time to live is over.
+pub(crate) struct Expire {
+    pub(crate) id: RunId,
+    pub(crate) counted_ms: u64,
+    pub(crate) now: UnixMillis,
+}
+
+impl Expire {
+    /// What is due of the run as it is: what its holder's own stop would do.
+    pub(crate) fn take(&self, before: RunRecord) -> Result<RunAfterStep, StoreError> {
+        let ends = matches!(before.state, State::Stopping(_)) || !before.state.is_live();
+        if ends || !before.is_expired(self.counted_ms) {
+            return Ok(RunAfterStep::Same(StepOutcome { record: before, actions: &[], change: None }));
+        }
+        let reason = if before.ephemeral { StopReason::Removed } else { StopReason::Expired };
+        RunStep::step(self.id, Event::Stop(reason), self.now).take(before)
+    }
+}
+
+/// Sets when a run is stopped.
+pub(crate) struct SetExpiry {
+    pub(crate) id: RunId,
+    pub(crate) expiry: Option<RunExpiry>,
+}
+
+impl SetExpiry {
+    /// The run with it; `None` of one that is ending or has ended.
+    pub(crate) fn take(&self, before: RunRecord) -> Option<RunRecord> {
+        let runs = before.state.is_live() && !matches!(before.state, State::Stopping(_));
+        runs.then_some(RunRecord { expiry: self.expiry, ..before })
     }
 }
 

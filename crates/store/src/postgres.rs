@@ -16,6 +16,7 @@ mod admission;
 mod apikeys;
 mod billing;
 mod copy;
+mod counted;
 mod database;
 mod deploys;
 mod error;

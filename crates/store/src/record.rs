@@ -66,6 +66,16 @@ impl KeptData {
     }
 }
 
+/// When a run's time to live is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunExpiry {
+    /// By the clock as it was when this was set: what is shown.
+    pub at: UnixMillis,
+    /// By the time that is counted ([`TimeStore::count_time`](crate::TimeStore::count_time)):
+    /// what decides.
+    pub counted_ms: u64,
+}
+
 /// One change of a POD's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunChange {
@@ -121,6 +131,8 @@ pub struct RunRecord {
     pub spawned_at: UnixMillis,
     /// When its wallet was free again.
     pub ended_at: Option<UnixMillis>,
+    /// When it is stopped, if its holder has said so.
+    pub expiry: Option<RunExpiry>,
     /// The node that was told, from the moment before it is told.
     pub node: Option<String>,
     /// What isolates it, as the node said.
@@ -154,6 +166,12 @@ impl RunRecord {
     /// The slot that it has, and what it takes.
     pub(crate) fn taken(&self) -> TakenSlot {
         TakenSlot { slot: self.slot, pod: self.pod, takes: self.ask() }
+    }
+
+    /// Whether its time to live is over, once so much time was counted.
+    #[must_use]
+    pub fn is_expired(&self, counted_ms: u64) -> bool {
+        self.expiry.is_some_and(|expiry| expiry.counted_ms <= counted_ms)
     }
 
     /// What it used up to `now`.

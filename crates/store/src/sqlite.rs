@@ -24,6 +24,7 @@ mod cache;
 mod checkpoint;
 mod connection;
 mod copy;
+mod counted;
 mod deploys;
 mod error;
 mod files;

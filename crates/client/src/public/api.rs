@@ -3,7 +3,7 @@
 use domain::PodId;
 use wire::v1::public::{
     Agent, AgentsResponse, HealthResponse, IDEMPOTENCY_KEY, SpawnRequest, SpawnResponse, StatusResponse, StopResponse,
-    TiersResponse, UsageResponse,
+    TiersResponse, TimeoutRequest, TimeoutResponse, UsageResponse,
 };
 
 use super::http::Call;
@@ -68,6 +68,18 @@ impl GatewayClient {
     /// See [`ClientError`].
     pub async fn stop(&self, id: PodId) -> Result<StopResponse, ClientError> {
         self.signed(Call::post("stop the agent", format!("/stop/{id}"), self.limits.stop)).await
+    }
+
+    /// Gives one's own agent, which runs, so many seconds to live from now on, or no end.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; one that does not run is refused with `wrong_state`.
+    pub async fn set_timeout(&self, id: PodId, seconds: Option<u64>) -> Result<TimeoutResponse, ClientError> {
+        let operation = "set how long the agent has to live";
+        let body = serde_json::to_vec(&TimeoutRequest { timeout_seconds: seconds })
+            .map_err(|error| ClientError::protocol(operation, error))?;
+        let path = format!("/agents/{id}/timeout");
+        self.signed(Call::post(operation, path, self.limits.read).body(JSON, body)).await
     }
 
     /// One's own agent, as it is.

@@ -1,6 +1,6 @@
 //! A clock for tests on paused time.
 
-use domain::{Clock, UnixMillis};
+use domain::{Clock, SteadyInstant, UnixMillis};
 use tokio::time::Instant;
 
 /// A clock that follows tokio's, so that paused tests command it.
@@ -22,6 +22,11 @@ impl Default for TokioClock {
 
 impl Clock for TokioClock {
     fn now(&self) -> UnixMillis {
-        Self::START.plus(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
+        Self::START.plus(self.steady().millis)
+    }
+
+    fn steady(&self) -> SteadyInstant {
+        let millis = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        SteadyInstant { boot: [0; 16], millis }
     }
 }

@@ -4,6 +4,7 @@ pub(crate) mod admit;
 mod boot;
 pub(crate) mod error;
 pub(crate) mod inflight;
+pub(crate) mod lifetime;
 pub(crate) mod locks;
 pub(crate) mod needs;
 mod place;

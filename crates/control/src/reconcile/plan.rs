@@ -40,6 +40,8 @@ pub(crate) struct Snapshot<'a> {
     /// Other runs of the gateway that are there: what they reserved they see to.
     pub(crate) others: &'a BTreeSet<GatewayEpoch>,
     pub(crate) started_at: UnixMillis,
+    /// The time that was counted; `None` where no agent has a time to live, or it is not known.
+    pub(crate) counted_ms: Option<u64>,
     pub(crate) now: UnixMillis,
 }
 
@@ -65,6 +67,8 @@ pub(crate) enum Step {
     TearDown { id: RunId },
     /// An agent that cannot go on.
     Fail { id: RunId, reason: FailReason },
+    /// An agent whose time to live was over when so much time was counted.
+    Expire { id: RunId, counted_ms: u64 },
     /// An agent that is not as it was written down.
     Observe { id: RunId, event: Option<Event>, seen: AgentObservation },
 }
@@ -133,6 +137,10 @@ fn plan_one(snapshot: &Snapshot<'_>, grace: GracePeriods, record: &RunRecord, ob
     let id = record.id;
     if matches!(record.state, State::Stopping(_)) {
         plan.steps.push(Step::TearDown { id });
+        return;
+    }
+    if let Some(counted_ms) = snapshot.counted_ms.filter(|counted_ms| record.is_expired(*counted_ms)) {
+        plan.steps.push(Step::Expire { id, counted_ms });
         return;
     }
     if snapshot.inflight.contains(&id) {

@@ -52,7 +52,8 @@ impl Context {
                 return began.elapsed();
             }
         };
-        let steps = self.plan(&nodes, &live, &others);
+        let counted_ms = self.counted(&live).await;
+        let steps = self.plan(&nodes, &live, &others, counted_ms);
         stream::iter(steps).for_each_concurrent(AT_ONCE, |step| self.take(step)).await;
         began.elapsed()
     }
@@ -76,7 +77,13 @@ impl Context {
         Ok((self.store.live().await?, epochs))
     }
 
-    fn plan(&self, nodes: &[NodeReport], live: &[RunRecord], others: &BTreeSet<GatewayEpoch>) -> Vec<Step> {
+    fn plan(
+        &self,
+        nodes: &[NodeReport],
+        live: &[RunRecord],
+        others: &BTreeSet<GatewayEpoch>,
+        counted_ms: Option<u64>,
+    ) -> Vec<Step> {
         let grace = GracePeriods {
             reserve_ms: RESERVE_MS,
             settle_ms: self.config.settle_ms,
@@ -94,6 +101,7 @@ impl Context {
             epoch: self.store.epoch(),
             others,
             started_at: self.started_at,
+            counted_ms,
             now: self.clock.now(),
         };
         let plan = plan(&snapshot, grace);
@@ -109,6 +117,7 @@ impl Context {
             Step::Remove { id, .. } => ("remove", *id),
             Step::TearDown { id } => ("tear_down", *id),
             Step::Fail { id, .. } => ("fail", *id),
+            Step::Expire { id, .. } => ("expire", *id),
             Step::Observe { id, .. } => ("see", *id),
         };
         metrics::counter!("palatine_reconcile_steps_total", "step" => name).increment(1);
@@ -122,6 +131,7 @@ impl Context {
                 Ok(())
             }
             Step::Fail { id, reason } => self.fail(id, reason).await,
+            Step::Expire { id, counted_ms } => self.expire(id, counted_ms).await,
             Step::Observe { id, event, seen } => self.observed(id, event, seen).await,
         };
         match done {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use domain::{Clock, FailReason, State};
+use domain::{Clock, FailReason, State, SteadyInstant};
 use palatine_control::Config;
 use palatine_control::fake::{FakeNode, FakeNodeSpec};
 
@@ -14,8 +14,11 @@ struct WallClock(std::time::Instant);
 
 impl Clock for WallClock {
     fn now(&self) -> domain::UnixMillis {
-        let past = u64::try_from(self.0.elapsed().as_millis()).unwrap();
-        palatine_control::fake::TokioClock::START.plus(past)
+        palatine_control::fake::TokioClock::START.plus(self.steady().millis)
+    }
+
+    fn steady(&self) -> SteadyInstant {
+        SteadyInstant { boot: [1; 16], millis: u64::try_from(self.0.elapsed().as_millis()).unwrap() }
     }
 }
 

@@ -10,6 +10,7 @@ mod crash;
 mod data;
 mod guests;
 mod inventory;
+mod lifetime;
 mod spawn;
 mod stop;
 mod volumes;

@@ -11,7 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use wire::fault::Code;
 
-use crate::api::agents::{events, logs, spawn, status, stop, token, usage};
+use crate::api::agents::{events, logs, spawn, status, stop, timeout, token, usage};
 use crate::api::keys;
 use crate::api::meta::{document, health, metrics, tiers};
 use crate::api::money::{facilitator, links, prices, relay, vaults};
@@ -47,6 +47,7 @@ fn agents() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(spawn::spawn))
         .routes(routes!(stop::stop))
         .routes(routes!(stop::remove))
+        .routes(routes!(timeout::set))
         .routes(routes!(status::status))
         .routes(routes!(status::list))
         .routes(routes!(token::token))

@@ -152,6 +152,7 @@ async fn reserved(edge: &Edge) -> (domain::RunId, String) {
         tier_config: *tier_config,
         allowance: tier_config.into(),
         public: false,
+        expiry: None,
         idempotency: None,
         may_start: true,
         now: crate::edge::instant(),

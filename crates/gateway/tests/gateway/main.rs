@@ -21,5 +21,6 @@ mod raw;
 mod several;
 mod smuggling;
 mod streams;
+mod timeout;
 mod tls;
 mod volumes;

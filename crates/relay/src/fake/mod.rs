@@ -14,7 +14,7 @@ mod wallet;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use alloy_primitives::{Bytes, keccak256};
-use domain::{Clock, UnixMillis};
+use domain::{Clock, SteadyInstant, UnixMillis};
 
 pub use chain::{ExecutedCall, FakeChain, TargetBehavior};
 pub use journal::{JournalState, MemoryJournal};
@@ -49,5 +49,9 @@ impl FakeClock {
 impl Clock for FakeClock {
     fn now(&self) -> UnixMillis {
         UnixMillis(self.0.load(Ordering::SeqCst))
+    }
+
+    fn steady(&self) -> SteadyInstant {
+        SteadyInstant { boot: [0; 16], millis: self.0.load(Ordering::SeqCst) - EPOCH_S * 1000 }
     }
 }

@@ -203,8 +203,9 @@ impl Reserve {
     async fn insert(&self, conn: &mut PgConnection, record: &RunRecord) -> sqlx::Result<bool> {
         let insert = query(
             "INSERT INTO runs (id, wallet, generation, state, agent_type, image, tier, tier_min, cores, memory_mib, \
-             public, spawned_at, epoch, pod, disk_mib, changes, slot, tier_agents) VALUES \
-             ($1, $2, $3, 'reserved', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) \
+             public, spawned_at, epoch, pod, disk_mib, changes, slot, tier_agents, expires_at, expires_counted_ms) \
+             VALUES \
+             ($1, $2, $3, 'reserved', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19) \
              ON CONFLICT DO NOTHING",
         )
         .bind(id_column(self.0.id))
@@ -223,7 +224,9 @@ impl Reserve {
         .bind(i64::from(self.0.tier_config.disk))
         .bind(integer(record.changes))
         .bind(i64::from(record.slot))
-        .bind(i64::from(self.0.tier_config.agents));
+        .bind(i64::from(self.0.tier_config.agents))
+        .bind(record.expiry.map(|expiry| integer(expiry.at.0)))
+        .bind(record.expiry.map(|expiry| integer(expiry.counted_ms)));
         Ok(insert.execute(conn).await?.rows_affected() == 1)
     }
 

@@ -10,13 +10,22 @@ use super::row::{LIVE_OF, OF_ID, decode, live_of, lock, select_runs};
 use crate::codec::{id_column, integer, millis, natural, state_columns, state_of};
 use crate::error::StoreError;
 use crate::life::{
-    AgentObservation, AgentStore, MAX_CHANGES, MAX_LISTED, NodeChange, RunAfterStep, RunStep, StepOutcome, note,
+    AgentObservation, AgentStore, Expire, MAX_CHANGES, MAX_LISTED, NodeChange, RunAfterStep, RunStep, SetExpiry,
+    StepOutcome, note,
 };
-use crate::record::{BelowTier, KeptData, PodRowId, RunChange, RunRecord};
+use crate::record::{BelowTier, KeptData, PodRowId, RunChange, RunExpiry, RunRecord};
 
 impl AgentStore for Postgres {
     async fn advance(&self, id: RunId, event: Event, now: UnixMillis) -> Result<StepOutcome, StoreError> {
         self.write(RunStep::step(id, event, now)).await
+    }
+
+    async fn expire(&self, id: RunId, counted_ms: u64, now: UnixMillis) -> Result<StepOutcome, StoreError> {
+        self.write(Expire { id, counted_ms, now }).await
+    }
+
+    async fn set_expiry(&self, id: RunId, expiry: Option<RunExpiry>) -> Result<Option<RunRecord>, StoreError> {
+        self.write(SetExpiry { id, expiry }).await
     }
 
     async fn end(&self, id: RunId, kept: Option<KeptData>, now: UnixMillis) -> Result<StepOutcome, StoreError> {
@@ -91,19 +100,55 @@ impl Command for RunStep {
     async fn apply(&self, tx: &mut Tx) -> Result<StepOutcome, StoreError> {
         let fail = |error| StoreError::postgres(Self::NAME, error);
         let before = lock(tx.conn(), self.id).await.map_err(fail)?.ok_or(StoreError::Unknown(self.id))?;
-        let (record, actions, change, removes) = match self.take(before)? {
-            RunAfterStep::Same(advanced) => return Ok(advanced),
-            RunAfterStep::New { record, actions, change, removes } => (record, actions, change, removes),
-        };
-        write(tx.conn(), &record).await.map_err(fail)?;
-        if let Some(change) = &change {
-            keep_change(tx.conn(), record.pod_key, change).await.map_err(fail)?;
-            tx.announce(record.pod, change).await.map_err(fail)?;
-        }
-        if removes && !pod::remove(tx.conn(), &record, self.now).await.map_err(fail)? {
-            return Err(StoreError::tie(Self::NAME));
-        }
-        Ok(StepOutcome { record, actions, change })
+        taken(tx, self.take(before)?, self.now).await
+    }
+}
+
+impl Command for Expire {
+    type Answer = StepOutcome;
+    const NAME: &'static str = "stop a run whose time is over";
+
+    async fn apply(&self, tx: &mut Tx) -> Result<StepOutcome, StoreError> {
+        let fail = |error| StoreError::postgres(Self::NAME, error);
+        let before = lock(tx.conn(), self.id).await.map_err(fail)?.ok_or(StoreError::Unknown(self.id))?;
+        taken(tx, self.take(before)?, self.now).await
+    }
+}
+
+/// Writes what a step has made of a run, and tells it.
+async fn taken(tx: &mut Tx, after: RunAfterStep, now: UnixMillis) -> Result<StepOutcome, StoreError> {
+    let fail = |error| StoreError::postgres(RunStep::NAME, error);
+    let (record, actions, change, removes) = match after {
+        RunAfterStep::Same(advanced) => return Ok(advanced),
+        RunAfterStep::New { record, actions, change, removes } => (record, actions, change, removes),
+    };
+    write(tx.conn(), &record).await.map_err(fail)?;
+    if let Some(change) = &change {
+        keep_change(tx.conn(), record.pod_key, change).await.map_err(fail)?;
+        tx.announce(record.pod, change).await.map_err(fail)?;
+    }
+    if removes && !pod::remove(tx.conn(), &record, now).await.map_err(fail)? {
+        return Err(StoreError::tie(RunStep::NAME));
+    }
+    Ok(StepOutcome { record, actions, change })
+}
+
+impl Command for SetExpiry {
+    type Answer = Option<RunRecord>;
+    const NAME: &'static str = "set when a run is stopped";
+
+    async fn apply(&self, tx: &mut Tx) -> Result<Option<RunRecord>, StoreError> {
+        let fail = |error| StoreError::postgres(Self::NAME, error);
+        let before = lock(tx.conn(), self.id).await.map_err(fail)?.ok_or(StoreError::Unknown(self.id))?;
+        let Some(record) = self.take(before) else { return Ok(None) };
+        query("UPDATE runs SET expires_at = $2, expires_counted_ms = $3 WHERE id = $1")
+            .bind(id_column(self.id))
+            .bind(record.expiry.map(|expiry| integer(expiry.at.0)))
+            .bind(record.expiry.map(|expiry| integer(expiry.counted_ms)))
+            .execute(tx.conn())
+            .await
+            .map_err(fail)?;
+        Ok(Some(record))
     }
 }
 

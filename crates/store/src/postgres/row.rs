@@ -16,7 +16,7 @@ macro_rules! select_runs {
             "memory_mib, public, spawned_at, ended_at, epoch, changes, node, runtime, restarts, was_ready, ",
             "closed_ms, ready_since, mark_seq, below_readings, below_since, disk_mib, pods.key, pods.name, ",
             "pods.created_at, pods.ephemeral, pods.brought, pods.data_node, pods.data_until, pods.data_bytes, ",
-            "slot, tier_agents ",
+            "slot, tier_agents, expires_at, expires_counted_ms ",
             "FROM runs JOIN pods ON pods.key = runs.pod ",
             $tail
         )
@@ -72,6 +72,7 @@ fn read(row: &PgRow) -> sqlx::Result<RunRow> {
         pod: (row.try_get(26)?, row.try_get(27)?, row.try_get(28)?, row.try_get(29)?, row.try_get(30)?),
         data: (row.try_get(31)?, row.try_get(32)?, row.try_get(33)?),
         slot: (small(row, 34)?, small(row, 35)?),
+        expiry: (row.try_get(36)?, row.try_get(37)?),
     })
 }
 

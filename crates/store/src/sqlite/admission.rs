@@ -191,8 +191,9 @@ impl RunReservation {
             .conn
             .prepare_cached(
                 "INSERT INTO runs (id, wallet, generation, state, agent_type, image, tier, tier_min, cores, \
-                 memory_mib, public, spawned_at, epoch, pod, disk_mib, changes, slot, tier_agents) VALUES \
-                 (?1, ?2, ?3, 'reserved', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17) \
+                 memory_mib, public, spawned_at, epoch, pod, disk_mib, changes, slot, tier_agents, expires_at, \
+                 expires_counted_ms) VALUES \
+                 (?1, ?2, ?3, 'reserved', ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19) \
                  ON CONFLICT DO NOTHING",
             )
             .map_err(sql)?;
@@ -214,6 +215,8 @@ impl RunReservation {
             integer(record.changes),
             record.slot,
             self.tier_config.agents,
+            record.expiry.map(|expiry| integer(expiry.at.0)),
+            record.expiry.map(|expiry| integer(expiry.counted_ms)),
         ];
         Ok(insert.execute(row).map_err(sql)? == 1)
     }

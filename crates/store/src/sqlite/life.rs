@@ -10,13 +10,22 @@ use super::writer::{Command, Tx};
 use crate::codec::{id_column, integer, millis, natural, state_columns, state_of};
 use crate::error::StoreError;
 use crate::life::{
-    AgentObservation, AgentStore, MAX_CHANGES, MAX_LISTED, NodeChange, RunAfterStep, RunStep, StepOutcome, note,
+    AgentObservation, AgentStore, Expire, MAX_CHANGES, MAX_LISTED, NodeChange, RunAfterStep, RunStep, SetExpiry,
+    StepOutcome, note,
 };
-use crate::record::{BelowTier, KeptData, PodRowId, RunChange, RunRecord};
+use crate::record::{BelowTier, KeptData, PodRowId, RunChange, RunExpiry, RunRecord};
 
 impl AgentStore for Sqlite {
     async fn advance(&self, id: RunId, event: Event, now: UnixMillis) -> Result<StepOutcome, StoreError> {
         self.write(RunStep::step(id, event, now)).await
+    }
+
+    async fn expire(&self, id: RunId, counted_ms: u64, now: UnixMillis) -> Result<StepOutcome, StoreError> {
+        self.write(Expire { id, counted_ms, now }).await
+    }
+
+    async fn set_expiry(&self, id: RunId, expiry: Option<RunExpiry>) -> Result<Option<RunRecord>, StoreError> {
+        self.write(SetExpiry { id, expiry }).await
     }
 
     async fn end(&self, id: RunId, kept: Option<KeptData>, now: UnixMillis) -> Result<StepOutcome, StoreError> {
@@ -92,19 +101,58 @@ impl Command for RunStep {
 
     fn apply(&self, tx: &Tx<'_>) -> Result<StepOutcome, StoreError> {
         let before = tx.cache.find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
-        let (record, actions, change, removes) = match self.take(before)? {
-            RunAfterStep::Same(advanced) => return Ok(advanced),
-            RunAfterStep::New { record, actions, change, removes } => (record, actions, change, removes),
-        };
-        write(tx, &record).map_err(|error| StoreError::sql(Self::NAME, error))?;
-        if let Some(change) = change {
-            keep_change(tx.conn, record.pod_key, &change).map_err(|error| StoreError::sql(Self::NAME, error))?;
-            tx.announce(record.pod, change);
-        }
-        if removes {
-            pod::remove(tx, &record, self.now)?;
-        }
-        Ok(StepOutcome { record, actions, change })
+        taken(tx, self.take(before)?, self.now)
+    }
+}
+
+impl Command for Expire {
+    type Answer = StepOutcome;
+    const NAME: &'static str = "stop a run whose time is over";
+
+    fn is_essential(&self) -> bool {
+        true
+    }
+
+    fn apply(&self, tx: &Tx<'_>) -> Result<StepOutcome, StoreError> {
+        let before = tx.cache.find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
+        taken(tx, self.take(before)?, self.now)
+    }
+}
+
+/// Writes what a step has made of a run, and tells it.
+fn taken(tx: &Tx<'_>, after: RunAfterStep, now: UnixMillis) -> Result<StepOutcome, StoreError> {
+    let (record, actions, change, removes) = match after {
+        RunAfterStep::Same(advanced) => return Ok(advanced),
+        RunAfterStep::New { record, actions, change, removes } => (record, actions, change, removes),
+    };
+    write(tx, &record).map_err(|error| StoreError::sql(RunStep::NAME, error))?;
+    if let Some(change) = change {
+        keep_change(tx.conn, record.pod_key, &change).map_err(|error| StoreError::sql(RunStep::NAME, error))?;
+        tx.announce(record.pod, change);
+    }
+    if removes {
+        pod::remove(tx, &record, now)?;
+    }
+    Ok(StepOutcome { record, actions, change })
+}
+
+impl Command for SetExpiry {
+    type Answer = Option<RunRecord>;
+    const NAME: &'static str = "set when a run is stopped";
+
+    fn apply(&self, tx: &Tx<'_>) -> Result<Option<RunRecord>, StoreError> {
+        let before = tx.cache.find(tx.conn, Self::NAME, self.id)?.ok_or(StoreError::Unknown(self.id))?;
+        let Some(record) = self.take(before) else { return Ok(None) };
+        tx.cache.forget(self.id);
+        tx.conn
+            .prepare_cached("UPDATE runs SET expires_at = ?2, expires_counted_ms = ?3 WHERE id = ?1")
+            .and_then(|mut update| {
+                let (at, counted) = (record.expiry.map(|set| set.at.0), record.expiry.map(|set| set.counted_ms));
+                update.execute((id_column(self.id), at.map(integer), counted.map(integer)))
+            })
+            .map_err(|error| StoreError::sql(Self::NAME, error))?;
+        tx.cache.keep(&record);
+        Ok(Some(record))
     }
 }
 

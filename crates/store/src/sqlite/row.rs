@@ -16,7 +16,7 @@ macro_rules! select_runs {
             "memory_mib, public, spawned_at, ended_at, epoch, changes, node, runtime, restarts, was_ready, ",
             "closed_ms, ready_since, mark_seq, below_readings, below_since, disk_mib, pods.key, pods.name, ",
             "pods.created_at, pods.ephemeral, pods.brought, pods.data_node, pods.data_until, pods.data_bytes, ",
-            "slot, tier_agents ",
+            "slot, tier_agents, expires_at, expires_counted_ms ",
             "FROM runs JOIN pods ON pods.key = runs.pod ",
             $tail
         )
@@ -91,5 +91,6 @@ fn read(row: &Row<'_>) -> rusqlite::Result<RunRow> {
         pod: (row.get(26)?, row.get(27)?, row.get(28)?, row.get(29)?, row.get(30)?),
         data: (row.get(31)?, row.get(32)?, row.get(33)?),
         slot: (row.get(34)?, row.get(35)?),
+        expiry: (row.get(36)?, row.get(37)?),
     })
 }

@@ -11,6 +11,7 @@
 //! | `spent` | expiry, key | messages that were used, until nobody could accept them |
 //! | `idempotency` | wallet, key | which run a key stands for |
 //! | `cursors` | node, journal | the last mark that was counted |
+//! | `counted_time` | boot | milliseconds that were counted, by each start of a machine |
 //! | `totals` | wallet | usage of runs that were forgotten |
 //! | `api_keys` | id | what wallets let programs do in their names: digests of keys |
 //! | `volumes` | id | disks of wallets, and which node holds each |
@@ -53,6 +54,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/8.sql"),
     include_str!("schema/9.sql"),
     include_str!("schema/10.sql"),
+    include_str!("schema/11.sql"),
 ];
 
 /// The first one with sealed keys.

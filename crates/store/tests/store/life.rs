@@ -1,7 +1,12 @@
-use domain::{EndReason, Event, FailReason, Generation, State, StepEffect, StopReason};
-use palatine_store::{AgentObservation, BelowTier, RunChange, StoreError};
+use domain::{EndReason, Event, FailReason, Generation, State, SteadyInstant, StepEffect, StopReason};
+use palatine_store::{AgentObservation, BelowTier, RunChange, RunExpiry, RunPod, StoreError};
 
 use crate::help::{NOW, Place, id, open, pod, reservation, reserved, wallet};
+
+/// Over once so many milliseconds were counted.
+const fn expiry(counted_ms: u64) -> Option<RunExpiry> {
+    Some(RunExpiry { at: NOW, counted_ms })
+}
 
 fn seen(restarts: u32) -> AgentObservation {
     AgentObservation { runtime: "qemu-tcg".to_owned(), restarts }
@@ -125,4 +130,66 @@ pub(crate) async fn what_was_seen_and_how_the_balance_stands_are_kept(place: &Pl
     drop(store);
     let record = open(place).await.get(id(1)).await.unwrap().unwrap();
     assert_eq!((record.restarts, record.below), (2, below));
+}
+
+pub(crate) async fn a_run_whose_time_is_over_is_stopped_and_one_that_was_given_more_meanwhile_is_not(place: &Place) {
+    let store = open(place).await;
+    reserved(&store, palatine_store::RunReservation { expiry: expiry(900), ..reservation(1, 1) }).await;
+    let placed = store.place(id(1), "one", NOW).await.unwrap().record;
+    assert_eq!(placed.expiry, expiry(900));
+    for early in [0, 899] {
+        let kept = store.expire(id(1), early, NOW).await.unwrap();
+        assert_eq!((kept.record, kept.change), (placed.clone(), None), "{early}");
+    }
+    let given = store.set_expiry(id(1), expiry(1_000)).await.unwrap().unwrap();
+    assert_eq!(store.get(id(1)).await.unwrap().unwrap(), given);
+    assert_eq!(store.expire(id(1), 999, NOW).await.unwrap().change, None);
+    // Without an end, and with one again.
+    assert_eq!(store.set_expiry(id(1), None).await.unwrap().unwrap().expiry, None);
+    assert_eq!(store.expire(id(1), u64::MAX, NOW).await.unwrap().change, None);
+    store.set_expiry(id(1), expiry(1_000)).await.unwrap().unwrap();
+    let over = store.expire(id(1), 1_000, NOW.plus(5)).await.unwrap();
+    assert_eq!(over.record.state, State::Stopping(EndReason::Stopped(StopReason::Expired)));
+    assert_eq!((over.actions, over.change.unwrap().seq), (&[StepEffect::Destroy][..], 3));
+    assert_eq!(over.record.generation, Generation::FIRST.next());
+    // What is ending is given no more time, and no second end.
+    assert_eq!(store.set_expiry(id(1), None).await.unwrap(), None);
+    assert_eq!(store.expire(id(1), 2_000, NOW).await.unwrap().change, None);
+    let ended = store.end(id(1), None, NOW.plus(6)).await.unwrap().record;
+    assert_eq!(ended.state, State::Stopped(StopReason::Expired));
+    assert_eq!(store.set_expiry(id(1), expiry(9)).await.unwrap(), None);
+    let unknown = store.set_expiry(id(9), None).await.unwrap_err();
+    assert!(matches!(unknown, StoreError::Unknown(who) if who == id(9)), "{unknown}");
+    drop(store);
+    assert_eq!(open(place).await.get(id(1)).await.unwrap().unwrap(), ended);
+}
+
+pub(crate) async fn an_ephemeral_run_whose_time_is_over_is_removed(place: &Place) {
+    let store = open(place).await;
+    let pod = RunPod::New { name: None, ephemeral: true };
+    reserved(&store, palatine_store::RunReservation { expiry: expiry(1), pod, ..reservation(1, 1) }).await;
+    store.place(id(1), "one", NOW).await.unwrap();
+    let over = store.expire(id(1), 1, NOW).await.unwrap().record;
+    assert_eq!(over.state, State::Stopping(EndReason::Stopped(StopReason::Removed)));
+    store.end(id(1), None, NOW).await.unwrap();
+    assert!(store.last_run(self::pod(1)).await.unwrap().is_none());
+}
+
+pub(crate) async fn time_is_counted_on_over_restarts_and_machines_and_never_back(place: &Place) {
+    let at = |machine: u8, millis: u64| SteadyInstant { boot: [machine; 16], millis };
+    let store = open(place).await;
+    assert_eq!(store.count_time(at(1, 70_000)).await.unwrap(), 0);
+    assert_eq!(store.count_time(at(1, 71_000)).await.unwrap(), 1_000);
+    assert_eq!(store.count_time(at(1, 80_000)).await.unwrap(), 10_000);
+    drop(store);
+    // A gateway that was away, on a machine that was not.
+    let store = open(place).await;
+    assert_eq!(store.count_time(at(1, 3_680_000)).await.unwrap(), 3_610_000);
+    // The machine starts anew, or another one goes on.
+    assert_eq!(store.count_time(at(2, 5)).await.unwrap(), 3_610_000);
+    assert_eq!(store.count_time(at(2, 6_005)).await.unwrap(), 3_616_000);
+    assert_eq!(store.count_time(at(1, 3_680_000)).await.unwrap(), 3_616_000);
+    // One that is long behind is forgotten: it goes on from the furthest all the same.
+    assert_eq!(store.count_time(at(2, 10_000_005)).await.unwrap(), 13_610_000);
+    assert_eq!(store.count_time(at(1, 3_690_000)).await.unwrap(), 13_610_000);
 }

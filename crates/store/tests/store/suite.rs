@@ -111,6 +111,9 @@ cases! {
         a_stop_during_a_failure_does_not_rewrite_its_end_unless_the_data_is_to_go,
         a_flapping_agent_forgets_its_oldest_changes_and_no_more,
         what_was_seen_and_how_the_balance_stands_are_kept,
+        a_run_whose_time_is_over_is_stopped_and_one_that_was_given_more_meanwhile_is_not,
+        an_ephemeral_run_whose_time_is_over_is_removed,
+        time_is_counted_on_over_restarts_and_machines_and_never_back,
     }
     outbox {
         a_key_and_a_nonce_are_taken_once_by_each_account,

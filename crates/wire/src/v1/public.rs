@@ -67,6 +67,11 @@ pub struct SpawnRequest {
     /// The volumes that a new agent has for itself, and where: each start of it attaches them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volumes: Option<Vec<SpawnVolume>>,
+    /// Seconds after which this start of the agent is stopped as its holder would stop it,
+    /// counted from this request on; see [`Agent::expires_at`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 900)]
+    pub timeout_seconds: Option<u64>,
     /// An image of the caller's own, by digest; refused unless the operator lets
     /// the caller's tier bring one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -129,6 +134,11 @@ pub struct Agent {
     pub created_at: UnixMillis,
     /// When its last start was asked for.
     pub spawned_at: UnixMillis,
+    /// When it is stopped, while it runs and its holder has given it a time to live. What is
+    /// counted is how long its gateways' machines were awake, so a clock that is set ends it
+    /// neither earlier nor later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<UnixMillis>,
     /// Where it is in its life.
     pub state: StateName,
     /// Why it ended, once it has (or is about to); what its node lacks while it is
@@ -183,6 +193,27 @@ impl Reason {
             State::Stopping(EndReason::Failed(reason)) | State::Failed(reason) => Some(Self::Failed(reason)),
         }
     }
+}
+
+/// `POST /agents/{id}/timeout`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TimeoutRequest {
+    /// Seconds from now on after which the agent is stopped; `null`: it lives until it is
+    /// stopped.
+    #[serde(deserialize_with = "Option::deserialize")]
+    #[schema(example = 900, required = true)]
+    pub timeout_seconds: Option<u64>,
+}
+
+/// The answer of `POST /agents/{id}/timeout`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TimeoutResponse {
+    /// Always `true`.
+    pub success: bool,
+    /// When the agent is stopped; absent if it lives until it is stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<UnixMillis>,
 }
 
 /// The answer of `POST /stop/{id}` and of `DELETE /agents/{id}`.

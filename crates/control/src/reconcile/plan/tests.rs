@@ -1,6 +1,6 @@
 use domain::{EndReason, Generation, ImageDigest, Meter, StopReason, Tier, TierName, Wallet};
 use proptest::prelude::*;
-use store::{BelowTier, PodRowId};
+use store::{BelowTier, PodRowId, RunExpiry};
 use wire::v1::node::RuntimeName;
 
 use super::*;
@@ -36,6 +36,7 @@ fn record(n: u64, state: State) -> RunRecord {
         public: false,
         spawned_at: START,
         ended_at: None,
+        expiry: None,
         node: placed.then(|| NODE.to_owned()),
         runtime: placed.then(|| RuntimeName::QemuTcg.as_str().to_owned()),
         restarts: 0,
@@ -104,6 +105,8 @@ impl Round {
             epoch: EPOCH,
             others: &BTreeSet::from([OTHER]),
             started_at: START,
+            // Counted from 0 on.
+            counted_ms: self.live.iter().any(|record| record.expiry.is_some()).then_some(self.after_ms),
             now: START.plus(self.after_ms),
         };
         plan(&snapshot, GRACE)
@@ -212,6 +215,25 @@ fn a_running_agent_is_lost_only_after_its_node_denied_it_long_enough() {
     assert_eq!(round.steps(), fail(1, FailReason::Lost));
     let back = Round { nodes: said(vec![sandbox(1, SandboxPhase::Ready)]), ..round };
     assert!(back.plan().missing.is_empty());
+}
+
+#[test]
+fn an_agent_whose_time_to_live_is_over_is_stopped_whatever_else_is_the_matter_and_never_before() {
+    let lives = |n, state| {
+        let expiry = Some(RunExpiry { at: START, counted_ms: 900 });
+        RunRecord { expiry, ..record(n, state) }
+    };
+    let states = [State::Reserved, State::Placed, State::Booting, State::Waiting(NodeShortage::Disk), State::Ready];
+    let live: Vec<RunRecord> = (1..).zip(states).map(|(n, state)| lives(n, state)).collect();
+    let silent = vec![NodeReport { sandboxes: None, ..said(vec![]).remove(0) }];
+    let mut round = Round::at(silent, live, 899);
+    round.inflight = HashSet::from([id(1), id(2)]);
+    assert_eq!(round.steps(), vec![]);
+    round.after_ms = 900;
+    let expire = |n| Step::Expire { id: id(n), counted_ms: 900 };
+    assert_eq!(round.steps(), (1..=5).map(expire).collect::<Vec<_>>());
+    let ending = lives(1, State::Stopping(EndReason::Failed(FailReason::Lost)));
+    assert_eq!(Round::at(said(vec![]), vec![ending], 900).steps(), vec![Step::TearDown { id: id(1) }]);
 }
 
 #[test]

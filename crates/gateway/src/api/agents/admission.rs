@@ -4,7 +4,7 @@
 use control::{AdmitError, Grant, ImageAsk, SpawnAsk, UnmetNeed};
 use domain::{PodId, ResourceRequest, RunId, VolumeMount};
 use http::header::HeaderMap;
-use store::{IdempotencyKey, RunPod, RunReservation};
+use store::{IdempotencyKey, RunExpiry, RunPod, RunReservation};
 use wire::Environment;
 use wire::fault::{Code, Fault};
 use wire::v1::public::{IDEMPOTENCY_KEY, SpawnRequest};
@@ -30,6 +30,7 @@ pub(crate) struct AdmittedSpawn {
     public: bool,
     grant: Grant,
     volumes: Vec<VolumeMount>,
+    expiry: Option<RunExpiry>,
     idempotency: Option<IdempotencyKey>,
 }
 
@@ -55,9 +56,10 @@ impl Gateway {
             may_bring: &self.config.byo_image_tiers,
         };
         let grant = self.parts.control.admit(&ask).await.map_err(refused)?;
+        let expiry = self.expiry(request.timeout_seconds).await?;
         let (pod, agent_type, public) = (requested.pod, requested.agent_type, requested.public);
         let brought = requested.image_ref.is_some();
-        Ok(AdmittedSpawn { pod, agent_type, brought, env, public, grant, volumes, idempotency })
+        Ok(AdmittedSpawn { pod, agent_type, brought, env, public, grant, volumes, expiry, idempotency })
     }
 
     /// Which agent is asked for, and what it boots: for one that is there, what it was
@@ -110,6 +112,7 @@ impl AdmittedSpawn {
             allowance: self.grant.allowance,
             public: self.public,
             volumes: self.volumes,
+            expiry: self.expiry,
             idempotency: self.idempotency,
             may_start: true,
             now: holder.now,

@@ -7,5 +7,6 @@ pub(crate) mod mounts;
 pub(crate) mod spawn;
 pub(crate) mod status;
 pub(crate) mod stop;
+pub(crate) mod timeout;
 pub(crate) mod token;
 pub(crate) mod usage;
