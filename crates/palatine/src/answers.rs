@@ -59,6 +59,25 @@ pub(crate) struct Forward {
     pub(crate) port: u16,
 }
 
+/// What an agent answered in a conversation.
+#[derive(Debug, Serialize)]
+pub(crate) struct ChatTurn {
+    pub(crate) model: String,
+    pub(crate) question: String,
+    pub(crate) answer: String,
+}
+
+/// What `run` had an agent do.
+#[derive(Debug, Serialize)]
+pub(crate) struct TaskDone {
+    /// The agent.
+    pub(crate) agent: PodId,
+    pub(crate) model: String,
+    pub(crate) answer: String,
+    /// Whether it runs on.
+    pub(crate) kept: bool,
+}
+
 /// What came of a call.
 #[derive(Debug, Serialize)]
 pub(crate) struct CallOutcome {

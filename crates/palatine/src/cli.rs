@@ -5,10 +5,12 @@ mod money;
 mod pod;
 mod shell;
 mod volume;
+mod work;
 
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use domain::{PodId, Usdc, VolumeMount};
@@ -18,6 +20,7 @@ pub(crate) use money::{CreateTask, Price, Signer, VaultCommand, VaultName, Vault
 pub(crate) use pod::{PodCommand, PodIdentity};
 pub(crate) use shell::{AccessToken, PortForward, PortPair, Shell};
 pub(crate) use volume::VolumeCommand;
+pub(crate) use work::{Chat, NewLifetime, RunTask, SetTimeout};
 
 /// The self-hosted cloud for sovereign AI agents.
 #[derive(Debug, Parser)]
@@ -92,6 +95,12 @@ pub(crate) enum Command {
     Cp(Cp),
     /// Ask an agent something; the answer streams
     Ask(Ask),
+    /// Talk with an agent
+    Chat(Chat),
+    /// Have a new agent do something: it is spawned, asked and removed again
+    Run(RunTask),
+    /// Set how long an agent that runs has to live, from now on
+    Timeout(SetTimeout),
     /// Stop an agent; its data is kept for a while, unless it was spawned with --rm
     Stop {
         /// The agent
@@ -312,12 +321,15 @@ pub(crate) struct Run {
     /// A variable of the agent's environment; without a value it is taken from yours
     #[arg(long, short, value_name = "NAME[=VALUE]")]
     pub(crate) env: Vec<EnvEntry>,
-    /// Read variables from a file of NAME=VALUE lines
+    /// Read variables from a file, as docker does: NAME=VALUE lines, NAME alone takes yours, # begins a comment
     #[arg(long, value_hint = ValueHint::FilePath)]
     pub(crate) env_file: Option<PathBuf>,
     /// Return when the agent is reserved, before it is ready
     #[arg(long)]
     pub(crate) no_wait: bool,
+    /// Stop the agent after this time, as `palatine stop` does: 90s, 15m, 12h, 7d
+    #[arg(long, value_name = "TIME", value_parser = key::lifetime)]
+    pub(crate) timeout: Option<Duration>,
     /// Fewer cores than your tier gives, such as where several agents share it
     #[arg(long, value_name = "CORES")]
     pub(crate) cores: Option<u32>,

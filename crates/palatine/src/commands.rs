@@ -2,11 +2,16 @@
 
 pub(crate) mod asked;
 pub(crate) mod build;
+pub(crate) mod chat;
+pub(crate) mod conversation;
 pub(crate) mod copy;
+pub(crate) mod editor;
+pub(crate) mod environment;
 pub(crate) mod escape;
 pub(crate) mod forward;
 pub(crate) mod image;
 pub(crate) mod key;
+pub(crate) mod markdown;
 pub(crate) mod pay;
 pub(crate) mod piped;
 pub(crate) mod pod;
@@ -15,6 +20,7 @@ pub(crate) mod shell;
 pub(crate) mod sign;
 pub(crate) mod starting;
 pub(crate) mod store;
+pub(crate) mod task;
 pub(crate) mod typing;
 pub(crate) mod vault;
 pub(crate) mod volume;

@@ -9,6 +9,7 @@ use wire::filesystem::FilesError;
 use wire::printable;
 
 use crate::commands::starting::Interrupted;
+use crate::commands::task::TaskInterrupted;
 use crate::output;
 
 /// What a shell says of a program whose reader has left, as of any other program in a pipe.
@@ -265,6 +266,12 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     eprintln!("error: {}", shown(&format!("{error:#}")));
     if let Some(Interrupted { id }) = error.downcast_ref() {
         eprintln!("  wait for it: palatine wait {id}, or stop it: palatine stop {id}; its token is kept");
+        return Exit::Interrupted.into();
+    }
+    if let Some(interrupted) = error.downcast_ref::<TaskInterrupted>() {
+        if let Some(advice) = interrupted.advice() {
+            eprintln!("  {advice}");
+        }
         return Exit::Interrupted.into();
     }
     match fault {

@@ -90,6 +90,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
         | Command::PortForward(_)
         | Command::Cp(_)
         | Command::Ask(_)
+        | Command::Chat(_)
+        | Command::Run(_)
+        | Command::Timeout(_)
         | Command::Stop { .. }
         | Command::Rm { .. }
         | Command::Price(_)

@@ -10,7 +10,8 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use wire::v1::node::GuestReport;
 use wire::v1::public::{
-    Agent, Reason, SpawnResponse, StateChange, StatusResponse, StopResponse, TiersResponse, UsageResponse,
+    Agent, Reason, SpawnResponse, StateChange, StatusResponse, StopResponse, TiersResponse, TimeoutResponse,
+    UsageResponse,
 };
 
 use wire::v1::keys::{ApiKey, KeyResponse, KeysResponse};
@@ -62,6 +63,13 @@ pub(crate) fn spawned(answer: &SpawnResponse) -> String {
     text
 }
 
+pub(crate) fn timeout(id: PodId, answer: &TimeoutResponse) -> String {
+    match answer.expires_at {
+        Some(at) => format!("{id} is stopped at {}", date(at)),
+        None => format!("{id} lives until it is stopped"),
+    }
+}
+
 pub(crate) fn copied(copied: &Copied) -> String {
     let files = if copied.files == 1 { "1 file".to_owned() } else { format!("{} files", copied.files) };
     format!("{files} copied, {}", indicatif::BinaryBytes(copied.bytes))
@@ -81,7 +89,8 @@ pub(crate) fn agents(list: &[Agent], now: UnixMillis) -> String {
     if list.is_empty() {
         return "No agents. Start one: palatine spawn --type echo".to_owned();
     }
-    let mut table = table(["ID", "TYPE", "TIER", "STATE", "AGE", "RESTARTS", "URL", "URL WITHOUT A NAME", "DATA"]);
+    let mut table =
+        table(["ID", "TYPE", "TIER", "STATE", "AGE", "ENDS IN", "RESTARTS", "URL", "URL WITHOUT A NAME", "DATA"]);
     for agent in list {
         table.add_row([
             agent.id.to_string(),
@@ -89,6 +98,7 @@ pub(crate) fn agents(list: &[Agent], now: UnixMillis) -> String {
             agent.tier.to_string(),
             state(agent),
             duration(now.since(agent.spawned_at)),
+            agent.expires_at.map_or_else(|| "-".to_owned(), |at| duration(at.since(now))),
             agent.restarts.to_string(),
             if agent.state.is_live() { agent.url.clone() } else { "-".to_owned() },
             agent.path_url.clone().filter(|_| agent.state.is_live()).unwrap_or_else(|| "-".to_owned()),
@@ -134,6 +144,9 @@ pub(crate) fn status(answer: &StatusResponse) -> String {
     if let Some(until) = agent.data_kept_until {
         let (id, kept) = (agent.id, kept(agent.data_bytes, Some(until)).unwrap_or_default());
         row("data", format!("{kept}; palatine start {id} goes on with it, palatine rm {id} erases it"));
+    }
+    if let Some(at) = agent.expires_at {
+        row("stopped at", date(at));
     }
     if agent.ephemeral {
         row("when it is stopped", "it is removed".to_owned());

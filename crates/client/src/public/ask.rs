@@ -38,26 +38,47 @@ pub trait Payer: Send + Sync {
     fn paid(&self, headers: &HeaderMap);
 }
 
+/// Who says something in a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChatRole {
+    /// Who asks.
+    User,
+    /// The agent.
+    Assistant,
+}
+
+/// What was said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ChatMessage {
+    /// By whom.
+    pub role: ChatRole,
+    /// The words.
+    pub content: String,
+}
+
 /// What to ask.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChatPrompt {
     /// The model to name in the request.
     pub model: String,
-    /// The words.
-    pub text: String,
+    /// What was said before, oldest first, and at the end the question.
+    pub messages: Vec<ChatMessage>,
+}
+
+impl ChatPrompt {
+    /// A question with nothing before it.
+    #[must_use]
+    pub fn of(model: String, question: String) -> Self {
+        Self { model, messages: vec![ChatMessage { role: ChatRole::User, content: question }] }
+    }
 }
 
 #[derive(Serialize)]
 struct ChatRequest<'a> {
     model: &'a str,
     stream: bool,
-    messages: [Message<'a>; 1],
-}
-
-#[derive(Serialize)]
-struct Message<'a> {
-    role: &'static str,
-    content: &'a str,
+    messages: &'a [ChatMessage],
 }
 
 /// A chunk of a stream, or a whole answer: one has `delta`, the other `message`.
@@ -101,8 +122,7 @@ impl GatewayClient {
         payer: Option<&dyn Payer>,
     ) -> Result<EventStream<String>, ClientError> {
         let url = agent_url(&endpoint.url, CHAT)?;
-        let content = Message { role: "user", content: &question.text };
-        let body = ChatRequest { model: &question.model, stream: true, messages: [content] };
+        let body = ChatRequest { model: &question.model, stream: true, messages: &question.messages };
         let body = serde_json::to_vec(&body).map_err(|error| ClientError::protocol(OPERATION, error))?;
         let mut request = self.http.post(url).header(ACCEPT, EVENT_STREAM).header(CONTENT_TYPE, "application/json");
         if let Some(token) = &endpoint.token {

@@ -18,7 +18,7 @@ mod volumes;
 
 pub use access::AgentAccess;
 pub use api::SpawnOptions;
-pub use ask::{AgentEndpoint, ChatPrompt, Payer};
+pub use ask::{AgentEndpoint, ChatMessage, ChatPrompt, ChatRole, Payer};
 pub use error::{ApiError, ClientError};
 pub use exec::{AttachedAgain, ExecCommand, Process, ProcessHandle};
 pub use files::{AgentFiles, FileDownload};

@@ -15,7 +15,7 @@ use crate::gateway::{Gateway, ID, Then, body, fault, start};
 async fn heard(gateway: &Gateway) -> Vec<Result<String, ClientError>> {
     let url = format!("http://{ID}.localhost:{}", gateway.port);
     let agent = AgentEndpoint { url, token: Some("plt_hush".to_owned().into()) };
-    let question = ChatPrompt { model: "default".into(), text: "hi".into() };
+    let question = ChatPrompt::of("default".into(), "hi".into());
     match gateway.hasty.ask(&agent, &question, None).await {
         Ok(words) => words.collect().await,
         Err(error) => vec![Err(error)],

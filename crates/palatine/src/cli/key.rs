@@ -46,7 +46,7 @@ fn scope(text: &str) -> KeyScope {
 }
 
 /// A time of whole seconds, minutes, hours, days or weeks.
-fn lifetime(text: &str) -> Result<Duration, String> {
+pub(super) fn lifetime(text: &str) -> Result<Duration, String> {
     let wrong = || "expected a number and s, m, h, d or w, such as 30d".to_owned();
     let digits = text.trim_end_matches(|unit: char| unit.is_ascii_alphabetic());
     let unit = match &text[digits.len()..] {

@@ -13,7 +13,7 @@ const MAX_QUESTION: u64 = 1024 * 1024;
 /// What leaves the choice of a model to the agent.
 const AGENTS_CHOICE: &str = "default";
 /// What stands for the standard input.
-const STDIN: &str = "-";
+pub(crate) const STDIN: &str = "-";
 
 /// Whom to ask, and what.
 #[derive(Debug, PartialEq, Eq)]

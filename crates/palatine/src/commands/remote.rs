@@ -1,8 +1,7 @@
 //! The commands that talk to a gateway.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::io::Write;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -10,20 +9,23 @@ use client::{AgentAccess, AgentEndpoint, ChatPrompt, ClientError, ExecCommand, G
 use domain::{Clock, PodId, SystemClock};
 use futures_util::StreamExt;
 use tokio::signal::unix::{SignalKind, signal};
+use wire::Secret;
 use wire::fault::{Code, Fault};
 use wire::v1::public::{AgentsResponse, SpawnRequest};
 use wire::v1::vault::Prices;
-use wire::{Environment, Secret};
 
 use super::asked::{Asked, first_model, not_obeyed, only, payers_model, read_question};
+use super::environment::environment;
 use super::pay::LimitedPayer;
 use super::starting::{Starting, wait};
-use super::{copy, forward, gateway, piped, shell};
+use super::task::Task;
+use super::{asked, chat, copy, forward, gateway, piped, shell, task};
 use crate::answers::{Removed, RemovedAgent};
 use crate::cli::{
-    AccessToken, Ask, Command, CopyPath, Cp, EnvEntry, Exec, Logs, PortForward, Price, Run, Shell, Signer, Spawn,
-    Start, Target,
+    AccessToken, Ask, Chat, Command, CopyPath, Cp, Exec, Logs, NewLifetime, PortForward, Price, Run, RunTask,
+    SetTimeout, Shell, Signer, Spawn, Start, Target,
 };
+use crate::failure::Exit;
 use crate::output::{self, show};
 use crate::signer::KeystoreLocation;
 use crate::tokens::TokenFolder;
@@ -61,6 +63,9 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: Command) -> 
         Command::PortForward(options) => session.forward(options).await?,
         Command::Cp(options) => session.copy(options).await?,
         Command::Ask(options) => session.ask(options).await?,
+        Command::Chat(options) => return session.chat(options).await,
+        Command::Run(options) => return session.run_task(options).await,
+        Command::Timeout(options) => session.set_timeout(options).await?,
         Command::Stop { id } => session.stop(id).await?,
         Command::Rm { ids } => session.remove(&ids).await?,
         Command::Price(options) => session.price(options).await?,
@@ -125,18 +130,71 @@ impl Session<'_> {
 
     /// Has a run started, of a new agent or of one that is there; keeps its token, and shows it.
     async fn run(&self, of: SpawnRequest, run: Run) -> Result<PodId> {
+        let no_wait = run.no_wait;
+        let starting = self.starting(of, run)?;
+        let answer = if no_wait { starting.begin().await? } else { starting.until_ready(interrupted()?).await? };
+        show(self.json, &answer, output::spawned)?;
+        Ok(answer.agent.id)
+    }
+
+    /// What is to be asked for a run.
+    fn starting(&self, of: SpawnRequest, run: Run) -> Result<Starting<'_>> {
         let env = environment(run.env, run.env_file.as_deref())?;
         let request = SpawnRequest {
             env: (!env.0.is_empty()).then_some(env),
             cores: run.cores,
             memory: run.memory,
+            timeout_seconds: run.timeout.map(|time| time.as_secs()),
             image_ref: run.image,
             ..of
         };
-        let starting = Starting::new(&self.client, &self.tokens, request, run.idempotency_key)?;
-        let answer = if run.no_wait { starting.begin().await? } else { starting.until_ready(interrupted()?).await? };
-        show(self.json, &answer, output::spawned)?;
-        Ok(answer.agent.id)
+        Starting::new(&self.client, &self.tokens, request, run.idempotency_key)
+    }
+
+    /// Has a new agent do something, and removes it again.
+    async fn run_task(&self, options: RunTask) -> Result<ExitCode> {
+        let RunTask { task, agent_type, keep, model, mut run } = options;
+        if run.no_wait {
+            bail!("run waits for the answer; who does not wait: palatine spawn --no-wait, then palatine ask");
+        }
+        let task = if task == asked::STDIN { read_question()? } else { task };
+        if !keep {
+            // Should we die, it does not stay for ever.
+            run.timeout.get_or_insert(task::LIFETIME);
+        }
+        let new = SpawnRequest {
+            agent_type: Some(agent_type),
+            ephemeral: (!keep).then_some(true),
+            ..SpawnRequest::default()
+        };
+        let starting = self.starting(new, run)?;
+        let task = Task { client: &self.client, tokens: &self.tokens, text: task, model, keep, json: self.json };
+        task.run(starting, interrupted()?, interrupted).await
+    }
+
+    async fn set_timeout(&self, options: SetTimeout) -> Result<()> {
+        let SetTimeout { id, time: NewLifetime(time) } = options;
+        let answer = self.client.set_timeout(id, time.map(|time| time.as_secs())).await?;
+        Ok(show(self.json, &answer, |answer| output::timeout(id, answer))?)
+    }
+
+    async fn chat(&self, options: Chat) -> Result<ExitCode> {
+        let Chat { agent, token, url, model } = options;
+        // A key goes to its gateway's own agents alone.
+        let key = self.target.key.clone().filter(|_| url.is_none());
+        let (id, url) = match (agent, url) {
+            (agent, Some(url)) => (agent, url),
+            (Some(id), None) => (Some(id), self.client.status(id).await?.agent.url),
+            (None, None) => {
+                let own = self.client.agents().await?;
+                let id = only(&own, "palatine chat <id>")?;
+                let agent = own.into_iter().find(|agent| agent.id == id).context("the agent is gone")?;
+                (Some(id), agent.url)
+            }
+        };
+        let kept = || id.and_then(|id| self.tokens.find(id));
+        let endpoint = AgentEndpoint { url, token: token.map(Secret::from).or_else(kept).or(key) };
+        chat::run(&self.client, endpoint, model, &self.state.chat_history(), self.json).await
     }
 
     /// Has the new agent's vault deployed, where a chain is configured, the wallet is
@@ -260,7 +318,7 @@ impl Session<'_> {
             None => first_model(&self.client, &endpoint).await?,
         };
         let payer = LimitedPayer::new(&options.signer, self.state, options.pay_up_to);
-        let mut words = self.client.ask(&endpoint, &ChatPrompt { model, text }, Some(&payer)).await?;
+        let mut words = self.client.ask(&endpoint, &ChatPrompt::of(model, text), Some(&payer)).await?;
         let mut out = std::io::stdout();
         let is_terminal = out.is_terminal();
         while let Some(word) = words.next().await {
@@ -315,50 +373,4 @@ fn interrupted() -> Result<impl Future<Output = ()>> {
         let each = heard.into_iter().map(|mut kind| Box::pin(async move { kind.recv().await }));
         futures_util::future::select_all(each).await;
     })
-}
-
-/// The agent's environment: the file's variables, then those of the command line,
-/// where a bare name takes our own value.
-fn environment(entries: Vec<EnvEntry>, file: Option<&Path>) -> Result<Environment> {
-    let mut all = BTreeMap::new();
-    if let Some(path) = file {
-        let text = std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-        for (number, line) in (1..).zip(text.lines()) {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let (name, value) =
-                line.split_once('=').with_context(|| format!("{}:{number}: expected NAME=VALUE", path.display()))?;
-            all.insert(name.to_owned(), Secret::from(value.to_owned()));
-        }
-    }
-    for EnvEntry { name, value } in entries {
-        let value = match value {
-            Some(value) => value,
-            None => Secret::from(std::env::var(&name).with_context(|| format!("--env {name}: it is not set here"))?),
-        };
-        all.insert(name, value);
-    }
-    let env = Environment(all);
-    env.check()?;
-    Ok(env)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn variables_of_the_command_line_win_over_the_files() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("env");
-        std::fs::write(&file, "# keys\nA=1\n\nB=x=y\n").unwrap();
-        let env = environment(vec!["A=2".parse().unwrap(), "PATH".parse().unwrap()], Some(&file)).unwrap();
-        let value = |name: &str| env.0[name].expose().to_owned();
-        assert_eq!((value("A"), value("B")), ("2".to_owned(), "x=y".to_owned()));
-        assert_eq!(value("PATH"), std::env::var("PATH").unwrap());
-        std::fs::write(&file, "A\n").unwrap();
-        assert!(environment(vec![], Some(&file)).unwrap_err().to_string().contains(":1: expected NAME=VALUE"));
-    }
 }

@@ -93,6 +93,11 @@ impl StateDir {
         self.root.join("node.sock")
     }
 
+    /// What was typed in `palatine chat`.
+    pub(crate) fn chat_history(&self) -> PathBuf {
+        self.root.join("chat.history")
+    }
+
     /// Where `palatine spawn` keeps the agents' tokens it was shown.
     pub(crate) fn tokens(&self) -> PathBuf {
         self.root.join("tokens")

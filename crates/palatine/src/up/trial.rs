@@ -52,7 +52,7 @@ async fn job(client: &GatewayClient) -> Result<()> {
     let endpoint = AgentEndpoint { url: agent.url, token: agent.token };
     let ask = async {
         let model = first_model(client, &endpoint).await?;
-        let question = ChatPrompt { model, text: QUESTION.to_owned() };
+        let question = ChatPrompt::of(model, QUESTION.to_owned());
         let mut words = client.ask(&endpoint, &question, None).await?;
         let mut answer = String::new();
         while let Some(word) = words.next().await {
