@@ -32,3 +32,4 @@ mod terminal;
 mod up;
 mod upgrade;
 mod volumes;
+mod work;
