@@ -21,7 +21,7 @@ const MAX_RULE: usize = 60;
 
 /// Whether there are to be colours: see no-color.org.
 pub(crate) fn has_colours() -> bool {
-    !std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 /// The size of a terminal, in characters.

@@ -1,7 +1,7 @@
 //! The commands that talk to a gateway.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write;
+use std::collections::BTreeSet;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -25,7 +25,6 @@ use crate::cli::{
     AccessToken, Ask, Chat, Command, CopyPath, Cp, Exec, Logs, NewLifetime, PortForward, Price, Run, RunTask,
     SetTimeout, Shell, Signer, Spawn, Start, Target,
 };
-use crate::failure::Exit;
 use crate::output::{self, show};
 use crate::signer::KeystoreLocation;
 use crate::tokens::TokenFolder;
