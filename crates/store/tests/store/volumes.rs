@@ -100,6 +100,7 @@ pub(crate) async fn a_wallet_has_no_more_volumes_and_no_more_of_the_disk_than_it
     assert_eq!(store.reserve_volume(sized(new_volume(1, 4, "d"), 1)).await.unwrap(), VolumeOutcome::TooMany);
     // What is kept of a POD counts too, to the MiB that it begins.
     reserved(&store, reservation(2, 10)).await;
+    store.place(id(10), "n1", NOW).await.unwrap();
     store.advance(id(10), Event::Stop(StopReason::Requested), NOW).await.unwrap();
     let kept = palatine_store::KeptData { until: Some(NOW.plus(1_000)), bytes: 1024 * 1024 + 1 };
     store.end(id(10), Some(kept), NOW).await.unwrap();
