@@ -2,7 +2,7 @@
 
 use domain::payment::{PaidRequestHash, Payment, PaymentLease, Payments};
 use domain::relay::{DailyQuota, RelayEntry, RelayJournal, RelayState};
-use domain::{Address, B256, Event, Mark, MarkKind, StopReason, U256, Usdc};
+use domain::{Address, B256, Event, Mark, MarkKind, SteadyInstant, StopReason, U256, Usdc};
 use palatine_store::{
     AccountLink, Copied, CopyError, DeployState, KeptData, RunMark, SealedIdentity, SecretName, Store, StoreUrl,
     VaultDeploy, copy,
@@ -30,6 +30,7 @@ async fn fill(store: &Store) {
     reserved(store, volumes::with(3, 3, &[("work", "/workspace")])).await;
     store.advance(id(3), Event::Stop(StopReason::Balance), NOW).await.unwrap();
     store.end(id(3), Some(KeptData { until: Some(NOW.plus(DAY_MS)), bytes: 5 }), NOW).await.unwrap();
+    store.count_time(SteadyInstant { boot: [1; 16], millis: 5 }).await.unwrap();
     store.keep_link(link()).await.unwrap();
     store.keep_secret(SecretName::Check, vec![1; 72], None, NOW).await.unwrap();
     store.keep_identity(pod(1), sealed(), None, NOW).await.unwrap();
