@@ -53,7 +53,11 @@ async fn a_volume_goes_from_one_agent_to_the_next_with_all_that_is_on_it() {
     // It is attached: nobody else gets it, and nobody removes it.
     let shown = cli(&stack, &holder, &["volume", "show", "work"]);
     assert_eq!(shown["attached"], json!({"agent_id": first, "path": "/workspace"}));
-    assert!(shown["bytes"].as_u64() >= Some(3 << 20), "{shown}");
+    until("the guest has written it to the disk", async || {
+        let shown = cli(&stack, &holder, &["volume", "show", "work"]);
+        (shown["bytes"].as_u64() >= Some(3 << 20)).then_some(())
+    })
+    .await;
     let removed = stack.cli(&holder, &["volume", "rm", "work"]).output().unwrap();
     assert!(!removed.status.success() && fixtures::stderr_of(&removed).contains(&first), "{removed:?}");
 
