@@ -1,9 +1,10 @@
 //! The agents' bearer tokens: made of a key and the run's id, so that nothing
-//! secret is stored and a retried spawn shows the same token again.
+//! secret is stored and a retried spawn shows the same token again. The same for the uploads
+//! of images.
 
 use std::fmt;
 
-use domain::RunId;
+use domain::{ImageId, RunId};
 use hmac::{Hmac, KeyInit, Mac};
 use secrecy::{ExposeSecret, SecretBox, SecretString};
 use sha2::Sha256;
@@ -12,12 +13,15 @@ use zeroize::Zeroizing;
 
 const PREFIX: &str = "plt_";
 const PURPOSE: &[u8] = b"palatine agent token v1";
+const UPLOAD_PREFIX: &str = "plu_";
+const UPLOAD: &[u8] = b"palatine upload token v1";
 const FINGERPRINT: &[u8] = b"palatine request fingerprint v1";
 
 /// Makes and checks agents' tokens.
 #[derive(Clone)]
 pub struct TokenIssuer {
     token: Hmac<Sha256>,
+    upload: Hmac<Sha256>,
     fingerprint: Hmac<Sha256>,
 }
 
@@ -38,18 +42,32 @@ impl TokenIssuer {
         let mut block = Zeroizing::new([0; 64]);
         block[..32].copy_from_slice(key.expose_secret());
         let keyed = <Hmac<Sha256> as KeyInit>::new((&*block).into());
-        Self { token: keyed.clone().chain_update(PURPOSE), fingerprint: keyed.chain_update(FINGERPRINT) }
+        Self {
+            token: keyed.clone().chain_update(PURPOSE),
+            upload: keyed.clone().chain_update(UPLOAD),
+            fingerprint: keyed.chain_update(FINGERPRINT),
+        }
     }
 
     /// The token of a run of an agent: `plt_` and the base58 of
     /// HMAC-SHA256(key, purpose ‖ id).
     #[must_use]
     pub fn token(&self, id: RunId) -> SecretString {
-        let sum = self.token.clone().chain_update(id.bits().to_be_bytes()).finalize().into_bytes();
-        let sum: &[u8; 32] = sum.as_ref();
-        let mut text = Zeroizing::new([0; 44]);
-        let length = five8::encode_32(sum, &mut text);
-        format!("{PREFIX}{}", String::from_utf8_lossy(&text[..usize::from(length)])).into()
+        text(PREFIX, &self.token, id.bits())
+    }
+
+    /// The token of the upload of an image: `plu_` and the base58 of
+    /// HMAC-SHA256(key, purpose ‖ id).
+    #[must_use]
+    pub fn upload_token(&self, id: ImageId) -> SecretString {
+        text(UPLOAD_PREFIX, &self.upload, id.bits())
+    }
+
+    /// Whether `presented` is this upload's token, in constant time.
+    #[must_use]
+    pub fn verify_upload(&self, id: ImageId, presented: &str) -> bool {
+        let expected = self.upload_token(id);
+        bool::from(expected.expose_secret().as_bytes().ct_eq(presented.as_bytes()))
     }
 
     /// A digest by which a request is known again. Keyed, since a request may
@@ -65,6 +83,14 @@ impl TokenIssuer {
         let expected = self.token(id);
         bool::from(expected.expose_secret().as_bytes().ct_eq(presented.as_bytes()))
     }
+}
+
+fn text(prefix: &str, keyed: &Hmac<Sha256>, id: u64) -> SecretString {
+    let sum = keyed.clone().chain_update(id.to_be_bytes()).finalize().into_bytes();
+    let sum: &[u8; 32] = sum.as_ref();
+    let mut text = Zeroizing::new([0; 44]);
+    let length = five8::encode_32(sum, &mut text);
+    format!("{prefix}{}", String::from_utf8_lossy(&text[..usize::from(length)])).into()
 }
 
 #[cfg(test)]
@@ -83,6 +109,20 @@ mod tests {
         assert_eq!(token.expose_secret(), tokens(1).token(id).expose_secret());
         assert_eq!(token.expose_secret(), "plt_ABwKtehmYfBVKh1zPPdWwfYqQZC9rXuUpqc1NPQzy3jj");
         assert!(!format!("{:?}{token:?}", tokens(1)).contains("plt_A"));
+    }
+
+    #[test]
+    fn an_upload_has_a_token_of_its_own_that_opens_no_agent() {
+        let (run, image) = (RunId::from_bits(7), ImageId::from_bits(7));
+        let token = tokens(1).upload_token(image);
+        assert!(token.expose_secret().starts_with("plu_"));
+        assert!(tokens(1).verify_upload(image, token.expose_secret()));
+        assert!(!tokens(1).verify(run, token.expose_secret()));
+        let agents = tokens(1).token(run).expose_secret().replace("plt_", "plu_");
+        assert!(!tokens(1).verify_upload(image, &agents));
+        for other in [tokens(1).upload_token(ImageId::from_bits(8)), tokens(2).upload_token(image)] {
+            assert!(!tokens(1).verify_upload(image, other.expose_secret()));
+        }
     }
 
     proptest! {

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chain::Balances;
-use domain::{Clock, PodId, RunId, StopReason, Tiers, VolumeId, Wallet};
+use domain::{Clock, PodId, RunId, StopReason, Tier, TierName, Tiers, VolumeId, Wallet};
 use store::{Admission, RunExpiry, RunRecord, Store, StoreError, VolumeRecord};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -116,6 +116,14 @@ impl Control {
     /// [`AdmitError`] says why it gets nothing.
     pub async fn admit(&self, ask: &SpawnAsk<'_>) -> Result<Grant, AdmitError> {
         self.context.admit(ask).await
+    }
+
+    /// The highest tier that a holder's balance reaches.
+    ///
+    /// # Errors
+    /// [`AdmitError`] says why it reaches none, or that nobody can tell.
+    pub async fn tier_of(&self, holder: &Wallet) -> Result<(TierName, Tier), AdmitError> {
+        self.context.tier_of(holder).await
     }
 
     /// Reserves a run and brings it up, in one task that runs to its end even if the

@@ -85,6 +85,11 @@ pub struct Tier {
     #[serde(default = "Tier::default_agents", skip_serializing_if = "Tier::is_seeds")]
     #[schema(example = 1, minimum = 1, maximum = 100)]
     pub agents: u32,
+    /// What the images that a holder brings may take of the nodes' disks, in MiB. 4096 where
+    /// it is absent; 0: none may be brought. Of a run that was kept, this is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = 4096)]
+    pub images: Option<u32>,
 }
 
 impl Tier {
@@ -94,6 +99,18 @@ impl Tier {
     pub const DEFAULT_AGENTS: u32 = 1;
     /// The most agents at once that a tier may allow.
     pub const MAX_AGENTS: u32 = 100;
+
+    /// What a holder's images may take in a tier that does not say it, in MiB.
+    pub const DEFAULT_IMAGES_MIB: u32 = 4 * 1024;
+
+    /// What the images that a holder brings may take of the nodes' disks, in MiB.
+    #[must_use]
+    pub const fn images_mib(&self) -> u32 {
+        match self.images {
+            Some(mib) => mib,
+            None => Self::DEFAULT_IMAGES_MIB,
+        }
+    }
 
     const fn default_disk() -> u32 {
         Self::DEFAULT_DISK_MIB
@@ -196,7 +213,10 @@ impl Tiers {
     #[must_use]
     pub fn romulus() -> Self {
         let row = |name: &str, min, cores, memory, disk: u32| {
-            (TierName(name.to_owned()), Tier { min, cores, memory, disk: disk * 1024, agents: Tier::DEFAULT_AGENTS })
+            (
+                TierName(name.to_owned()),
+                Tier { min, cores, memory, disk: disk * 1024, agents: Tier::DEFAULT_AGENTS, images: None },
+            )
         };
         Self(vec![
             row("basic", 100_000, 1, 1024, 5),
@@ -235,7 +255,7 @@ mod tests {
 
     fn row(name: &str, min: u64, cores: u32, memory: u32) -> (TierName, Tier) {
         let disk = Tier::DEFAULT_DISK_MIB;
-        (TierName::try_from(name.to_owned()).unwrap(), Tier { min, cores, memory, disk, agents: 1 })
+        (TierName::try_from(name.to_owned()).unwrap(), Tier { min, cores, memory, disk, agents: 1, images: None })
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::images::sweep;
 use crate::api::openapi::openapi;
 use crate::api::routes::router;
 use crate::auth::audience;
@@ -64,6 +65,7 @@ pub async fn serve(
     Acceptor::new(server.clone(), acceptor).spawn(listeners);
     gateway.tasks.spawn(upkeep(Arc::clone(&gateway)));
     gateway.tasks.spawn(probe::watch(Arc::clone(&gateway)));
+    gateway.tasks.spawn(sweep::watch(Arc::clone(&gateway)));
     if let Some(certificates) = certificates {
         gateway.tasks.spawn(watch(certificates, Duration::from_millis(tls.reload_ms.max(1)), shutdown.clone()));
     }

@@ -10,6 +10,7 @@ use domain::{Clock, PodId, Tiers, UnixMillis, Wallet};
 use metrics_exporter_prometheus::PrometheusHandle;
 use moka::future::Cache;
 use store::{ReplayKey, RunRecord, Store};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use treasury::Treasury;
@@ -17,6 +18,7 @@ use wire::Secret;
 use wire::v1::public::{Agent, Reason};
 use wire::v1::relay::RelayerHealth;
 
+use crate::api::images::turns::ImportTurns;
 use crate::auth::spent::SpentSignatures;
 use crate::auth::uses::KeyUses;
 use crate::edge::hosts::ApiHosts;
@@ -82,6 +84,9 @@ pub(crate) struct Gateway {
     pub(crate) spent: SpentSignatures,
     pub(crate) key_uses: KeyUses,
     pub(crate) ids: RunIdGenerator,
+    /// An image is over, and is to be taken from its node.
+    pub(crate) images_over: Notify,
+    pub(crate) import_turns: ImportTurns,
     pub(crate) price_cache: PriceCache,
     /// The relayer's health, cached.
     pub(crate) relayer_health: Cache<(), Arc<RelayerHealth>>,
@@ -124,6 +129,8 @@ impl Gateway {
             spent: SpentSignatures::new(limits.tracked),
             key_uses: KeyUses::default(),
             ids: RunIdGenerator::default(),
+            images_over: Notify::new(),
+            import_turns: ImportTurns::default(),
             price_cache: PriceCache::new(),
             relayer_health: Cache::builder().max_capacity(1).time_to_live(HEALTH_LASTS).build(),
             audiences,

@@ -32,6 +32,9 @@ pub trait ImageCatalog: Send + Sync + 'static {
     /// # Errors
     /// When the store cannot be read.
     fn named(&self) -> Result<BTreeMap<String, ImageDigest>, ImageError>;
+
+    /// Where holders' images are taken in; `None` where none are.
+    fn store(&self) -> Option<ImageStore>;
 }
 
 impl ImageCatalog for ImageStore {
@@ -45,5 +48,9 @@ impl ImageCatalog for ImageStore {
 
     fn named(&self) -> Result<BTreeMap<String, ImageDigest>, ImageError> {
         self.names()
+    }
+
+    fn store(&self) -> Option<ImageStore> {
+        Some(self.clone())
     }
 }

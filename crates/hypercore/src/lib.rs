@@ -11,6 +11,7 @@
 //! | `ledger` | what is remembered of sandboxes; environments, sealed |
 //! | `journal`, `heartbeat` | what was seen, for the bill; when the node last lived |
 //! | `quarantine`, `retention` | what cannot be read; disks that outlived their run |
+//! | `uploads` | archives of holders' images, until images are made of them |
 //! | `upkeep`, `reserve` | what the node does by itself; room for its own records |
 //! | `context` | what all sandboxes of a node have in common |
 //! | `logs` | what agents and consoles have said, bounded |
@@ -54,6 +55,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod uploads;
 
 pub use api::openapi;
 pub use config::{Config, ConfigError, ShutdownPolicy};

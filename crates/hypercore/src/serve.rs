@@ -35,6 +35,7 @@ use crate::policy::Capacity;
 use crate::registry::Registry;
 use crate::streams::ConnectionPermit;
 use crate::upkeep;
+use crate::uploads::Uploads;
 use crate::{Config, ImageCatalog, ShutdownPolicy};
 
 /// Connections at most that carry no stream of an agent; those count for the agent.
@@ -168,11 +169,13 @@ pub async fn serve(
     let ledger = Ledger::open(&state, reserve.clone()).map_err(|error| failed(error.into()))?;
     let runtime_info = parts.runtime.info();
     let capacity = capacity(&config, &runtime_info).map_err(|error| failed(error.into()))?;
-    let on_shutdown = config.on_shutdown;
+    let (on_shutdown, least_free_mib) = (config.on_shutdown, config.disk_free_mib);
     let shared = Arc::new(NodeContext {
         config,
         runtime: Arc::clone(&parts.runtime),
         runtime_info,
+        uploads: parts.images.store().map(|store| Arc::new(Uploads::new(store, least_free_mib))),
+        image_use: tokio::sync::RwLock::new(()),
         images: parts.images,
         journal,
         clock: Arc::clone(&parts.clock),
@@ -183,6 +186,8 @@ pub async fn serve(
     let node = Arc::new(Node::new(Arc::clone(&shared), ledger));
     node.recover(last_alive).await.map_err(failed)?;
     let _beats = AbortOnDropHandle::new(tokio::spawn(heartbeat.run(parts.clock)));
+    let sweeping = Arc::clone(&node);
+    let _sweeping = AbortOnDropHandle::new(tokio::spawn(async move { upkeep::keep_images(&sweeping).await }));
     let _keeping = AbortOnDropHandle::new(tokio::spawn(async move { upkeep::keep_disks(&shared, reserve).await }));
     let runtime = Arc::clone(&parts.runtime);
     let _tending = AbortOnDropHandle::new(tokio::spawn(async move { upkeep::keep_network(&*runtime).await }));

@@ -8,6 +8,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use crate::context::NodeContext;
+use crate::node::Node;
 use crate::retention::{expire, read_ages, write_ages};
 
 /// Between two looks for disks whose time is over.
@@ -35,6 +36,15 @@ pub(crate) async fn keep_disks(node: &NodeContext, reserve: BallastFile) {
             tracing::warn!(%error, "for how long disks were kept cannot be recorded; trying again");
         }
         sleep(PERIOD).await;
+    }
+}
+
+/// Removes images that were forgotten and that nothing runs from.
+pub(crate) async fn keep_images(node: &Node) {
+    loop {
+        // Whoever forgets one does not wait for the next minute.
+        let _ = tokio::time::timeout(PERIOD, node.forgotten.notified()).await;
+        node.sweep().await;
     }
 }
 

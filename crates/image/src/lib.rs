@@ -19,6 +19,7 @@ mod error;
 mod export;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
+mod held;
 mod image;
 mod layer;
 mod lock;

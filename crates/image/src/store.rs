@@ -6,6 +6,7 @@
 //! images/<hex>.json     how the image is run; an image is there when this is
 //! names/<name>          the digest a name means
 //! cache/<key>.json      which layer a build's step left
+//! pins/, going/         images that holders bring (`held`)
 //! tmp/                  what is not finished
 //! lock                  held shared while taking in, alone while removing
 //! ```
@@ -249,12 +250,14 @@ impl ImageStore {
         } else {
             names.clear();
         }
-        if names.is_empty() && in_use.contains(&digest) {
+        // A holder's image of the same content stays.
+        let gone = names.is_empty() && !self.pins()?.values().any(|pinned| *pinned == digest);
+        if gone && in_use.contains(&digest) {
             return Err(ImageError::InUse(digest));
         }
         self.forget_names(name, &digest)?;
-        let freed_bytes = if names.is_empty() { self.forget(&[digest])? } else { 0 };
-        Ok(Removal { digest, gone: names.is_empty(), freed_bytes })
+        let freed_bytes = if gone { self.forget(&[digest])? } else { 0 };
+        Ok(Removal { digest, gone, freed_bytes })
     }
 
     /// Removes all images that have no name and are not in use, and blobs that no
@@ -265,13 +268,13 @@ impl ImageStore {
     pub fn prune(&self, in_use: &BTreeSet<ImageDigest>) -> Result<u64, ImageError> {
         let _lock = self.exclusive()?;
         self.refuse_unreadable()?;
-        let named: BTreeSet<_> = self.names()?.into_values().collect();
+        let named: BTreeSet<_> = self.names()?.into_values().chain(self.pins()?.into_values()).collect();
         let loose = self.digests()?.into_iter().filter(|digest| !named.contains(digest) && !in_use.contains(digest));
         self.forget(&loose.collect::<Vec<_>>())
     }
 
     /// What a damaged file stands for may be needed: nothing is removed beside it.
-    fn refuse_unreadable(&self) -> Result<(), ImageError> {
+    pub(crate) fn refuse_unreadable(&self) -> Result<(), ImageError> {
         let names = self.dir("names");
         let unread = entries(&names)?.into_iter().find(|name| self.read_name(name).is_none());
         let unread = unread.map(|name| names.join(name));
@@ -283,12 +286,11 @@ impl ImageStore {
     /// Makes the image of a manifest whose blobs are here, and gives it its name.
     fn take(&self, manifest: BlobDigest, name: Option<&str>, to: &dyn Progress) -> Result<Image, ImageError> {
         let digest = ImageDigest::from(manifest);
-        // Two that take in the same image: the second finds the first one's work.
-        let _turn = Lock::exclusive(&self.dir("tmp").join(format!("{}.lock", digest.hex())))?;
+        let _turn = self.turn(&digest)?;
         if self.get(&digest).is_err() {
             let scratch = self.scratch()?;
             let record = assemble(manifest, &self.blobs(), scratch.path(), &self.disk(&digest), &self.config, to)?;
-            self.write(&self.record_path(&digest), &serde_json::to_vec_pretty(&record).unwrap_or_default())?;
+            self.write_record(&digest, &record)?;
         }
         if let Some(name) = name {
             self.replace(&self.dir("names").join(name), digest.to_string().as_bytes())?;
@@ -296,7 +298,21 @@ impl ImageStore {
         self.get(&digest)
     }
 
-    fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
+    /// Two that take in the same image: the second finds the first one's work.
+    pub(crate) fn turn(&self, digest: &ImageDigest) -> Result<Lock, ImageError> {
+        Ok(Lock::exclusive(&self.dir("tmp").join(format!("{}.lock", digest.hex())))?)
+    }
+
+    /// From here on the image is there.
+    pub(crate) fn write_record(&self, digest: &ImageDigest, record: &ImageRecord) -> Result<(), ImageError> {
+        self.write(&self.record_path(digest), &serde_json::to_vec_pretty(record).unwrap_or_default())
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), ImageError> {
         publish(self.written(bytes)?, path)
     }
 
@@ -328,7 +344,7 @@ impl ImageStore {
     }
 
     /// Removes images, and blobs that no image needs any more. The bytes freed.
-    fn forget(&self, digests: &[ImageDigest]) -> Result<u64, ImageError> {
+    pub(crate) fn forget(&self, digests: &[ImageDigest]) -> Result<u64, ImageError> {
         let mut freed = 0;
         for digest in digests {
             unlink(&self.record_path(digest))?;
@@ -374,7 +390,7 @@ impl ImageStore {
         Ok(names.filter_map(|name| format!("sha256:{}", name.strip_suffix(".json")?).parse().ok()).collect())
     }
 
-    fn record(&self, digest: &ImageDigest) -> Option<ImageRecord> {
+    pub(crate) fn record(&self, digest: &ImageDigest) -> Option<ImageRecord> {
         serde_json::from_slice(&fs::read(self.record_path(digest)).ok()?).ok()
     }
 
@@ -382,12 +398,12 @@ impl ImageStore {
         fs::read_to_string(self.dir("names").join(name)).ok()?.trim().parse().ok()
     }
 
-    fn scratch(&self) -> Result<tempfile::TempDir, ImageError> {
+    pub(crate) fn scratch(&self) -> Result<tempfile::TempDir, ImageError> {
         let dir = self.dir("tmp");
         tempfile::tempdir_in(&dir).map_err(|source| ImageError::file("create a directory in", &dir, source))
     }
 
-    fn shared(&self) -> Result<Lock, ImageError> {
+    pub(crate) fn shared(&self) -> Result<Lock, ImageError> {
         Ok(Lock::shared(&self.lock_path())?)
     }
 
@@ -399,11 +415,11 @@ impl ImageStore {
         BlobStore::new(self.blobs_dir(), self.dir("tmp"))
     }
 
-    fn blobs_dir(&self) -> PathBuf {
+    pub(crate) fn blobs_dir(&self) -> PathBuf {
         self.dir("blobs/sha256")
     }
 
-    fn disk(&self, digest: &ImageDigest) -> PathBuf {
+    pub(crate) fn disk(&self, digest: &ImageDigest) -> PathBuf {
         self.dir("disks").join(format!("{}.erofs", digest.hex()))
     }
 
@@ -411,11 +427,11 @@ impl ImageStore {
         self.dir("images").join(format!("{}.json", digest.hex()))
     }
 
-    fn lock_path(&self) -> PathBuf {
+    pub(crate) fn lock_path(&self) -> PathBuf {
         self.dir("lock")
     }
 
-    fn dir(&self, name: &str) -> PathBuf {
+    pub(crate) fn dir(&self, name: &str) -> PathBuf {
         self.config.store.join(name)
     }
 }
@@ -429,7 +445,7 @@ fn check_name(name: &str) -> Result<(), ImageError> {
     if shaped { Ok(()) } else { Err(ImageError::Name(name.chars().take(MAX_NAME + 1).collect())) }
 }
 
-fn entries(dir: &Path) -> Result<Vec<String>, ImageError> {
+pub(crate) fn entries(dir: &Path) -> Result<Vec<String>, ImageError> {
     let listed = fs::read_dir(dir).map_err(|source| ImageError::file("list", dir, source))?;
     let mut names: Vec<_> = listed.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     names.sort();
@@ -437,7 +453,7 @@ fn entries(dir: &Path) -> Result<Vec<String>, ImageError> {
 }
 
 /// Removes a file that may be gone already; its bytes.
-fn unlink(path: &Path) -> Result<u64, ImageError> {
+pub(crate) fn unlink(path: &Path) -> Result<u64, ImageError> {
     let bytes = fs::metadata(path).map_or(0, |data| data.len());
     match fs::remove_file(path) {
         Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(ImageError::file("remove", path, source)),

@@ -13,6 +13,7 @@
 //! | `billing` | marks, usage |
 //! | `counted` | time that no step of a clock shortens or stretches |
 //! | `apikeys` | what wallets let programs do in their names |
+//! | `images` | images that holders bring |
 //! | `keys`, `sealed` | the keys that gateways share, sealed; [`SealedKeys`]: in the clear for who has the sealing key |
 //! | `sealing`, `reseal`, `aside` | where that key lies; all keys under another one, or set aside as that is lost |
 //! | `links`, `prices`, `deploys` | owners, prices, vaults to be |
@@ -36,6 +37,7 @@ mod counted;
 mod deploys;
 mod error;
 mod found;
+mod images;
 mod index;
 mod keys;
 mod life;
@@ -67,6 +69,10 @@ pub use copy::copy;
 pub use counted::TimeStore;
 pub use deploys::{DeployState, DeployStore, VaultConsent, VaultDeploy};
 pub use error::{Cause, StoreError};
+pub use images::{
+    FinishOutcome, HeldImageRecord, HeldImageState, HeldImageStore, ImageOutcome, ImageQuota, NewImageUpload,
+    OverImage, OverQuota, ReadyImage,
+};
 pub use index::{IndexId, IndexStore, IndexedVault, StoreLedger};
 pub use keys::{KeyStore, SealedIdentity, SecretName};
 pub use life::{AgentObservation, AgentStore, StepOutcome};

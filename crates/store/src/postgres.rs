@@ -20,6 +20,7 @@ mod counted;
 mod database;
 mod deploys;
 mod error;
+mod images;
 mod index;
 mod json;
 mod keys;

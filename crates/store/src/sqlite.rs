@@ -30,6 +30,7 @@ mod error;
 mod files;
 mod handle;
 mod health;
+mod images;
 mod index;
 mod json;
 mod keys;

@@ -223,6 +223,8 @@ codes! {
     TooManyKeys = "too_many_keys", 403;
     /// This tier may not bring its own image.
     ImageRefused = "image_refused", 403;
+    /// The wallet's images fill what its tier gives, or are as many as they may be.
+    ImageQuota = "image_quota", 403;
     /// No such thing, or not yours.
     NotFound = "not_found", 404;
     /// The path is known, the method is not.
@@ -253,6 +255,8 @@ codes! {
     /// The agent's key is not here, and another would not be its vault's: the operator imports
     /// it.
     KeyMissing = "key_missing", 409;
+    /// The upload is not at this offset: `Upload-Offset` says where it is.
+    UploadOffset = "upload_offset", 409;
     /// The agent is not in a state that allows this.
     WrongState = "wrong_state", 409;
     /// The body is larger than allowed.
@@ -266,6 +270,8 @@ codes! {
     /// The image needs more than it would get, or another runtime; what would work is beside
     /// this.
     ImageNeeds = "image_needs", 422;
+    /// The archive is no image that can be taken; the words say why.
+    InvalidImage = "invalid_image", 422;
     /// No node could hold it, even empty; ask for less.
     ExceedsCapacity = "exceeds_capacity", 422;
     /// Too many requests.

@@ -10,13 +10,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use auth::TokenIssuer;
 use chain::fake::FakeBalances;
-use control::{ByteStream, Control, LogSource, Node, NodeBody, NodeError};
-use domain::{ImageDigest, PodId, RunId, SystemClock, Tiers, UnixMillis, VolumeId};
+use control::{ByteStream, Control, LogSource, Node, NodeBody, NodeError, NodeImages};
+use domain::{ImageDigest, ImageId, PodId, RunId, SystemClock, Tiers, UnixMillis, VolumeId};
 use gateway::{GatewayParts, Limits, Listeners, TlsConfig};
 use http::{Request, Response};
 use store::{Store, StoreUrl};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use wire::v1::images::{ArchiveSpec, HeldImage, ImportSpec};
 use wire::v1::node::{
     DataPolicy, DeleteResponse, MarksPage, NodeInfo, NodeVolume, RuntimeName, Sandbox, SandboxPhase, SandboxSpec,
     Sandboxes, VolumeSpec,
@@ -162,7 +163,34 @@ impl Node for InstantNode {
         std::future::pending().await
     }
 
+    fn images(&self) -> &dyn NodeImages {
+        self
+    }
+
     async fn forward(&self, _: RunId, _: &str, _: Request<NodeBody>) -> Result<Response<NodeBody>, NodeError> {
+        std::future::pending().await
+    }
+}
+
+#[async_trait::async_trait]
+impl NodeImages for InstantNode {
+    async fn begin(&self, _: ImageId, _: ArchiveSpec) -> Result<HeldImage, NodeError> {
+        std::future::pending().await
+    }
+
+    async fn append(&self, _: ImageId, _: u64, _: NodeBody) -> Result<HeldImage, NodeError> {
+        std::future::pending().await
+    }
+
+    async fn find(&self, _: ImageId) -> Result<Option<HeldImage>, NodeError> {
+        std::future::pending().await
+    }
+
+    async fn import(&self, _: ImageId, _: ImportSpec) -> Result<HeldImage, NodeError> {
+        std::future::pending().await
+    }
+
+    async fn forget(&self, _: ImageId) -> Result<(), NodeError> {
         std::future::pending().await
     }
 }

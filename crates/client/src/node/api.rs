@@ -254,7 +254,11 @@ impl NodeClient {
         self.json(Call::new(operation, self.deadlines.read), empty(Method::GET, path)).await
     }
 
-    async fn json<T: DeserializeOwned>(&self, call: Call, request: Request<Full<Bytes>>) -> Result<T, NodeError> {
+    pub(super) async fn json<T: DeserializeOwned>(
+        &self,
+        call: Call,
+        request: Request<Full<Bytes>>,
+    ) -> Result<T, NodeError> {
         call.within(async { self.ask(call, request).await?.json(call.operation).await }).await
     }
 
@@ -283,11 +287,11 @@ pub(super) fn empty(method: Method, path: &str) -> Request<Full<Bytes>> {
     builder(method, path).body(Full::default()).expect("a path of ids and integers is a URI")
 }
 
-fn whole(request: Builder, body: Bytes, operation: &'static str) -> Result<Request<Full<Bytes>>, NodeError> {
+pub(super) fn whole(request: Builder, body: Bytes, operation: &'static str) -> Result<Request<Full<Bytes>>, NodeError> {
     request.body(Full::new(body)).map_err(|error| NodeError::protocol(operation, error.to_string()))
 }
 
-fn found<T>(answer: Result<T, NodeError>) -> Result<Option<T>, NodeError> {
+pub(super) fn found<T>(answer: Result<T, NodeError>) -> Result<Option<T>, NodeError> {
     match answer {
         Ok(it) => Ok(Some(it)),
         Err(NodeError::Refused(fault)) if fault.code == Code::NotFound => Ok(None),

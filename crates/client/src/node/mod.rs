@@ -5,6 +5,7 @@ mod body;
 mod call;
 mod error;
 mod exchange;
+mod images;
 mod stream;
 
 pub use api::NodeClient;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use domain::{Clock, SystemClock, UnixMillis, Wallet};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
-use reqwest::{Client, ClientBuilder, Method, Response, StatusCode, Url};
+use reqwest::{Body, Client, ClientBuilder, Method, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use wire::Secret;
 use wire::fault::Fault;
@@ -154,9 +154,9 @@ impl Call {
         self
     }
 
-    /// With this API key.
-    fn keyed(mut self, key: &Secret) -> Result<Self, ClientError> {
-        let wrong = |_| ClientError::protocol(self.operation, "the API key holds what no header may");
+    /// With this API key, or this token.
+    pub(super) fn keyed(mut self, key: &Secret) -> Result<Self, ClientError> {
+        let wrong = |_| ClientError::protocol(self.operation, "the key or token holds what no header may");
         let mut value = HeaderValue::from_str(&format!("Bearer {}", key.expose())).map_err(wrong)?;
         value.set_sensitive(true);
         self.headers.insert(AUTHORIZATION, value);
@@ -242,6 +242,12 @@ impl GatewayClient {
         within(operation, deadline, async { json(operation, self.send(call).await?).await }).await
     }
 
+    /// Sends a call that needs no signature, with a body that flows, and reads its whole answer.
+    pub(super) async fn open_with<T: DeserializeOwned>(&self, call: Call, body: Body) -> Result<T, ClientError> {
+        let (operation, deadline) = (call.operation, call.deadline);
+        within(operation, deadline, async { json(operation, self.send_with(call, body).await?).await }).await
+    }
+
     /// Signs and sends a call; the answer is a success whose body still flows.
     pub(super) async fn streamed(&self, call: Call) -> Result<Response, ClientError> {
         let (operation, deadline) = (call.operation, call.deadline);
@@ -269,9 +275,14 @@ impl GatewayClient {
         self.gateway.join(path).map_err(|error| ClientError::protocol(operation, error))
     }
 
-    async fn send(&self, call: Call) -> Result<Response, ClientError> {
+    async fn send(&self, mut call: Call) -> Result<Response, ClientError> {
+        let body = std::mem::take(&mut call.body);
+        self.send_with(call, body.into()).await
+    }
+
+    async fn send_with(&self, call: Call, body: Body) -> Result<Response, ClientError> {
         let url = self.url(call.operation, &call.path)?;
-        let request = self.http.request(call.method, url).headers(call.headers).body(call.body);
+        let request = self.http.request(call.method, url).headers(call.headers).body(body);
         request.send().await.map_err(|error| ClientError::transport(call.operation, error))
     }
 }

@@ -2,6 +2,7 @@
 
 mod behaviour;
 mod clock;
+mod images;
 mod node;
 mod state;
 

@@ -23,7 +23,7 @@ use wire::v1::node::{
 
 use crate::fake::behaviour::{CallOutcome, Chaos, FakeNodeSpec};
 use crate::fake::state::{FakeNodeState, sandbox};
-use crate::fleet::node::{ByteStream, Node, NodeBody};
+use crate::fleet::node::{ByteStream, Node, NodeBody, NodeImages};
 
 const CREATE: &str = "create the sandbox";
 /// For how long disks are kept.
@@ -55,7 +55,7 @@ impl FakeNode {
         Self { name: name.into(), clock, state, news: Arc::default(), infos: Arc::default() }
     }
 
-    fn state(&self) -> MutexGuard<'_, FakeNodeState> {
+    pub(super) fn state(&self) -> MutexGuard<'_, FakeNodeState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -224,7 +224,7 @@ impl FakeNode {
 
     /// Asks: with the misbehaviour that is due. What is asked may be done and
     /// its answer lost, be lost itself, or be done later than anybody waits.
-    async fn ask<T: Send + 'static>(
+    pub(super) async fn ask<T: Send + 'static>(
         &self,
         operation: &'static str,
         work: impl Fn(&Self) -> T + Clone + Send + 'static,
@@ -478,6 +478,10 @@ impl Node for FakeNode {
 
     async fn logs(&self, _id: RunId, _source: LogSource, _follow: bool) -> Result<NodeBody, NodeError> {
         Err(lost("read the logs"))
+    }
+
+    fn images(&self) -> &dyn NodeImages {
+        self
     }
 
     async fn forward(&self, _id: RunId, _target: &str, _: Request<NodeBody>) -> Result<Response<NodeBody>, NodeError> {

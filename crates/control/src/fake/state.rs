@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use domain::{ImageDigest, Mark, MarkKind, PodId, RunId, UnixMillis, VolumeId};
+use domain::{ImageDigest, ImageId, Mark, MarkKind, PodId, RunId, UnixMillis, VolumeId};
 use wire::fault::Code;
+use wire::v1::images::{ArchiveSpec, HeldImage};
 use wire::v1::node::{
     AgentMark, ImageNeeds, NodeDisk, NodeInfo, NodeVolume, RuntimeName, Sandbox, SandboxPhase, SandboxSpec,
 };
@@ -22,6 +23,8 @@ pub(super) struct FakeNodeState {
     pub(super) next_creation: Option<CallOutcome>,
     pub(super) images: BTreeMap<String, ImageDigest>,
     pub(super) image_needs: BTreeMap<String, ImageNeeds>,
+    /// What holders have brought.
+    pub(super) uploads: BTreeMap<ImageId, FakeUpload>,
     pub(super) sandboxes: BTreeMap<RunId, Sandbox>,
     /// Disks that were set aside, and those that are held by no sandbox at all.
     pub(super) kept: BTreeMap<PodId, UnixMillis>,
@@ -50,6 +53,7 @@ impl FakeNodeState {
             next_creation: None,
             images: BTreeMap::new(),
             image_needs: BTreeMap::new(),
+            uploads: BTreeMap::new(),
             sandboxes: BTreeMap::new(),
             kept: BTreeMap::new(),
             quarantined: BTreeMap::new(),
@@ -148,6 +152,50 @@ impl FakeNodeState {
             sandbox.ready_after_ms.get_or_insert(now.since(sandbox.created_at));
             self.mark(id, MarkKind::Ready, now);
         }
+    }
+}
+
+/// An upload, and what was made of it.
+#[derive(Clone, Debug)]
+pub(super) struct FakeUpload {
+    pub(super) spec: ArchiveSpec,
+    pub(super) bytes: Vec<u8>,
+    pub(super) made: Option<HeldImage>,
+}
+
+impl FakeUpload {
+    pub(super) fn shown(&self) -> HeldImage {
+        let receiving = HeldImage::Receiving { offset: self.bytes.len() as u64, size: self.spec.size };
+        self.made.clone().unwrap_or(receiving)
+    }
+
+    /// Makes an image of it; an archive that begins with `bad` is none.
+    pub(super) fn make(&mut self, max_mib: u64) -> HeldImage {
+        if self.made.is_none() {
+            let failed = |error: &str| HeldImage::Failed { code: Code::InvalidImage, error: error.to_owned() };
+            self.made = Some(if self.bytes.starts_with(b"bad") {
+                failed("it is no image")
+            } else if self.spec.size > max_mib << 20 {
+                failed("it is too large")
+            } else if self.bytes.starts_with(b"slow") {
+                HeldImage::Importing { step: "unpack".to_owned() }
+            } else {
+                self.held()
+            });
+        }
+        self.shown()
+    }
+
+    /// What is worked on is done.
+    pub(super) fn finish(&mut self) {
+        if let Some(HeldImage::Importing { .. }) = self.made {
+            self.made = Some(self.held());
+        }
+    }
+
+    fn held(&self) -> HeldImage {
+        let digest = ImageDigest(self.spec.sha256.0);
+        HeldImage::Held { digest, bytes: self.spec.size, needs: ImageNeeds::default() }
     }
 }
 

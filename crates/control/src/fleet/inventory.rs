@@ -4,7 +4,7 @@
 //! holds, so that a spawn need not ask. What is known here may be old: the node's own
 //! admission decides, and a wrong guess costs one more try.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -179,6 +179,23 @@ impl Fleet {
         let mut offers: Vec<_> = self.nodes().filter_map(offer).collect();
         offers.sort_by_key(|offer| std::cmp::Reverse(offer.free_mib));
         offers
+    }
+
+    /// The runtimes of the nodes, by what each said last.
+    pub(crate) fn runtimes(&self) -> BTreeSet<&'static str> {
+        self.reports().values().filter_map(Report::info).map(|info| info.runtime.as_str()).collect()
+    }
+
+    /// The node that a holder's image goes to: of those that were heard lately the one with the
+    /// most room.
+    #[must_use]
+    pub fn roomiest(&self) -> Option<Arc<dyn Node>> {
+        let (now, fresh_for) = (Instant::now(), self.fresh_for());
+        let reports = self.reports();
+        let fresh = reports.iter().filter(|(_, report)| report.is_fresh(now, fresh_for));
+        let free = |report: &Report| report.info().and_then(|info| info.disk).map_or(0, |disk| disk.free_mib);
+        let (name, _) = fresh.max_by_key(|(name, report)| (free(report), std::cmp::Reverse((*name).clone())))?;
+        self.node(name).cloned()
     }
 
     /// Whether one of the nodes has disk for an agent, were it the only one there, by

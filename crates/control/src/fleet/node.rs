@@ -6,10 +6,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use client::{LogSource, NodeError};
-use domain::{PodId, RunId, VolumeId};
+use domain::{ImageId, PodId, RunId, VolumeId};
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use tokio::io::{AsyncRead, AsyncWrite};
+use wire::v1::images::{ArchiveSpec, HeldImage, ImportSpec};
 use wire::v1::node::{
     DataPolicy, DeleteResponse, MarksPage, NodeInfo, NodeVolume, Sandbox, SandboxSpec, Sandboxes, VolumeSpec,
 };
@@ -79,6 +80,9 @@ pub trait Node: Send + Sync {
     /// goes on to write.
     async fn logs(&self, id: RunId, source: LogSource, follow: bool) -> Result<NodeBody, NodeError>;
 
+    /// The images that holders bring to it.
+    fn images(&self) -> &dyn NodeImages;
+
     /// Passes a request to the guest's `pod`: its commands, its files.
     async fn forward(
         &self,
@@ -86,6 +90,26 @@ pub trait Node: Send + Sync {
         target: &str,
         request: Request<NodeBody>,
     ) -> Result<Response<NodeBody>, NodeError>;
+}
+
+/// The images that holders bring to a node. Every call may be repeated.
+#[async_trait]
+pub trait NodeImages: Send + Sync {
+    /// Says that an archive is to come; the same again changes nothing.
+    async fn begin(&self, id: ImageId, spec: ArchiveSpec) -> Result<HeldImage, NodeError>;
+
+    /// Sends a piece of the archive, which begins at this offset. What arrives stays, however
+    /// this ends.
+    async fn append(&self, id: ImageId, offset: u64, body: NodeBody) -> Result<HeldImage, NodeError>;
+
+    /// How an image or its upload is; `None` if the node has neither.
+    async fn find(&self, id: ImageId) -> Result<Option<HeldImage>, NodeError>;
+
+    /// Has an image made of an archive that is whole; asked again, says how that is.
+    async fn import(&self, id: ImageId, spec: ImportSpec) -> Result<HeldImage, NodeError>;
+
+    /// Forgets an image or its upload.
+    async fn forget(&self, id: ImageId) -> Result<(), NodeError>;
 }
 
 /// Bounds a call from outside too: a node that hangs is a node that does not

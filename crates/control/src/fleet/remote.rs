@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use client::{LogSource, NodeClient, NodeError};
-use domain::{PodId, RunId, VolumeId};
+use domain::{ImageId, PodId, RunId, VolumeId};
 use http::{Request, Response};
 use http_body_util::BodyExt;
+use wire::v1::images::{ArchiveSpec, HeldImage, ImportSpec};
 use wire::v1::node::{
     DataPolicy, DeleteResponse, MarksPage, NodeInfo, NodeVolume, Sandbox, SandboxSpec, Sandboxes, VolumeSpec,
 };
 
-use crate::fleet::node::{ByteStream, Node, NodeBody};
+use crate::fleet::node::{ByteStream, Node, NodeBody, NodeImages};
 
 /// A node behind its daemon's socket.
 #[derive(Clone, Debug)]
@@ -92,6 +93,10 @@ impl Node for RemoteNode {
         Ok(self.client.logs(id, source, follow).await?.map_err(Into::into).boxed_unsync())
     }
 
+    fn images(&self) -> &dyn NodeImages {
+        self
+    }
+
     async fn forward(
         &self,
         id: RunId,
@@ -99,5 +104,28 @@ impl Node for RemoteNode {
         request: Request<NodeBody>,
     ) -> Result<Response<NodeBody>, NodeError> {
         Ok(self.client.forward(id, target, request).await?.map(|body| body.map_err(Into::into).boxed_unsync()))
+    }
+}
+
+#[async_trait]
+impl NodeImages for RemoteNode {
+    async fn begin(&self, id: ImageId, spec: ArchiveSpec) -> Result<HeldImage, NodeError> {
+        self.client.begin_image(id, &spec).await
+    }
+
+    async fn append(&self, id: ImageId, offset: u64, body: NodeBody) -> Result<HeldImage, NodeError> {
+        self.client.append_image(id, offset, body).await
+    }
+
+    async fn find(&self, id: ImageId) -> Result<Option<HeldImage>, NodeError> {
+        self.client.held_image(id).await
+    }
+
+    async fn import(&self, id: ImageId, spec: ImportSpec) -> Result<HeldImage, NodeError> {
+        self.client.import_image(id, &spec).await
+    }
+
+    async fn forget(&self, id: ImageId) -> Result<(), NodeError> {
+        self.client.forget_image(id).await
     }
 }

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use chain::BalanceError;
 use domain::{HolderAllowance, ImageDigest, ResourceRequest, Tier, TierName, Tiers, Wallet};
+use wire::v1::node::ImageNeeds;
 
 use crate::context::Context;
-use crate::fleet::images::ImageTable;
+use crate::fleet::images::{DemandingImage, ImageTable};
 use crate::pods::needs::{Conditions, UnmetNeed};
 
 /// What a holder asks for.
@@ -35,6 +36,13 @@ pub enum ImageAsk<'a> {
     Named(&'a str),
     /// One by its digest, if the tier may bring its own.
     Brought(&'a str),
+    /// One that a holder has brought, and that this one may spawn.
+    Held {
+        /// Which.
+        digest: ImageDigest,
+        /// What it needs.
+        needs: &'a ImageNeeds,
+    },
 }
 
 /// What a holder gets.
@@ -116,17 +124,25 @@ impl Context {
                 let share = self.share(ask).await?;
                 (brought_image(&table, digest, &share.0, ask.may_bring)?, share)
             }
+            ImageAsk::Held { digest, .. } => (digest, self.share(ask).await?),
         };
         let (tier, tier_config, allowance) = share;
         let grant = Grant { image, tier, tier_config, allowance };
-        self.check_needs(&grant)?;
+        let held = match ask.image {
+            ImageAsk::Held { needs, .. } => {
+                Some(DemandingImage { needs: needs.clone(), runtimes: self.fleet.runtimes() })
+            }
+            ImageAsk::Named(_) | ImageAsk::Brought(_) => None,
+        };
+        self.check_needs(&grant, held.as_ref())?;
         Ok(grant)
     }
 
-    /// Whether the image can work with what it would get.
-    fn check_needs(&self, grant: &Grant) -> Result<(), AdmitError> {
+    /// Whether the image can work with what it would get. What a holder has brought says itself
+    /// what it needs.
+    fn check_needs(&self, grant: &Grant, held: Option<&DemandingImage>) -> Result<(), AdmitError> {
         let demanding = self.fleet.demanding();
-        let Some(image) = demanding.get(&grant.image) else { return Ok(()) };
+        let Some(image) = held.or_else(|| demanding.get(&grant.image)) else { return Ok(()) };
         let conditions = Conditions { tiers: &self.tiers, tier: &grant.tier, share: &grant.tier_config };
         let Some(unmet) = conditions.unmet(image) else { return Ok(()) };
         let table = self.fleet.images().unwrap_or_default();
@@ -161,7 +177,7 @@ impl Context {
     }
 
     /// The highest tier the holder's balance reaches.
-    pub(super) async fn tier_of(&self, holder: &Wallet) -> Result<(TierName, Tier), AdmitError> {
+    pub(crate) async fn tier_of(&self, holder: &Wallet) -> Result<(TierName, Tier), AdmitError> {
         let balance = self.balances.balance(holder).await?;
         if let Some((name, tier)) = self.tiers.reached_by(balance, self.balances.decimals()) {
             return Ok((name.clone(), *tier));
@@ -209,7 +225,7 @@ fn share_of(tier: Tier, ask: &SpawnAsk<'_>) -> Result<Tier, AdmitError> {
 mod tests {
     use super::*;
 
-    const TIER: Tier = Tier { min: 7, cores: 4, memory: 4_096, disk: 1_024, agents: 1 };
+    const TIER: Tier = Tier { min: 7, cores: 4, memory: 4_096, disk: 1_024, agents: 1, images: None };
 
     fn share(cores: Option<u32>, memory_mib: Option<u32>, before: Option<(u32, u64)>) -> Result<Tier, AdmitError> {
         let before = before.map(|(cores, memory_mib)| ResourceRequest { cores, memory_mib });

@@ -2,6 +2,7 @@
 
 pub(crate) mod agents;
 pub(crate) mod extract;
+pub(crate) mod images;
 pub(crate) mod keys;
 pub(crate) mod meta;
 pub(crate) mod money;

@@ -34,10 +34,11 @@ pub fn openapi() -> String {
         `X-API-Key`, where its scope opens the route. It acts for the wallet that made it, whose balance and tier are \
         asked for as ever.\n\n| | `read` | `run` | the wallet's signature alone |\n|---|---|---|---|\n| `GET /agents`, \
         `/status/{id}`, `/usage/{wallet}`, `/agents/{id}/logs`, `…/events`, `…/prices`, `…/vault`, `/volumes`, \
-        `/volumes/{id}`, `/keys/self` | yes | yes | |\n| `POST /spawn` (a start again too), `POST /stop/{id}`, \
-        `POST /volumes`, `PUT /volumes/{id}`, `/agents/{id}/process.Process/*`, and the \
-        agents themselves, as their tokens do | | yes | |\n| `DELETE /agents/{id}`, `PUT /agents/{id}/prices`, `DELETE /volumes/{id}`, \
-        vaults and tasks, `/links`, `/keys` | | | yes |\n\nA stop removes an agent that was spawned `ephemeral`, by a key too: \
+        `/volumes/{id}`, `/images`, `/images/{image}`, `/keys/self` | yes | yes | |\n| `POST /spawn` (a start again too), \
+        `POST /stop/{id}`, `POST /volumes`, `PUT /volumes/{id}`, `/agents/{id}/process.Process/*`, and the \
+        agents themselves, as their tokens do | | yes | |\n| `DELETE /agents/{id}`, `PUT /agents/{id}/prices`, \
+        `DELETE /volumes/{id}`, vaults and tasks, `POST /images`, `PUT` and `DELETE /images/{image}`, `/links`, `/keys` \
+        | | | yes |\n\nA stop removes an agent that was spawned `ephemeral`, by a key too: \
         that was said when it was spawned. A key is known by its digest alone; once it is revoked it opens nothing, and \
         an answer that it opened before ends within ten seconds.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
@@ -67,6 +68,9 @@ impl Modify for Signature {
         let mut bearer = Http::new(HttpAuthScheme::Bearer);
         bearer.description = Some(format!("{said} It begins with `pal_` or `e2b_`."));
         components.add_security_scheme("bearer", SecurityScheme::Http(bearer));
+        let mut upload = Http::new(HttpAuthScheme::Bearer);
+        upload.description = Some("The token of an upload, which `POST /images` answers with.".to_owned());
+        components.add_security_scheme("upload", SecurityScheme::Http(upload));
     }
 }
 
@@ -77,7 +81,7 @@ struct Limits;
 impl Modify for Limits {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         for (path, item) in &mut document.paths.paths {
-            let methods = [&mut item.get, &mut item.post, &mut item.put, &mut item.delete];
+            let methods = [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete];
             for operation in methods.into_iter().flatten() {
                 let fault = |said| RefOr::T(faulty(said));
                 if !UNLIMITED.contains(&path.as_str()) {

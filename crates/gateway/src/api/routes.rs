@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 use wire::fault::Code;
 
 use crate::api::agents::{events, logs, spawn, status, stop, timeout, token, usage};
+use crate::api::images::{catalog, upload};
 use crate::api::keys;
 use crate::api::meta::{document, health, metrics, tiers};
 use crate::api::money::{facilitator, links, prices, relay, vaults};
@@ -33,6 +34,7 @@ const STOPPING: [&str; 3] = ["/stop/{id}", "/agents/{id}", "/keys/{id}"];
 pub(crate) fn routes() -> OpenApiRouter<Arc<Gateway>> {
     OpenApiRouter::default()
         .merge(agents())
+        .merge(images())
         .merge(api_keys())
         .merge(disks())
         .merge(payments())
@@ -55,6 +57,15 @@ fn agents() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(logs::logs))
         .routes(routes!(events::events))
         .routes(routes!(process::forward))
+}
+
+/// What holders bring.
+fn images() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::default()
+        .routes(routes!(catalog::list, upload::begin))
+        .routes(routes!(catalog::one, catalog::change, catalog::remove))
+        .routes(routes!(upload::status, upload::append, upload::give_up))
+        .routes(routes!(upload::commit))
 }
 
 /// What wallets let programs do in their names.

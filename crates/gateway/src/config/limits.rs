@@ -39,6 +39,13 @@ pub struct Limits {
     pub wallet_per_minute: u32,
     /// API keys of one wallet that are good at once; 0: none are made. Default `100`.
     pub keys_per_wallet: u32,
+    /// Images that one wallet has brought, tags and uploads included; 0: none may be
+    /// brought. Default `100`.
+    pub images_per_wallet: u32,
+    /// Uploads of images that one wallet has under way at once. Default `4`.
+    pub image_uploads_per_wallet: u32,
+    /// Seconds in which an upload must be whole and become an image. Default `86400`.
+    pub image_upload_s: u64,
     /// API requests of one address (IPv6: one /64) per second; twice as many at
     /// once. Default `50`.
     pub address_per_second: u32,
@@ -105,6 +112,9 @@ impl Default for Limits {
             connection_age_ms: 3_600_000,
             wallet_per_minute: 120,
             keys_per_wallet: 100,
+            images_per_wallet: 100,
+            image_uploads_per_wallet: 4,
+            image_upload_s: 86_400,
             address_per_second: 50,
             ingress_per_second: 500,
             tracked: 100_000,
@@ -148,13 +158,17 @@ impl Limits {
         check_bounds("limits", self.counts().into_iter().chain(self.bodies()).chain(self.times()))
     }
 
-    fn counts(&self) -> [BoundedSetting; 17] {
+    fn counts(&self) -> [BoundedSetting; 20] {
         [
             ("connections", self.connections.into(), AT_LEAST_ONE),
             ("connections_per_address", self.connections_per_address.into(), AT_LEAST_ONE),
             ("wallet_per_minute", self.wallet_per_minute.into(), AT_LEAST_ONE),
             // All of a wallet's are listed at once.
             ("keys_per_wallet", self.keys_per_wallet.into(), 0..=1000),
+            // These too; and an upload that is over must not be older than its node keeps it.
+            ("images_per_wallet", self.images_per_wallet.into(), 0..=1000),
+            ("image_uploads_per_wallet", self.image_uploads_per_wallet.into(), AT_LEAST_ONE),
+            ("image_upload_s", self.image_upload_s, 60..=7 * 86_400),
             ("address_per_second", self.address_per_second.into(), AT_LEAST_ONE),
             ("ingress_per_second", self.ingress_per_second.into(), AT_LEAST_ONE),
             ("tracked", self.tracked.into(), AT_LEAST_ONE),

@@ -394,6 +394,8 @@ async fn fault_2_13_a_path_that_is_no_text_is_refused_by_its_part() {
 pub(crate) fn filled(path: &str) -> String {
     [
         ("/keys/{id}", "/keys/1a2b3c4d5e6f7890"),
+        ("/images/uploads/{id}", "/images/uploads/1a2b3c4d5e6f7890"),
+        ("{image}", "work:v2"),
         ("{id}", "a1b2c3d4-e5f6-7890"),
         ("{wallet}", "11111111111111111111111111111111"),
         ("{address}", "0x00000000000000000000000000000000000000aa"),

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use axum::body::Body;
 use bytes::Bytes;
 use control::fake::FakeNode;
-use control::{ByteStream, LogSource, Node, NodeBody, NodeError};
+use control::{ByteStream, LogSource, Node, NodeBody, NodeError, NodeImages};
 use domain::{ImageDigest, PodId, RunId, VolumeId};
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -251,6 +251,10 @@ impl Node for NodeWithGuests {
         let lines = self.guests.logs.lock().unwrap().pop_front();
         let lines = lines.ok_or_else(|| silent("read the logs", "no logs were set"))?;
         Ok(lines.map_err(Into::into).boxed_unsync())
+    }
+
+    fn images(&self) -> &dyn NodeImages {
+        self.node.images()
     }
 
     async fn forward(&self, _: RunId, path: &str, request: Request<NodeBody>) -> Result<Response<NodeBody>, NodeError> {

@@ -11,6 +11,7 @@ mod edge;
 mod events;
 mod faults;
 mod guest;
+mod images;
 mod ingress;
 mod keys;
 mod limits;

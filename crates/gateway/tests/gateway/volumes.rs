@@ -9,7 +9,7 @@ use crate::edge::{Answer, Edge, Setup, holder};
 
 /// A gateway of one tier with two agents at once and a disk quota, over a node with a disk, in MiB.
 async fn edge(quota: u32, disk: u64) -> Edge {
-    let tier = Tier { min: 1, cores: 4, memory: 4096, disk: quota, agents: 2 };
+    let tier = Tier { min: 1, cores: 4, memory: 4096, disk: quota, agents: 2, images: None };
     let tiers = Tiers::new(vec![(TierName::try_from("team".to_owned()).unwrap(), tier)]).unwrap();
     let setup = Setup { tiers, ..Setup::default() };
     setup.node.set_disk(disk);

@@ -4,6 +4,7 @@
 mod about;
 mod document;
 mod fault;
+mod images;
 mod logs;
 mod marks;
 mod pods;

@@ -12,7 +12,7 @@ use wire::fault::Code;
 
 use super::fault::ApiError;
 use super::state::Api;
-use super::{about, document, logs, marks, pods, process, sandboxes, tunnel, volumes};
+use super::{about, document, images, logs, marks, pods, process, sandboxes, tunnel, volumes};
 
 /// Bytes of a spec at most: an environment of 64 KiB, escaped.
 const MAX_SPEC: usize = 512 * 1024;
@@ -37,6 +37,8 @@ pub(crate) fn routes(api: Api) -> Router {
         .route("/v1/pods/{pod}/data", delete(pods::erase))
         .route("/v1/volumes", get(volumes::list))
         .route("/v1/volumes/{id}", get(volumes::get).put(volumes::put).delete(volumes::delete))
+        .route("/v1/images/{id}", get(images::get).put(images::put).patch(images::patch).delete(images::delete))
+        .route("/v1/images/{id}/import", post(images::import))
         .route("/v1/marks", get(marks::marks))
         .route("/v1/node", get(about::node))
         .route("/v1/disks", get(about::disks))

@@ -42,8 +42,12 @@ impl Node {
         if let Some(held) = self.shared.registry.quarantine.get(id) {
             return Err(CreateError::Quarantined(held.cause));
         }
+        // Until the run has its place nobody removes its image.
+        let using = self.shared.image_use.read().await;
         let (run, room) = self.room_for(&spec).await?;
-        match self.enter(id, &spec, run, room).await? {
+        let entered = self.enter(id, &spec, run, room).await?;
+        drop(using);
+        match entered {
             (handle, Some(task)) => self.begin(&handle, task, spec.env, trace).await,
             (handle, None) => self.again(&handle, &spec).await,
         }

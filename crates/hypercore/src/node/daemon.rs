@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use domain::{MarkKind, RunId, UnixMillis};
 use sandbox::{DiskRetention, Slot};
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,12 +36,21 @@ pub(crate) struct Node {
     /// Held by whoever looks which runs have which volumes and acts on it: a volume that a run
     /// was promised is neither grown nor erased.
     pub(super) volumes: Mutex<()>,
+    /// An image was forgotten.
+    pub(crate) forgotten: Notify,
 }
 
 impl Node {
     pub(crate) fn new(shared: Arc<NodeContext>, ledger: Ledger) -> Self {
-        let (tasks, leave) = (TaskTracker::new(), CancellationToken::new());
-        Self { shared, ledger, tasks, leave, giving_up: Mutex::new(()), volumes: Mutex::new(()) }
+        Self {
+            shared,
+            ledger,
+            tasks: TaskTracker::new(),
+            leave: CancellationToken::new(),
+            giving_up: Mutex::new(()),
+            volumes: Mutex::new(()),
+            forgotten: Notify::new(),
+        }
     }
 
     /// Has a mark written. Waits only so long for that, since a node whose disk takes

@@ -6,6 +6,7 @@ mod delete;
 mod error;
 mod info;
 mod recover;
+mod sweep;
 mod volumes;
 
 pub(crate) use create::CreateOutcome;

@@ -3,6 +3,7 @@
 mod adopt;
 mod api;
 mod bookkeeping;
+mod images;
 mod kill;
 mod life;
 mod node;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use domain::{Generation, ImageDigest, MarkKind, PodId, RunId, SystemClock, UnixMillis};
-use image::ImageError;
+use image::{ImageError, ImageStore};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use sandbox::fake::FakeHost;
 use tempfile::TempDir;
@@ -24,6 +24,7 @@ use crate::ledger::Ledger;
 use crate::node::{CreateError, CreateOutcome, Node};
 use crate::policy::Capacity;
 use crate::registry::Registry;
+use crate::uploads::Uploads;
 use crate::{Config, reserve};
 
 /// The one image there is.
@@ -31,7 +32,8 @@ pub(super) const IMAGE: ImageDigest = ImageDigest([7; 32]);
 /// How long a test waits for what must come.
 pub(super) const SOON: Duration = Duration::from_secs(20);
 
-struct OneImage;
+/// That image, and those of holders, where they are taken in.
+struct OneImage(Option<ImageStore>);
 
 fn needs() -> ImageNeeds {
     ImageNeeds { min_memory_mib: Some(128), ..ImageNeeds::default() }
@@ -39,11 +41,19 @@ fn needs() -> ImageNeeds {
 
 impl ImageCatalog for OneImage {
     fn find(&self, digest: &ImageDigest) -> Result<Option<BaseImage>, ImageError> {
-        Ok((*digest == IMAGE).then(|| BaseImage { disk: "/dev/null".into(), run: run(), needs: needs() }))
+        match &self.0 {
+            _ if *digest == IMAGE => Ok(Some(BaseImage { disk: "/dev/null".into(), run: run(), needs: needs() })),
+            Some(store) => store.find(digest),
+            None => Ok(None),
+        }
     }
 
     fn named(&self) -> Result<BTreeMap<String, ImageDigest>, ImageError> {
         Ok(BTreeMap::from([("echo".to_owned(), IMAGE)]))
+    }
+
+    fn store(&self) -> Option<ImageStore> {
+        self.0.clone()
     }
 }
 
@@ -54,6 +64,8 @@ pub(super) struct TestNode {
     pub(super) machine: FakeHost,
     pub(super) guests: Guests,
     pub(super) config: Config,
+    /// Where holders' images are taken in, if they are.
+    pub(super) images: Option<ImageStore>,
 }
 
 impl TestNode {
@@ -81,7 +93,7 @@ impl TestNode {
             calls: 4,
             ..Config::default()
         };
-        Self { dir: dir.to_owned(), _own: None, machine, guests, config }
+        Self { dir: dir.to_owned(), _own: None, machine, guests, config, images: None }
     }
 
     pub(super) fn state(&self) -> &Path {
@@ -113,11 +125,13 @@ impl TestNode {
             config: self.config.clone(),
             runtime,
             runtime_info,
-            images: Arc::new(OneImage),
+            images: Arc::new(OneImage(self.images.clone())),
             journal: Journal::open(&state.join("marks"), self.config.marks, reserve::of(state)).expect("a journal"),
             clock: Arc::new(SystemClock),
             resolvers: vec!["9.9.9.9".to_owned()],
             registry: Registry::new(capacity),
+            uploads: self.images.clone().map(|store| Arc::new(Uploads::new(store, 0))),
+            image_use: tokio::sync::RwLock::new(()),
             kept: tokio::sync::Mutex::new(()),
         });
         prepare(shared.journal.clone());

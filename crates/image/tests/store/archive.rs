@@ -33,7 +33,7 @@ fn take(place: &Place, archive: &[u8]) -> Result<Image, ImageError> {
 }
 
 /// An OCI layout in an archive.
-fn oci_archive(made: &CreatedInodes) -> Vec<u8> {
+pub(crate) fn oci_archive(made: &CreatedInodes) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let root = made.layout(dir.path());
     let mut archive = tar::Builder::new(Vec::new());

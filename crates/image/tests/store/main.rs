@@ -11,6 +11,7 @@ mod containerfile;
 mod crash;
 mod disk;
 mod fixture;
+mod held;
 mod hostile;
 mod keep;
 mod recipe;

@@ -174,8 +174,14 @@ impl ReadUsage {
         let ended_at: Option<i64> = row.try_get(3)?;
         let meter = meter((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?));
         let meter = ended(meter, ended_at.map(millis));
-        let tier =
-            Tier { min: natural(row.try_get(5)?), cores: small(row, 6)?, memory: small(row, 7)?, disk: 0, agents: 1 };
+        let tier = Tier {
+            min: natural(row.try_get(5)?),
+            cores: small(row, 6)?,
+            memory: small(row, 7)?,
+            disk: 0,
+            agents: 1,
+            images: None,
+        };
         Ok((Usage::of(&tier, meter.uptime_ms(self.now)), row.try_get(4)?))
     }
 }

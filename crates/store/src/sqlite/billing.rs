@@ -174,7 +174,8 @@ pub(crate) fn usage(conn: &Connection, wallet: &Wallet, now: UnixMillis) -> Resu
 fn bill_row(row: &Row<'_>, now: UnixMillis) -> rusqlite::Result<(Usage, bool)> {
     let ended_at: Option<i64> = row.get(3)?;
     let meter = ended(meter((row.get(0)?, row.get(1)?, row.get(2)?)), ended_at.map(millis));
-    let tier = Tier { min: natural(row.get(5)?), cores: row.get(6)?, memory: row.get(7)?, disk: 0, agents: 1 };
+    let tier =
+        Tier { min: natural(row.get(5)?), cores: row.get(6)?, memory: row.get(7)?, disk: 0, agents: 1, images: None };
     Ok((Usage::of(&tier, meter.uptime_ms(now)), row.get(4)?))
 }
 

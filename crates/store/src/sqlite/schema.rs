@@ -16,6 +16,7 @@
 //! | `api_keys` | id | what wallets let programs do in their names: digests of keys |
 //! | `volumes` | id | disks of wallets, and which node holds each |
 //! | `volume_mounts` | pod, volume | which PODs have which volumes; the live run that has one |
+//! | `images` | id | images that holders bring, from their upload until their node has forgotten them |
 //! | `secrets` | name | keys of the gateways' own, sealed |
 //! | `identities` | pod | the PODs' keys, sealed |
 //! | `links` | holder | which owner a holder belongs to |
@@ -29,7 +30,7 @@
 //! | `relays`, `relay_quotas` | name | what the relayer took on |
 //!
 //! Ids and expiries rise, so that new rows land on the same few pages: only the index
-//! of live wallets is written at random places, and API keys, which are few.
+//! of live wallets is written at random places, and API keys and images, which are few.
 
 use std::path::Path;
 
@@ -55,6 +56,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/9.sql"),
     include_str!("schema/10.sql"),
     include_str!("schema/11.sql"),
+    include_str!("schema/12.sql"),
 ];
 
 /// The first one with sealed keys.

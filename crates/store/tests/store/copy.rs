@@ -12,7 +12,7 @@ use relay::conformance;
 use crate::help::{
     DAY_MS, NOW, Place, folder, id, keyed, new_database, open, parse, pod, reservation, reserved, wallet,
 };
-use crate::{apikeys, index, outbox, volumes};
+use crate::{apikeys, images, index, outbox, volumes};
 
 /// Something in every table there is.
 async fn fill(store: &Store) {
@@ -36,6 +36,7 @@ async fn fill(store: &Store) {
     store.keep_identity(pod(1), sealed(), None, NOW).await.unwrap();
     store.keep_api_key(apikeys::new_key(1, 1)).await.unwrap();
     store.note_api_keys_used(vec![(apikeys::key_id(1), NOW)]).await.unwrap();
+    images::fill(store).await;
     index::fill(store).await;
     store.outbox_write(outbox::entry("a", 0)).await.unwrap();
     pay(store).await;

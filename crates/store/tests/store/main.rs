@@ -14,6 +14,7 @@ mod disk;
 mod files;
 mod finance;
 mod help;
+mod images;
 mod index;
 mod keys;
 mod life;

@@ -66,6 +66,19 @@ cases! {
         clocks_at_the_end_of_time_do_not_break_the_bill,
         every_mark_counts_once_across_replays_overlaps_and_reopenings,
     }
+    images {
+        an_upload_becomes_an_image_and_both_are_read_as_they_were_written,
+        the_same_archive_goes_on_with_its_upload_and_is_not_uploaded_twice,
+        a_new_image_takes_the_name_of_the_old_one_which_goes,
+        a_wallets_images_take_no_more_than_it_may_and_another_ones_nothing_of_that,
+        uploads_that_failed_are_counted_as_images_until_they_are_brought_again,
+        of_fifty_uploads_begun_at_once_as_many_are_as_may_be,
+        of_uploads_that_end_at_once_under_one_name_one_is_there_and_the_others_go,
+        tags_share_what_their_node_has_until_the_last_of_them_goes,
+        tags_are_counted,
+        what_is_published_is_everybodys_until_it_is_taken_back_or_replaced,
+        an_upload_whose_time_is_over_or_that_is_given_up_goes_and_is_no_image_any_more,
+    }
     index {
         a_vaults_ledger_equals_the_fold_over_its_events_after_every_block_and_every_way_back,
         a_batch_that_cannot_be_changes_nothing,

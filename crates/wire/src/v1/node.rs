@@ -14,6 +14,7 @@
 //! | `GET /v1/sandboxes/{id}/logs?follow=&source=` | text lines; `source` is `agent` (default) or `console` |
 //! | `GET /v1/sandboxes/{id}/tunnel` | `Upgrade: palatine-tunnel`: 101, then bytes to and from the agent's port |
 //! | `POST /v1/sandboxes/{id}/pod/process.Process/*` | passed to `pod` with the node's own credential |
+//! | `PUT`, `PATCH`, `GET`, `DELETE /v1/images/{id}`, `POST …/import` | a holder's image ([`crate::v1::images`]): its archive is to come, a piece of it, how it is, forget it; make it |
 //! | `GET /v1/marks?after=&wait_ms=` | metering: [`MarksPage`], oldest first. Asking with `after=N` tells the node that 1..=N are kept |
 //! | `GET /v1/node` | [`NodeInfo`] |
 //! | `GET /health`, `/metrics`, `/openapi.json` | as everywhere |

@@ -32,7 +32,7 @@ fn record(n: u64, state: State) -> RunRecord {
         agent_type: "echo".to_owned(),
         image: ImageDigest([2; 32]),
         tier: TierName::try_from("basic".to_owned()).unwrap(),
-        tier_config: Tier { min: 1, cores: 1, memory: 1024, disk: Tier::DEFAULT_DISK_MIB, agents: 1 },
+        tier_config: Tier { min: 1, cores: 1, memory: 1024, disk: Tier::DEFAULT_DISK_MIB, agents: 1, images: None },
         public: false,
         spawned_at: START,
         ended_at: None,

@@ -2,7 +2,7 @@
 //! before anything is written.
 
 use control::{AdmitError, Grant, ImageAsk, SpawnAsk, UnmetNeed};
-use domain::{PodId, ResourceRequest, RunId, VolumeMount};
+use domain::{HeldImageName, PodId, ResourceRequest, RunId, VolumeMount};
 use http::header::HeaderMap;
 use store::{IdempotencyKey, RunExpiry, RunPod, RunReservation};
 use wire::Environment;
@@ -43,9 +43,14 @@ impl Gateway {
         env.check()?;
         let volumes = mounts(request.volumes.unwrap_or_default())?;
         let idempotency = self.idempotency(headers, &holder.body)?;
-        let image = match &requested.image_ref {
-            Some(reference) => ImageAsk::Brought(reference),
-            None => ImageAsk::Named(&requested.agent_type),
+        let held = match &requested.image_ref {
+            Some(_) => None,
+            None => self.held_image(holder.wallet, &requested.agent_type).await?,
+        };
+        let image = match (&requested.image_ref, &held) {
+            (Some(reference), _) => ImageAsk::Brought(reference),
+            (None, Some((digest, needs))) => ImageAsk::Held { digest: *digest, needs },
+            (None, None) => ImageAsk::Named(&requested.agent_type),
         };
         let ask = SpawnAsk {
             holder: holder.wallet,
@@ -167,7 +172,9 @@ fn first_spawn_only(request: &SpawnRequest) -> Option<&'static str> {
 }
 
 fn checked_type(agent_type: String) -> Result<String, ApiError> {
-    if (1..=MAX_TYPE).contains(&agent_type.len()) {
+    // One that a holder has published is named with its wallet.
+    let most = if agent_type.contains('/') { HeldImageName::MAX_TEXT } else { MAX_TYPE };
+    if (1..=most).contains(&agent_type.len()) {
         return Ok(agent_type);
     }
     let said = format!("agent_type is not 1 to {MAX_TYPE} bytes");

@@ -1,0 +1,216 @@
+//! Images that holders bring: in the store without a name, under pins.
+//!
+//! ```text
+//! pins/<pin>     the digest that a holder's image means
+//! going/<hex>    an image that lost its last pin, and goes when nothing runs from it
+//! ```
+//!
+//! An import that fails leaves nothing: its blobs come to the others when the image is made.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use domain::{ArchiveSum, ImageDigest, ImageId};
+
+use crate::assemble::assemble;
+use crate::blobs::BlobStore;
+use crate::digest::{BlobDigest, HashingReader};
+use crate::image::Image;
+use crate::lock::Lock;
+use crate::progress::CountingReader;
+use crate::source;
+use crate::store::{entries, unlink};
+use crate::{Config, ImageError, ImageStore, Progress};
+
+impl ImageStore {
+    /// Takes in an archive of this SHA-256 under a pin, unpacked to `max_mib` at most. Where it holds several
+    /// images, `name` chooses. Blocks; needs root. Nothing is left of what fails.
+    ///
+    /// # Errors
+    /// Says what is wrong with the image, or what is missing here.
+    pub fn import_held(
+        &self,
+        archive: &Path,
+        sum: ArchiveSum,
+        name: &str,
+        pin: ImageId,
+        max_mib: u64,
+        to: &dyn Progress,
+    ) -> Result<Image, ImageError> {
+        verify(archive, sum, to)?;
+        let _lock = self.shared()?;
+        let scratch = self.scratch()?;
+        let bounds = Config { max_image_mib: max_mib.min(self.config().max_image_mib), ..self.config().clone() };
+        let staged = Staged::new(scratch.path())?;
+        let manifest = source::import(archive, name, &staged.blobs, &staged.files, &bounds, to)?;
+        // What lay in the archive lies in the blobs now.
+        staged.forget_files()?;
+        let digest = ImageDigest::from(manifest);
+        let _turn = self.turn(&digest)?;
+        if self.get(&digest).is_err() {
+            let disk = self.disk(&digest);
+            let record = assemble(manifest, &staged.blobs, scratch.path(), &disk, &bounds, to)?;
+            // Until it has its pin it is on its way out: a crash between leaves it to the sweep.
+            self.going(&digest)?;
+            if let Err(error) = staged.keep(&self.blobs_dir()) {
+                unlink(&disk)?;
+                return Err(error);
+            }
+            self.write_record(&digest, &record)?;
+            durable::failpoint("image pin", "recorded");
+        }
+        self.pin(&digest, pin)?;
+        self.get(&digest)
+    }
+
+    /// What a pin means.
+    #[must_use]
+    pub fn pinned(&self, pin: ImageId) -> Option<ImageDigest> {
+        fs::read_to_string(self.pin_path(pin)).ok()?.trim().parse().ok()
+    }
+
+    /// All pins, and what they mean.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn pins(&self) -> Result<BTreeMap<ImageId, ImageDigest>, ImageError> {
+        let dir = self.dir("pins");
+        if !dir.exists() {
+            return Ok(BTreeMap::new());
+        }
+        let pins = entries(&dir)?.into_iter().map(|name| {
+            let pin: ImageId = name.parse().map_err(|_| ImageError::Unreadable(dir.join(&name)))?;
+            let digest = self.pinned(pin).ok_or_else(|| ImageError::Unreadable(dir.join(&name)))?;
+            Ok((pin, digest))
+        });
+        pins.collect()
+    }
+
+    /// Takes a pin away. The image goes with its last one, by [`ImageStore::sweep`], unless it
+    /// has a name.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn unpin(&self, pin: ImageId) -> Result<(), ImageError> {
+        let Some(digest) = self.pinned(pin) else { return unlink(&self.pin_path(pin)).map(drop) };
+        let _turn = self.turn(&digest)?;
+        self.going(&digest)?;
+        durable::failpoint("image pin", "going");
+        unlink(&self.pin_path(pin)).map(drop)
+    }
+
+    /// Removes the images that lost their last pin and that nothing runs from. Where others
+    /// work on the store, another time. Returns the bytes freed.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub fn sweep(&self, in_use: &BTreeSet<ImageDigest>) -> Result<u64, ImageError> {
+        let dir = self.dir("going");
+        if !dir.exists() || entries(&dir)?.is_empty() {
+            return Ok(0);
+        }
+        let Ok(_lock) = Lock::try_exclusive(&self.lock_path()) else { return Ok(0) };
+        self.refuse_unreadable()?;
+        let wanted: BTreeSet<_> = self.names()?.into_values().chain(self.pins()?.into_values()).collect();
+        let mut freed = 0;
+        for name in entries(&dir)? {
+            let digest = format!("sha256:{name}").parse();
+            let digest: ImageDigest = digest.map_err(|_| ImageError::Unreadable(dir.join(&name)))?;
+            if in_use.contains(&digest) {
+                continue;
+            }
+            if !wanted.contains(&digest) {
+                freed += self.forget(&[digest])?;
+            }
+            unlink(&dir.join(&name))?;
+        }
+        Ok(freed)
+    }
+
+    /// What an image takes of the disk, with its blobs.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn bytes_of(&self, digest: &ImageDigest) -> Result<u64, ImageError> {
+        let record = self.record(digest).ok_or(ImageError::UnknownDigest(*digest))?;
+        let blobs = record.blobs.iter().chain([digest]).map(|blob| self.blobs_dir().join(blob.hex()));
+        let files = blobs.chain([self.disk(digest)]).filter_map(|path| fs::metadata(path).ok());
+        Ok(files.map(|data| data.len()).sum())
+    }
+
+    fn pin(&self, digest: &ImageDigest, pin: ImageId) -> Result<(), ImageError> {
+        self.make("pins")?;
+        self.write(&self.pin_path(pin), digest.to_string().as_bytes())
+    }
+
+    fn going(&self, digest: &ImageDigest) -> Result<(), ImageError> {
+        self.make("going")?;
+        self.write(&self.going_path(digest), digest.to_string().as_bytes())
+    }
+
+    /// Where uploads lie until images are made of them.
+    #[must_use]
+    pub fn uploads(&self) -> PathBuf {
+        self.dir("uploads")
+    }
+
+    fn make(&self, name: &str) -> Result<(), ImageError> {
+        let dir = self.dir(name);
+        fs::create_dir_all(&dir).map_err(|source| ImageError::file("create", &dir, source))
+    }
+
+    fn pin_path(&self, pin: ImageId) -> PathBuf {
+        self.dir("pins").join(pin.to_string())
+    }
+
+    fn going_path(&self, digest: &ImageDigest) -> PathBuf {
+        self.dir("going").join(digest.hex())
+    }
+}
+
+/// Whether these are the bytes that were to come.
+fn verify(archive: &Path, sum: ArchiveSum, to: &dyn Progress) -> Result<(), ImageError> {
+    let failed = |source| ImageError::file("read", archive, source);
+    let file = File::open(archive).map_err(failed)?;
+    to.step("verify the archive", file.metadata().ok().map(|data| data.len()));
+    let (found, _) = HashingReader::new(CountingReader::new(file, to), u64::MAX).finish().map_err(failed)?;
+    let expected = BlobDigest::from(ImageDigest(sum.0));
+    if found == expected { Ok(()) } else { Err(ImageError::mismatch(expected, found)) }
+}
+
+/// Where an import works until its image is made.
+struct Staged {
+    files: PathBuf,
+    dir: PathBuf,
+    blobs: BlobStore,
+}
+
+impl Staged {
+    fn new(scratch: &Path) -> Result<Self, ImageError> {
+        let [files, dir, unfinished] = ["files", "blobs", "unfinished"].map(|name| scratch.join(name));
+        for dir in [&files, &dir, &unfinished] {
+            fs::create_dir(dir).map_err(|source| ImageError::file("create", dir, source))?;
+        }
+        Ok(Self { files, blobs: BlobStore::new(dir.clone(), unfinished), dir })
+    }
+
+    fn forget_files(&self) -> Result<(), ImageError> {
+        fs::remove_dir_all(&self.files).map_err(|source| ImageError::file("remove", &self.files, source))
+    }
+
+    /// Brings the blobs to the others.
+    fn keep(&self, to: &Path) -> Result<(), ImageError> {
+        for name in entries(&self.dir)? {
+            // Verified when it was written.
+            let sum = BlobDigest::parse(&format!("sha256:{name}"))?;
+            let (from, path) = (self.dir.join(&name), to.join(sum.hex()));
+            let failed = |source| ImageError::file("move", &path, source);
+            match fs::hard_link(&from, &path) {
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                linked => linked.map_err(failed)?,
+            }
+        }
+        durable::sync_parent(&to.join("x")).map_err(|source| ImageError::file("write", to, source))
+    }
+}

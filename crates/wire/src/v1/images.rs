@@ -1,0 +1,219 @@
+//! Images that holders bring: their uploads, on the public API and on a node's.
+//!
+//! An upload goes on where it broke off, as "Resumable Uploads for HTTP"
+//! (draft-ietf-httpbis-resumable-upload) has it: its offset is asked for, and what is missing
+//! sent from there on.
+
+use domain::{ArchiveSum, ImageDigest, ImageId, ImageRef, UnixMillis, Wallet};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::Secret;
+use crate::fault::Code;
+use crate::v1::node::ImageNeeds;
+
+/// Bytes that have arrived: in a request, where its body begins.
+pub const UPLOAD_OFFSET: &str = "upload-offset";
+/// Bytes of the whole archive.
+pub const UPLOAD_LENGTH: &str = "upload-length";
+/// Whether all have arrived: `?1`, or `?0`.
+pub const UPLOAD_COMPLETE: &str = "upload-complete";
+/// What the body of a `PATCH` is.
+pub const PARTIAL_UPLOAD: &str = "application/partial-upload";
+
+/// `POST /images`: an archive is to be uploaded. The same one again goes on with the upload
+/// that was begun.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageRequest {
+    /// What its holder calls the image: `name:tag`, or `name` for its `latest`. What has that
+    /// name is replaced, once the new one is there, which is private until it is published.
+    pub image: ImageRef,
+    /// Bytes of the archive.
+    #[schema(example = 52_428_800)]
+    pub size: u64,
+    /// The SHA-256 of the archive.
+    pub sha256: ArchiveSum,
+}
+
+/// An archive on its way.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ImageUpload {
+    /// Its name for `/images/uploads/{id}`.
+    pub id: ImageId,
+    /// What the image will be called.
+    pub image: ImageRef,
+    /// Bytes of the archive.
+    pub size: u64,
+    /// How far it is.
+    pub state: UploadState,
+    /// When it is given up, if it is not whole by then.
+    pub expires_at: UnixMillis,
+    /// What opens the upload, as `Authorization: Bearer`: in the answer of `POST /images` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Secret>,
+}
+
+/// How far an upload is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case", tag = "name")]
+pub enum UploadState {
+    /// Bytes are missing, or its commit is.
+    Receiving {
+        /// Bytes that have arrived.
+        offset: u64,
+    },
+    /// Its node does not answer just now.
+    Unknown,
+    /// The node makes an image of it.
+    Importing {
+        /// What it is doing, in a few words.
+        step: String,
+    },
+    /// It is no image that can be taken. Nothing of it is left.
+    Failed {
+        /// Why, as a fault has it.
+        code: Code,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// The image is there.
+    Imported {
+        /// Which.
+        image: HolderImage,
+    },
+}
+
+/// An image that a holder has brought.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HolderImage {
+    /// What its holder calls it.
+    pub image: ImageRef,
+    /// What an `agent_type` calls it: for its holder the name alone does, too.
+    #[schema(example = "4Nd1mYk3mVBrXzVtPpVnV6vWzjYwQbQ1tY5rP1u1n5o3/work:v2")]
+    pub agent_type: String,
+    /// Whose it is.
+    pub wallet: Wallet,
+    /// The digest of its manifest.
+    pub digest: ImageDigest,
+    /// What it takes of the node's disk. What shares it, another tag of the same upload, takes
+    /// no more.
+    pub bytes: u64,
+    /// Whether everybody may spawn it.
+    pub published: bool,
+    /// When it came, or was tagged.
+    pub created_at: UnixMillis,
+    /// What it needs.
+    #[serde(default, skip_serializing_if = "ImageNeeds::is_empty")]
+    pub needs: ImageNeeds,
+}
+
+/// The answer of `GET /images`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ImagesResponse {
+    /// One's own, newest first.
+    pub own: Vec<HolderImage>,
+    /// One's own archives on their way, and those of the last hour that were refused.
+    pub uploads: Vec<ImageUpload>,
+    /// Those of others that everybody may spawn, newest first: 500 at most.
+    pub published: Vec<HolderImage>,
+    /// The operator's.
+    pub operator: Vec<OperatorImage>,
+    /// What one's own take together, uploads included.
+    pub used_bytes: u64,
+    /// What they may take; absent where one's tier cannot be told just now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quota_bytes: Option<u64>,
+}
+
+/// An image of the operator's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OperatorImage {
+    /// What an `agent_type` calls it.
+    pub name: String,
+    /// The digest of its manifest.
+    pub digest: ImageDigest,
+}
+
+/// The answer of `GET /images/{image}`, and of what changes one image.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ImageResponse {
+    /// The image.
+    pub image: HolderImage,
+}
+
+/// `PUT /images/{image}`: gives it another name beside its own, or publishes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageChange {
+    /// One of one's own images, which is to have this name too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<ImageRef>,
+    /// Whether everybody may spawn it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<bool>,
+}
+
+/// The answer of `DELETE /images/{image}`, and of `DELETE /images/uploads/{id}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RemovedImage {
+    /// Always `true`: nobody spawns it any more. What runs from it goes on.
+    pub success: bool,
+    /// What it was called.
+    pub image: ImageRef,
+}
+
+/// `PUT /v1/images/{id}` on a node: an archive is to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ArchiveSpec {
+    /// Its bytes.
+    pub size: u64,
+    /// Its SHA-256.
+    pub sha256: ArchiveSum,
+}
+
+/// `POST /v1/images/{id}/import` on a node: an image is to be made of the archive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImportSpec {
+    /// The name that chooses, where the archive holds several images.
+    pub name: String,
+    /// Mebibytes that the image may have when unpacked, beside the node's own bound.
+    pub max_mib: u64,
+}
+
+/// What a node has of a holder's image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case", tag = "name")]
+pub enum HeldImage {
+    /// A part of the archive, or all of it.
+    Receiving {
+        /// Bytes that have arrived.
+        offset: u64,
+        /// Bytes of the whole.
+        size: u64,
+    },
+    /// It makes an image of it.
+    Importing {
+        /// What it is doing.
+        step: String,
+    },
+    /// It is no image that can be taken. Nothing of it is left but this.
+    Failed {
+        /// Why, as a fault has it.
+        code: Code,
+        /// What is wrong with it: for its holder to read.
+        error: String,
+    },
+    /// The image.
+    Held {
+        /// The digest of its manifest.
+        digest: ImageDigest,
+        /// What it takes of the disk.
+        bytes: u64,
+        /// What it needs.
+        #[serde(default)]
+        needs: ImageNeeds,
+    },
+}
