@@ -1,5 +1,6 @@
 //! The words of the command line.
 
+mod image;
 mod key;
 mod money;
 mod pod;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use domain::{PodId, Usdc, VolumeMount};
 
+pub(crate) use image::{ImageCommand, ImageStoreArgs};
 pub(crate) use key::{CreateKey, KeyCommand};
 pub(crate) use money::{CreateTask, Price, Signer, VaultCommand, VaultName, VaultTaskArg, WalletCommand};
 pub(crate) use pod::{PodCommand, PodIdentity};
@@ -140,7 +142,7 @@ pub(crate) enum Command {
     },
     /// Show or set what requests to an agent cost
     Price(Price),
-    /// Manage the images of this machine's node
+    /// Images: your own, at the gateway; an operator's, in the store of this machine's node
     Image {
         #[command(flatten)]
         store: ImageStoreArgs,
@@ -230,17 +232,6 @@ pub(crate) struct ConfigFile {
     /// The configuration [default: ./palatine.toml or /etc/palatine/palatine.toml, if there is one]
     #[arg(long, short, global = true, env = "PALATINE_CONFIG", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
-}
-
-/// Which image store is meant.
-#[derive(Clone, Debug, Args)]
-pub(crate) struct ImageStoreArgs {
-    /// The store of the node with this configuration [default: of what `palatine up` runs here]
-    #[arg(long, short, global = true, env = "PALATINE_CONFIG", value_hint = ValueHint::FilePath)]
-    pub(crate) config: Option<PathBuf>,
-    /// The store in this folder, whatever the configuration says; nobody need serve it
-    #[arg(long, global = true, value_hint = ValueHint::DirPath)]
-    pub(crate) store: Option<PathBuf>,
 }
 
 /// Where the packages put the assets, seen from the program that runs.
@@ -461,57 +452,6 @@ pub(crate) struct Sign {
     pub(crate) body: String,
 }
 
-#[derive(Debug, Subcommand)]
-pub(crate) enum ImageCommand {
-    /// Take an image from an OCI layout or archive (docker save, podman, skopeo)
-    Import {
-        /// The layout's folder or the archive
-        #[arg(value_hint = ValueHint::AnyPath)]
-        path: PathBuf,
-        /// Its name: what `agent_type` will say
-        name: String,
-    },
-    /// Take an image from a registry, by digest
-    Pull {
-        /// Such as registry.example/agents/chat@sha256:…
-        reference: String,
-        /// Its name
-        name: String,
-    },
-    /// Make an image from a recipe or a Containerfile
-    Build {
-        /// The folder with its image.toml, Containerfile or Dockerfile, or one of these files
-        #[arg(value_hint = ValueHint::AnyPath)]
-        dir: PathBuf,
-        /// Its name: what `agent_type` will say
-        name: String,
-        /// Where what it copies is; by default its own folder
-        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-        context: Option<PathBuf>,
-        /// Look the versions of its packages up anew, and write them to image.lock
-        #[arg(long)]
-        update: bool,
-        /// The time of the image: seconds since 1970, and no file is younger
-        #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..=253_402_300_799))]
-        date: i64,
-    },
-    /// Write an image as an OCI archive, for `palatine image import` on another machine
-    Export {
-        /// Its name
-        name: String,
-        /// The file, such as chat.oci.tar.gz
-        #[arg(value_hint = ValueHint::FilePath)]
-        file: PathBuf,
-    },
-    /// List the images
-    Ls,
-    /// Remove an image
-    Rm {
-        /// Its name
-        name: String,
-    },
-}
-
 #[derive(Clone, Copy, Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Say whether the configuration can be used
@@ -587,6 +527,27 @@ mod tests {
             let cli = Cli::try_parse_from(["palatine", "--key", "pal_hush", "key", word, "pal_hush"]).unwrap();
             assert!(!format!("{cli:?}").contains("hush"));
         }
+    }
+
+    #[test]
+    fn images_are_the_gateways_unless_a_store_is_named_and_import_and_build_are_the_operators() {
+        let asked = |words: &[&str]| {
+            let cli = Cli::try_parse_from([&["palatine", "image"], words].concat()).unwrap();
+            let Command::Image { store, command } = cli.command else { unreachable!() };
+            command.is_for_gateway(&store)
+        };
+        for words in [&["ls"][..], &["rm", "work"], &["push", "a.tar", "work:v2"], &["tag", "work", "work:v2"]] {
+            assert!(asked(words), "{words:?}");
+        }
+        for words in [
+            &["ls", "--store", "dir"][..],
+            &["rm", "echo", "-c", "a.toml"],
+            &["import", "a.tar", "echo"],
+            &["build", "dir", "echo"],
+        ] {
+            assert!(!asked(words), "{words:?}");
+        }
+        assert!(Cli::try_parse_from(["palatine", "image", "push", "a.tar", "Work"]).is_err());
     }
 
     #[test]

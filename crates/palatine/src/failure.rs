@@ -53,6 +53,7 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
         | Code::UnknownHost
         | Code::ExceedsCapacity
         | Code::ImageNeeds
+        | Code::InvalidImage
         | Code::HeadersTooLarge => Exit::Usage,
         Code::MissingSignature
         | Code::MalformedSignature
@@ -74,6 +75,7 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
         | Code::InvalidEvmSignature
         | Code::CallRefused
         | Code::DiskQuota
+        | Code::ImageQuota
         | Code::ImageRefused => Exit::Denied,
         Code::NotFound | Code::NoWebSocket => Exit::NotFound,
         Code::AgentExists
@@ -86,6 +88,7 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
         | Code::NoVolume
         | Code::PaymentInFlight
         | Code::StaleGeneration
+        | Code::UploadOffset
         | Code::WrongState
         | Code::WouldRevert
         | Code::KeyMissing
@@ -166,6 +169,7 @@ const fn known_advice(code: Code) -> KnownAdvice {
         }
         Code::KeyScope => "leave out --key (PALATINE_KEY), and sign with the wallet's --keypair",
         Code::TooManyKeys => "see which can go: palatine key ls, palatine key rm <id>",
+        Code::ImageQuota => "see what yours take: palatine image ls; make room: palatine image rm <name>",
         Code::InsufficientBalance => "see what the tiers need: palatine tiers",
         Code::NotFound => "list yours: palatine ls",
         Code::PodRunning => "it runs: see palatine ls, or stop it first",
@@ -216,6 +220,8 @@ const fn known_advice(code: Code) -> KnownAdvice {
         | Code::WouldRevert
         | Code::MethodNotAllowed
         | Code::StaleGeneration
+        | Code::UploadOffset
+        | Code::InvalidImage
         | Code::WrongState
         | Code::BodyTooLarge
         | Code::UnsupportedMediaType

@@ -63,6 +63,9 @@ fn run(cli: Cli) -> Result<ExitCode> {
             clap_complete::generate(shell, &mut Cli::command(), "palatine", &mut script);
             std::io::stdout().write_all(&script)?;
         }
+        Command::Image { store, command } if command.is_for_gateway(&store) => {
+            return block_on(commands::held::run(&target, &state()?, command));
+        }
         Command::Image { store, command } => commands::image::run(&state()?, &store, command, target.json)?,
         Command::Pod { command: PodCommand::Identity { config, command } } => {
             commands::pod::identity(config.config.as_deref(), command, target.json)?;

@@ -14,6 +14,7 @@ use wire::v1::public::{
     UsageResponse,
 };
 
+use wire::v1::images::{HolderImage, ImagesResponse, UploadState};
 use wire::v1::keys::{ApiKey, KeyResponse, KeysResponse};
 use wire::v1::vault::{AgentVault, LinkResponse, Prices, TasksResponse, VaultResponse};
 use wire::v1::volumes::Volume;
@@ -418,6 +419,42 @@ pub(crate) fn volumes(list: &[Volume]) -> String {
 
 pub(crate) fn removed_volumes(answer: &RemovedVolumes) -> String {
     answer.removed.iter().map(|id| format!("{id} removed")).collect::<Vec<_>>().join("\n")
+}
+
+pub(crate) fn held_image(image: &HolderImage) -> String {
+    let whose = if image.published { "published" } else { "private" };
+    format!(
+        "{} {} ({}, {whose})\nspawn it: palatine spawn --type {}",
+        image.image,
+        image.digest,
+        mib(image.bytes),
+        image.image
+    )
+}
+
+pub(crate) fn held_images(all: &ImagesResponse) -> String {
+    let mut table = table(["TYPE", "WHOSE", "DISK", "DIGEST"]);
+    for image in &all.own {
+        let whose = if image.published { "yours, published" } else { "yours" };
+        table.add_row([image.image.to_string(), whose.to_owned(), mib(image.bytes), image.digest.to_string()]);
+    }
+    for upload in &all.uploads {
+        let how = match &upload.state {
+            UploadState::Failed { error, .. } => format!("refused: {error}"),
+            UploadState::Receiving { offset } => format!("on its way, {} are there", mib(*offset)),
+            UploadState::Importing { step } => format!("on its way: {step}"),
+            UploadState::Unknown | UploadState::Imported { .. } => "on its way".to_owned(),
+        };
+        table.add_row([upload.image.to_string(), how, mib(upload.size), "-".to_owned()]);
+    }
+    for image in &all.published {
+        table.add_row([image.agent_type.clone(), "published".to_owned(), mib(image.bytes), image.digest.to_string()]);
+    }
+    for image in &all.operator {
+        table.add_row([image.name.clone(), "the operator's".to_owned(), "-".to_owned(), image.digest.to_string()]);
+    }
+    let of = all.quota_bytes.map(|quota| format!(" of {}", mib(quota))).unwrap_or_default();
+    format!("{table}\nYours take {}{of}", mib(all.used_bytes))
 }
 
 pub(crate) fn images(list: &[ImageRow]) -> String {

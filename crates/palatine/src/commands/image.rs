@@ -1,4 +1,4 @@
-//! `palatine image`: the images of this machine's node.
+//! `palatine image`, where a store is meant: the images of this machine's node.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -50,6 +50,9 @@ pub(crate) fn run(state: &StateDir, named: &ImageStoreArgs, command: ImageComman
             let digest = store.export(&name, &file, &step)?;
             step.done();
             println!("{name} {digest} {}", file.display());
+        }
+        ImageCommand::Push(_) | ImageCommand::Tag { .. } | ImageCommand::Publish { .. } => {
+            unreachable!("these commands ask a gateway and are not passed here")
         }
         ImageCommand::Ls => {
             let shown: Vec<ImageRow> = store.list()?.iter().map(ImageRow::from).collect();

@@ -16,6 +16,7 @@ mod disk;
 mod documents;
 mod failpoints;
 mod guest;
+mod images;
 mod imports;
 mod isolation;
 mod keys;

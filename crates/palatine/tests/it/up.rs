@@ -322,6 +322,6 @@ async fn case_image_store_an_image_goes_to_the_store_of_what_runs() {
     assert!(stdout_of(&stack.run(&["image", "--store", &aside, "ls"])).contains("aside"));
     assert!(!stdout_of(&stack.run(&["image", "ls"])).contains("aside"));
     stack.down();
-    let lost = stack.command(&["image", "ls"]).current_dir(stack.path(".")).output().unwrap();
+    let lost = stack.command(&["image", "build", &recipe, "lost"]).current_dir(stack.path(".")).output().unwrap();
     assert!(!lost.status.success() && stderr_of(&lost).contains("--store DIR"), "{}", stderr_of(&lost));
 }

@@ -1,0 +1,115 @@
+//! `palatine image`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueHint};
+use domain::ImageRef;
+
+/// Which image store is meant.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ImageStoreArgs {
+    /// The store of the node with this configuration [default: of what `palatine up` runs here]
+    #[arg(long, short, global = true, env = "PALATINE_CONFIG", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+    /// The store in this folder, whatever the configuration says; nobody need serve it
+    #[arg(long, global = true, value_hint = ValueHint::DirPath)]
+    pub(crate) store: Option<PathBuf>,
+}
+
+impl ImageStoreArgs {
+    /// Whether a store on this machine was named, and not what runs.
+    pub(crate) const fn is_named(&self) -> bool {
+        self.config.is_some() || self.store.is_some()
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Bring an image of your own to the gateway; what broke off goes on
+    Push(PushImage),
+    /// Give one of your images another name beside its own
+    Tag {
+        /// The image: name or name:tag
+        image: ImageRef,
+        /// The other name
+        name: ImageRef,
+    },
+    /// Let everybody spawn one of your images, as <your wallet>/<name>
+    Publish {
+        /// The image: name or name:tag
+        image: ImageRef,
+        /// Take it back: nobody else spawns it from now on
+        #[arg(long)]
+        undo: bool,
+    },
+    /// Take an image into the store of this machine's node, for everybody: an OCI layout or archive (docker save, podman, skopeo)
+    Import {
+        /// The layout's folder or the archive
+        #[arg(value_hint = ValueHint::AnyPath)]
+        path: PathBuf,
+        /// Its name: what `agent_type` will say
+        name: String,
+    },
+    /// Take an image from a registry, by digest, into the store of this machine's node
+    Pull {
+        /// Such as registry.example/agents/chat@sha256:…
+        reference: String,
+        /// Its name
+        name: String,
+    },
+    /// Make an image from a recipe or a Containerfile, in the store of this machine's node
+    Build {
+        /// The folder with its image.toml, Containerfile or Dockerfile, or one of these files
+        #[arg(value_hint = ValueHint::AnyPath)]
+        dir: PathBuf,
+        /// Its name: what `agent_type` will say
+        name: String,
+        /// Where what it copies is; by default its own folder
+        #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        context: Option<PathBuf>,
+        /// Look the versions of its packages up anew, and write them to image.lock
+        #[arg(long)]
+        update: bool,
+        /// The time of the image: seconds since 1970, and no file is younger
+        #[arg(long, value_name = "SECONDS", env = "SOURCE_DATE_EPOCH", default_value_t = 0, value_parser = clap::value_parser!(i64).range(0..=253_402_300_799))]
+        date: i64,
+    },
+    /// Write an image of a store as an OCI archive, to push it, or to import it on another machine
+    Export {
+        /// Its name
+        name: String,
+        /// The file, such as chat.oci.tar.gz
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
+    /// List the images that you may spawn; with --config or --store, those of a store
+    Ls,
+    /// Remove one of your images; with --config or --store, one of a store
+    Rm {
+        /// Its name
+        name: String,
+    },
+}
+
+impl ImageCommand {
+    /// Whether the gateway is asked for it, and no store on this machine.
+    pub(crate) const fn is_for_gateway(&self, store: &ImageStoreArgs) -> bool {
+        match self {
+            Self::Push(_) | Self::Tag { .. } | Self::Publish { .. } => true,
+            Self::Ls | Self::Rm { .. } => !store.is_named(),
+            Self::Import { .. } | Self::Pull { .. } | Self::Build { .. } | Self::Export { .. } => false,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushImage {
+    /// An archive (docker save, podman save, skopeo copy), or the folder of an OCI layout
+    #[arg(value_hint = ValueHint::AnyPath)]
+    pub(crate) path: PathBuf,
+    /// What it is called: name or name:tag. What has that name is replaced
+    pub(crate) image: ImageRef,
+    /// Let everybody spawn it, as <your wallet>/<name>
+    #[arg(long)]
+    pub(crate) publish: bool,
+}
