@@ -28,7 +28,7 @@ pub use fleet::images::ImageTable;
 pub use fleet::inventory::Fleet;
 pub use fleet::node::{ByteStream, Node, NodeBody, NodeImages};
 pub use fleet::remote::RemoteNode;
-pub use pods::admit::{AdmitError, Grant, ImageAsk, SpawnAsk};
+pub use pods::admit::{AdmitError, Grant, ImageAsk, RuntimeRefusal, SpawnAsk};
 pub use pods::error::{SpawnError, StopError};
 pub use pods::lifetime::LifetimeError;
 pub use pods::needs::UnmetNeed;

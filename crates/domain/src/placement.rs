@@ -30,6 +30,8 @@ pub struct NodeView {
     pub agent_disk_mib: u64,
     /// Disk that is still to be promised, in MiB.
     pub free_disk_mib: u64,
+    /// How weakly it would isolate this agent: 0 is the strongest that there is.
+    pub weakness: u8,
 }
 
 impl NodeView {
@@ -69,8 +71,8 @@ pub enum PlacementError {
     Full,
 }
 
-/// Chooses the fullest node that still holds the agent (best fit by memory, then
-/// cores, then name), so that large agents find room later.
+/// Chooses, of the nodes that isolate the agent the strongest, the fullest that still
+/// holds it (best fit by memory, then cores, then name), so that large agents find room later.
 ///
 /// # Errors
 /// [`PlacementError`] says whether waiting can help.
@@ -84,7 +86,7 @@ pub fn place(nodes: &[NodeView], ask: ResourceRequest) -> Result<&NodeView, Plac
     nodes
         .iter()
         .filter(|node| node.holds(ask))
-        .min_by(|a, b| (a.free_memory_mib, a.free_cores, &a.name).cmp(&(b.free_memory_mib, b.free_cores, &b.name)))
+        .min_by_key(|&node| (node.weakness, node.free_memory_mib, node.free_cores, &node.name))
         .ok_or(PlacementError::Full)
 }
 
@@ -95,8 +97,10 @@ mod tests {
 
     fn node() -> impl Strategy<Value = NodeView> {
         let sizes = (1_u32..64, 0_u64..65_536, 0_u64..16);
-        ("[a-z]{1,4}", any::<bool>(), sizes, 0_u32..64, 0_u64..65_536, 0_u64..32).prop_map(
-            |(name, schedulable, (cores, memory_mib, agent_disk_mib), free_cores, free_memory_mib, free_disk_mib)| {
+        let free = (0_u32..64, 0_u64..65_536, 0_u64..32);
+        ("[a-z]{1,4}", any::<bool>(), sizes, free, 0_u8..4).prop_map(
+            |(name, schedulable, (cores, memory_mib, agent_disk_mib), free, weakness)| {
+                let (free_cores, free_memory_mib, free_disk_mib) = free;
                 let free_memory_mib = free_memory_mib.min(memory_mib);
                 NodeView {
                     name,
@@ -107,6 +111,7 @@ mod tests {
                     free_memory_mib,
                     agent_disk_mib,
                     free_disk_mib,
+                    weakness,
                 }
             },
         )
@@ -122,6 +127,7 @@ mod tests {
             free_memory_mib: 0,
             agent_disk_mib: 10,
             free_disk_mib: 0,
+            weakness: 0,
         }
     }
 
@@ -145,6 +151,24 @@ mod tests {
         assert!(place(&[roomy], ask).is_ok());
     }
 
+    #[test]
+    fn the_strongest_isolation_comes_before_the_best_fit() {
+        let ask = ResourceRequest { cores: 1, memory_mib: 1 };
+        let node = |name: &str, free_memory_mib, weakness| NodeView {
+            name: name.to_owned(),
+            free_cores: 2,
+            free_disk_mib: 10,
+            free_memory_mib,
+            weakness,
+            ..large(2, 4_096)
+        };
+        let nodes = [node("container", 10, 2), node("machine", 4_000, 1)];
+        assert_eq!(place(&nodes, ask).unwrap().name, "machine");
+        // What the stronger one has no room for the weaker one takes: it was allowed.
+        let nodes = [node("container", 10, 2), node("machine", 0, 1)];
+        assert_eq!(place(&nodes, ask).unwrap().name, "container");
+    }
+
     proptest! {
         #[test]
         fn a_chosen_node_holds_the_agent_and_a_refusal_means_none_does(
@@ -154,7 +178,8 @@ mod tests {
             match place(&nodes, ask) {
                 Ok(node) => {
                     prop_assert!(node.holds(ask));
-                    prop_assert!(nodes.iter().filter(|n| n.holds(ask)).all(|n| n.free_memory_mib >= node.free_memory_mib));
+                    let order = |n: &NodeView| (n.weakness, n.free_memory_mib);
+                    prop_assert!(nodes.iter().filter(|n| n.holds(ask)).all(|n| order(n) >= order(node)));
                 }
                 Err(_) => prop_assert!(!nodes.iter().any(|node| node.holds(ask))),
             }

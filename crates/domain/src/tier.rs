@@ -5,6 +5,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::runtime::RuntimeKinds;
+
 /// A raw token balance, in the mint's smallest unit. Always the sum over all of
 /// a wallet's accounts; never a float.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,6 +92,10 @@ pub struct Tier {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = 4096)]
     pub images: Option<u32>,
+    /// What its holders' agents may run in, where a node offers it. Machines of their own
+    /// alone (`qemu`) where it is absent.
+    #[serde(default = "Tier::default_runtimes", skip_serializing_if = "Tier::is_machines")]
+    pub runtimes: RuntimeKinds,
 }
 
 impl Tier {
@@ -118,6 +124,14 @@ impl Tier {
 
     const fn default_agents() -> u32 {
         Self::DEFAULT_AGENTS
+    }
+
+    const fn default_runtimes() -> RuntimeKinds {
+        RuntimeKinds::MACHINES
+    }
+
+    fn is_machines(runtimes: &RuntimeKinds) -> bool {
+        *runtimes == RuntimeKinds::MACHINES
     }
 
     const fn is_seeds(agents: &u32) -> bool {
@@ -163,6 +177,9 @@ pub enum TierError {
     /// No agent at all, or more than a holder may have.
     #[error("tier {0}: agents must be from 1 to {max}, not {1}", max = Tier::MAX_AGENTS)]
     Agents(TierName, u32),
+    /// Nothing to run an agent in.
+    #[error("tier {0}: runtimes must name at least one of qemu, container-runc and container-crun")]
+    Runtimes(TierName),
 }
 
 /// The operator's table of tiers, in rising order; valid by construction.
@@ -185,6 +202,9 @@ impl Tiers {
             }
             if !(1..=Tier::MAX_AGENTS).contains(&tier.agents) {
                 return Err(TierError::Agents(name.clone(), tier.agents));
+            }
+            if tier.runtimes.is_empty() {
+                return Err(TierError::Runtimes(name.clone()));
             }
             if rows[..at].iter().any(|(other, _)| other == name) {
                 return Err(TierError::Twice(name.clone()));
@@ -213,10 +233,8 @@ impl Tiers {
     #[must_use]
     pub fn romulus() -> Self {
         let row = |name: &str, min, cores, memory, disk: u32| {
-            (
-                TierName(name.to_owned()),
-                Tier { min, cores, memory, disk: disk * 1024, agents: Tier::DEFAULT_AGENTS, images: None },
-            )
+            let (disk, agents, runtimes) = (disk * 1024, Tier::DEFAULT_AGENTS, RuntimeKinds::MACHINES);
+            (TierName(name.to_owned()), Tier { min, cores, memory, disk, agents, images: None, runtimes })
         };
         Self(vec![
             row("basic", 100_000, 1, 1024, 5),
@@ -255,7 +273,9 @@ mod tests {
 
     fn row(name: &str, min: u64, cores: u32, memory: u32) -> (TierName, Tier) {
         let disk = Tier::DEFAULT_DISK_MIB;
-        (TierName::try_from(name.to_owned()).unwrap(), Tier { min, cores, memory, disk, agents: 1, images: None })
+        let runtimes = RuntimeKinds::MACHINES;
+        let tier = Tier { min, cores, memory, disk, agents: 1, images: None, runtimes };
+        (TierName::try_from(name.to_owned()).unwrap(), tier)
     }
 
     #[test]
@@ -291,7 +311,12 @@ mod tests {
             let (name, tier) = row("a", 1, 1, 128);
             (name, Tier { agents, ..tier })
         };
+        let nothing = {
+            let (name, tier) = row("a", 1, 1, 128);
+            (name, Tier { runtimes: std::iter::empty().collect(), ..tier })
+        };
         let cases = [
+            (vec![nothing], "tier a: runtimes must name at least one of qemu, container-runc and container-crun"),
             (vec![], "at least one tier is needed"),
             (vec![row("a", 1, 1, 128), row("a", 2, 2, 256)], "tier a is named twice"),
             (vec![row("a", 1, 1, 128), row("b", 1, 2, 256)], "tier b: min 1 must be above the 1 of tier a"),

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use domain::{Backoff, BoundedSetting, OutOfBounds, UnixMillis, check_bounds};
+use domain::{Backoff, BoundedSetting, OutOfBounds, RuntimeKind, UnixMillis, check_bounds};
+use sandbox::drivers::container::{ContainerSettings, OciRuntime};
 use sandbox::drivers::qemu::AcceleratorChoice;
 use serde::{Deserialize, Serialize};
 use wire::v1::node::{KeptCause, Retention};
@@ -41,6 +42,15 @@ pub struct Config {
     /// The program that is PID 1 in guests, linked statically. Default
     /// `/usr/lib/palatine/pod`.
     pub pod: PathBuf,
+    /// What agents may run in, by name: `qemu`, a machine of their own, on KVM or emulated as
+    /// `accelerator` says; `container-runc` and `container-crun`, containers in user namespaces
+    /// of their own, whose kernel is the node's. Containers are given only to those who may have
+    /// them (`[tiers.<name>] runtimes`); whoever asks for nothing gets the strongest that works.
+    /// Default `["qemu"]`.
+    pub runtimes: Vec<RuntimeKind>,
+    /// The user of the node who is root in the first container; each has 65536 of its own, for
+    /// 4096 containers at most. Default 1610612736.
+    pub first_container_uid: u32,
     /// `auto`: KVM where a probe guest boots on it, else emulation. `kvm`: KVM or the
     /// node does not start. `tcg`: emulation. Default `auto`.
     pub accelerator: AcceleratorChoice,
@@ -128,6 +138,8 @@ impl Default for Config {
             socket: "/run/palatine/hypercore.sock".into(),
             group: None,
             pod: "/usr/lib/palatine/pod".into(),
+            runtimes: vec![RuntimeKind::Qemu],
+            first_container_uid: 1_610_612_736,
             accelerator: AcceleratorChoice::Auto,
             probe_deadline_ms: 5_000,
             vcpus_per_core: 4,
@@ -172,6 +184,16 @@ pub enum ConfigError {
     /// A range of users that holds others.
     #[error("node.first_uid must be at least {least} and leave room for 65536 more", least = Config::MIN_UID)]
     Uid,
+    /// The same for containers.
+    #[error(
+        "node.first_container_uid must be at least {least}, leave room for 65536 users of 4096 containers, and not \
+         meet the users from node.first_uid on",
+        least = Config::MIN_UID
+    )]
+    ContainerUid,
+    /// Nothing to run agents in, or the same twice.
+    #[error("node.runtimes must name at least one of qemu, container-runc and container-crun, and none of them twice")]
+    Runtimes,
     /// A name of another shape.
     #[error("node.name must have 1 to 64 characters of a-z, A-Z, 0-9, '.', '-' and '_'")]
     Name,
@@ -182,6 +204,8 @@ impl Config {
     pub const MIN_DISK_MIB: u64 = 16;
     /// Below are the machine's own users.
     pub const MIN_UID: u32 = 65_536;
+    /// Users of all containers together.
+    const CONTAINER_USERS: u32 = ContainerSettings::USERS * ContainerSettings::SLOTS as u32;
     /// Memory that is left to the machine.
     pub(crate) const MACHINE_MIB: u64 = 1_024;
 
@@ -202,7 +226,27 @@ impl Config {
             return Err(ConfigError::Name);
         }
         let room = self.first_uid.checked_add(u32::from(u16::MAX) + 1).is_some();
-        if self.first_uid < Self::MIN_UID || !room { Err(ConfigError::Uid) } else { Ok(()) }
+        if self.first_uid < Self::MIN_UID || !room {
+            return Err(ConfigError::Uid);
+        }
+        self.check_runtimes()
+    }
+
+    fn check_runtimes(&self) -> Result<(), ConfigError> {
+        let twice = self.runtimes.iter().enumerate().any(|(at, one)| self.runtimes[..at].contains(one));
+        if self.runtimes.is_empty() || twice {
+            return Err(ConfigError::Runtimes);
+        }
+        let (first, users) = (self.first_container_uid, self.first_uid..=self.first_uid + u32::from(u16::MAX));
+        let last = first.checked_add(Self::CONTAINER_USERS - 1).ok_or(ConfigError::ContainerUid)?;
+        let apart = last < *users.start() || first > *users.end();
+        if first < Self::MIN_UID || !apart { Err(ConfigError::ContainerUid) } else { Ok(()) }
+    }
+
+    /// The containers that are offered, as they are named.
+    #[must_use]
+    pub fn oci_runtimes(&self) -> Vec<OciRuntime> {
+        self.runtimes.iter().filter_map(|kind| OciRuntime::of(*kind)).collect()
     }
 
     fn bounds(&self) -> [BoundedSetting; 20] {
@@ -288,6 +332,11 @@ mod tests {
             (Config { first_uid: 1_000, ..Config::default() }, ConfigError::Uid),
             (Config { first_uid: u32::MAX, ..Config::default() }, ConfigError::Uid),
             (Config { name: "a b".to_owned(), ..Config::default() }, ConfigError::Name),
+            (Config { runtimes: Vec::new(), ..Config::default() }, ConfigError::Runtimes),
+            (Config { runtimes: vec![RuntimeKind::ContainerRunc; 2], ..Config::default() }, ConfigError::Runtimes),
+            (Config { first_container_uid: 1_000, ..Config::default() }, ConfigError::ContainerUid),
+            (Config { first_container_uid: u32::MAX, ..Config::default() }, ConfigError::ContainerUid),
+            (Config { first_container_uid: 1_879_048_192, ..Config::default() }, ConfigError::ContainerUid),
         ];
         for (config, error) in cases {
             assert_eq!(config.check(), Err(error));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use domain::Clock;
 use sandbox::{Runtime, RuntimeInfo};
 use tokio::sync::{Mutex, RwLock};
+use wire::v1::node::RuntimeName;
 
 use crate::Config;
 use crate::images::ImageCatalog;
@@ -16,7 +17,8 @@ use crate::uploads::Uploads;
 pub(crate) struct NodeContext {
     pub(crate) config: Config,
     pub(crate) runtime: Arc<dyn Runtime>,
-    pub(crate) runtime_info: RuntimeInfo,
+    /// What the runtime offers, the strongest first.
+    pub(crate) offers: Vec<RuntimeInfo>,
     pub(crate) images: Arc<dyn ImageCatalog>,
     pub(crate) journal: Journal,
     pub(crate) clock: Arc<dyn Clock>,
@@ -32,4 +34,15 @@ pub(crate) struct NodeContext {
     /// Held by whoever looks which PODs run and acts on what is kept of them: data that a
     /// run was promised is not erased before the run has it.
     pub(crate) kept: Mutex<()>,
+}
+
+impl NodeContext {
+    /// What isolates a run for which this was said, or nothing. Of a machine it is whichever the
+    /// node makes today.
+    pub(crate) fn runtime_of(&self, said: Option<RuntimeName>) -> &RuntimeInfo {
+        let same = |offered: &&RuntimeInfo| {
+            said.is_none_or(|said| said == offered.name || !(said.is_container() || offered.name.is_container()))
+        };
+        self.offers.iter().find(same).unwrap_or(&self.offers[0])
+    }
 }

@@ -27,6 +27,13 @@ pub trait ImageCatalog: Send + Sync + 'static {
     /// When the store cannot be read.
     fn find(&self, digest: &ImageDigest) -> Result<Option<BaseImage>, ImageError>;
 
+    /// The folder of an image's files, for a container; it is made on first use. `None` if the
+    /// node does not have the image.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or not be written.
+    fn files(&self, digest: &ImageDigest) -> Result<Option<PathBuf>, ImageError>;
+
     /// All images that have names.
     ///
     /// # Errors
@@ -41,6 +48,14 @@ impl ImageCatalog for ImageStore {
     fn find(&self, digest: &ImageDigest) -> Result<Option<BaseImage>, ImageError> {
         match self.get(digest) {
             Ok(image) => Ok(Some(BaseImage { disk: image.disk, run: image.run, needs: image.needs })),
+            Err(ImageError::UnknownDigest(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn files(&self, digest: &ImageDigest) -> Result<Option<PathBuf>, ImageError> {
+        match self.unpacked(digest) {
+            Ok(root) => Ok(Some(root)),
             Err(ImageError::UnknownDigest(_)) => Ok(None),
             Err(error) => Err(error),
         }

@@ -8,12 +8,15 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Parser;
 use config::{Environment, File, FileFormat};
-use domain::SystemClock;
+use domain::{RuntimeKind, SystemClock};
 use image::ImageStore;
 use palatine_hypercore::{Config, NetworkConfig, NodeParts, StateLock, bind, serve};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sandbox::drivers::Several;
+use sandbox::drivers::container::{Container, ContainerSettings, OciRuntime};
 use sandbox::drivers::qemu::{Kernel, Qemu, QemuSettings};
 use sandbox::network::Egress;
+use sandbox::{NodeMachine, Runtime};
 use serde::Deserialize;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
@@ -100,32 +103,62 @@ async fn run(sections: Sections, metrics: metrics_exporter_prometheus::Prometheu
     );
     let lock = StateLock::take(&sections.node)?;
     let images = ImageStore::open(&sections.images).context("open the image store")?;
-    let kernel = prepare_kernel(&sections).await?;
-    let runtime = Qemu::start(settings(&sections, kernel)).await.context("start the QEMU driver")?;
-    let runtime_info = sandbox::Runtime::info(&runtime);
-    tracing::info!(
-        runtime = runtime_info.name.as_str(),
-        reason = runtime_info.reason,
-        "guests run in {}",
-        runtime_info.name.as_str()
-    );
+    let runtime = start_drivers(&sections).await?;
+    for offered in runtime.offers() {
+        let name = offered.name.as_str();
+        tracing::info!(runtime = name, reason = offered.reason, "guests run in {name}");
+    }
     let resolvers = match sections.network.egress {
         Egress::Internet => sections.network.resolvers.clone(),
         Egress::None => Vec::new(),
     };
-    let parts = NodeParts {
-        lock,
-        runtime: Arc::new(runtime),
-        images: Arc::new(images),
-        clock: Arc::new(SystemClock),
-        resolvers,
-        metrics,
-    };
+    let parts = NodeParts { lock, runtime, images: Arc::new(images), clock: Arc::new(SystemClock), resolvers, metrics };
     let listener = bind(&sections.node)?;
     tracing::info!(socket = %sections.node.socket.display(), "serving the node API");
     let socket = sections.node.socket.clone();
     serve(sections.node, parts, listener, closing).await?;
     std::fs::remove_file(&socket).with_context(|| format!("remove {}", socket.display()))
+}
+
+/// The drivers that the operator names, on one machine.
+async fn start_drivers(sections: &Sections) -> Result<Arc<dyn Runtime>> {
+    let node = &sections.node;
+    let machine = NodeMachine::claim(&node.state, &sections.network, node.first_uid).await;
+    let machine = Arc::new(machine.context("claim the machine")?);
+    let containers = node.oci_runtimes();
+    let container = match containers.is_empty() {
+        true => None,
+        false => {
+            let started = Container::on(Arc::clone(&machine), container_settings(node, containers)).await;
+            Some(started.context("start the container driver")?)
+        }
+    };
+    let qemu = match node.runtimes.contains(&RuntimeKind::Qemu) {
+        false => None,
+        true => {
+            let kernel = prepare_kernel(sections).await?;
+            let started = Qemu::on(Arc::clone(&machine), settings(sections, kernel)).await;
+            Some(started.context("start the QEMU driver")?)
+        }
+    };
+    match (qemu, container) {
+        (Some(qemu), Some(container)) => Ok(Arc::new(Several::new(&machine, qemu, container))),
+        (Some(qemu), None) => Ok(Arc::new(qemu)),
+        (None, Some(container)) => Ok(Arc::new(container)),
+        (None, None) => anyhow::bail!("node.runtimes names nothing to run agents in"),
+    }
+}
+
+fn container_settings(node: &Config, runtimes: Vec<OciRuntime>) -> ContainerSettings {
+    ContainerSettings {
+        runtimes,
+        pod: node.pod.clone(),
+        first_uid: node.first_container_uid,
+        layer_mib: node.layer_mib,
+        data_mib: node.data_mib,
+        disk_mib_per_second: node.disk_mib_per_second,
+        least_free_mib: node.disk_free_mib,
+    }
 }
 
 async fn prepare_kernel(sections: &Sections) -> Result<Kernel> {

@@ -167,13 +167,13 @@ pub async fn serve(
     let journal = Journal::open(&state.join("marks"), config.marks, reserve.clone());
     let journal = journal.map_err(|error| failed(error.into()))?;
     let ledger = Ledger::open(&state, reserve.clone()).map_err(|error| failed(error.into()))?;
-    let runtime_info = parts.runtime.info();
-    let capacity = capacity(&config, &runtime_info).map_err(|error| failed(error.into()))?;
+    let offers = parts.runtime.offers();
+    let capacity = capacity(&config, &offers).map_err(|error| failed(error.into()))?;
     let (on_shutdown, least_free_mib) = (config.on_shutdown, config.disk_free_mib);
     let shared = Arc::new(NodeContext {
         config,
         runtime: Arc::clone(&parts.runtime),
-        runtime_info,
+        offers,
         uploads: parts.images.store().map(|store| Arc::new(Uploads::new(store, least_free_mib))),
         image_use: tokio::sync::RwLock::new(()),
         images: parts.images,
@@ -248,7 +248,7 @@ fn converse(stream: UnixStream, permit: ConnectionPermit, router: &axum::Router,
     });
 }
 
-fn capacity(config: &Config, runtime_info: &sandbox::RuntimeInfo) -> io::Result<Capacity> {
+fn capacity(config: &Config, offers: &[sandbox::RuntimeInfo]) -> io::Result<Capacity> {
     let cores = u32::try_from(std::thread::available_parallelism()?.get()).unwrap_or(u32::MAX);
     let all_mib = match config.memory_mib {
         0 => machine_mib(Path::new("/proc/meminfo"))?.saturating_sub(Config::MACHINE_MIB),
@@ -258,8 +258,9 @@ fn capacity(config: &Config, runtime_info: &sandbox::RuntimeInfo) -> io::Result<
         cores,
         vcpus: cores.saturating_mul(config.vcpus_per_core),
         memory_mib: all_mib.saturating_mul(config.memory_percent.into()) / 100,
-        overhead_mib: runtime_info.overhead_mib,
-        slots: runtime_info.slots,
+        // Whichever the next one is in, there is room for it.
+        overhead_mib: offers.iter().map(|offered| offered.overhead_mib).max().unwrap_or(0),
+        slots: offers.iter().map(|offered| offered.slots).min().unwrap_or(0),
         agent_disk_mib: config.agent_disk_mib(),
         disk_percent: config.disk_percent,
         disk_free_mib: config.disk_free_mib,

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use domain::ImageDigest;
 use oci_spec::image::{ImageConfiguration, ImageManifest};
@@ -14,10 +14,12 @@ use crate::contract::{self, Accounts};
 use crate::digest::{BlobDigest, HashingReader};
 use crate::document;
 use crate::image::ImageRecord;
-use crate::layer::{ImageRoot, LayerError, UnpackBudget, apply, unpack};
+use crate::layer::{self, ImageRoot, LayerError, UnpackBudget, apply};
 use crate::progress::CountingReader;
 use crate::{Config, ImageError, Progress, disk};
 
+/// Where the layers are unpacked.
+const ROOT: &str = "root";
 /// What a layer may have beyond its files' bytes: headers and padding.
 const OVERHEAD: u64 = 1 << 30;
 
@@ -31,13 +33,8 @@ pub(crate) fn assemble(
     bounds: &Config,
     to: &dyn Progress,
 ) -> Result<ImageRecord, ImageError> {
-    if !rustix::process::geteuid().is_root() {
-        return Err(ImageError::NotRoot);
-    }
-    let image = Parts::read(manifest, blobs, bounds)?;
-    let path = scratch.join("root");
-    let root = ImageRoot::create(&path).map_err(|source| ImageError::file("create", &path, source))?;
-    let grant = image.unpack(&root, blobs, bounds, to)?;
+    let (image, root, grant) = unpacked(manifest, blobs, scratch, bounds, to)?;
+    let path = scratch.join(ROOT);
     // Before the disk, which takes longer: most images that fail, fail here.
     let accounts = Accounts::of(&root).map_err(|source| ImageError::file("read the accounts of", &path, source))?;
     let run = contract::run(image.config.config().as_ref(), &accounts)?;
@@ -45,6 +42,35 @@ pub(crate) fn assemble(
     to.step("make the disk", None);
     make_disk(&path, &scratch.join("disk"), disk, manifest, grant)?;
     image.record(run, needs)
+}
+
+/// Unpacks the layers below `scratch` and makes nothing of them: the folder.
+pub(crate) fn unpack(
+    manifest: BlobDigest,
+    blobs: &BlobStore,
+    scratch: &Path,
+    bounds: &Config,
+    to: &dyn Progress,
+) -> Result<PathBuf, ImageError> {
+    unpacked(manifest, blobs, scratch, bounds, to)?;
+    Ok(scratch.join(ROOT))
+}
+
+fn unpacked(
+    manifest: BlobDigest,
+    blobs: &BlobStore,
+    scratch: &Path,
+    bounds: &Config,
+    to: &dyn Progress,
+) -> Result<(Parts, ImageRoot, bool), ImageError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(ImageError::NotRoot);
+    }
+    let image = Parts::read(manifest, blobs, bounds)?;
+    let path = scratch.join(ROOT);
+    let root = ImageRoot::create(&path).map_err(|source| ImageError::file("create", &path, source))?;
+    let grant = image.unpack(&root, blobs, bounds, to)?;
+    Ok((image, root, grant))
 }
 
 fn make_disk(root: &Path, unfinished: &Path, disk: &Path, image: BlobDigest, grant: bool) -> Result<(), ImageError> {
@@ -137,7 +163,7 @@ fn applied(
 ) -> Result<bool, LayerError> {
     let malformed = |error: std::io::Error| LayerError::Malformed(error.to_string());
     let at_most = budget.bytes.saturating_add(OVERHEAD);
-    let mut plain = HashingReader::new(unpack(blob).map_err(malformed)?, at_most);
+    let mut plain = HashingReader::new(layer::unpack(blob).map_err(malformed)?, at_most);
     let grant = apply(root, &mut plain, budget, to)?;
     let (found, _) = plain.finish().map_err(malformed)?;
     if found == expected {

@@ -3,6 +3,7 @@
 //! ```text
 //! blobs/sha256/<hex>    manifests, configs and layers, as they came
 //! disks/<hex>.erofs     one disk per image, by its manifest's digest
+//! roots/<hex>/          the same as a folder of files, where a container has needed it
 //! images/<hex>.json     how the image is run; an image is there when this is
 //! names/<name>          the digest a name means
 //! cache/<key>.json      which layer a build's step left
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use domain::ImageDigest;
 use tempfile::NamedTempFile;
 
-use crate::assemble::assemble;
+use crate::assemble::{assemble, unpack};
 use crate::blobs::{BlobStore, publish, settle};
 use crate::build::{
     BuildError, BuildRequest, ContainerfileBuild, LayerCache, build, build_containerfile, find_containerfile,
@@ -35,7 +36,7 @@ use crate::image::{Image, ImageRecord, ImageSummary, Removal};
 use crate::lock::Lock;
 use crate::recipe::{Recipe, SCRATCH};
 use crate::source::{self, Credentials, RegistrySource};
-use crate::{Config, ImageError, Progress};
+use crate::{Config, ImageError, NoProgress, Progress};
 
 /// Characters of a name at most.
 const MAX_NAME: usize = 64;
@@ -68,6 +69,8 @@ impl ImageStore {
         for dir in [store.blobs_dir(), store.dir("disks"), store.dir("images"), store.dir("names"), store.dir("tmp")] {
             fs::create_dir_all(&dir).map_err(|source| ImageError::file("create", &dir, source))?;
         }
+        let roots = store.dir("roots");
+        fs::create_dir_all(&roots).map_err(|source| ImageError::file("create", &roots, source))?;
         store.keep_private();
         store.clear();
         Ok(store)
@@ -235,6 +238,32 @@ impl ImageStore {
         Ok(Image { digest: *digest, disk, disk_bytes, run, needs, created, layers })
     }
 
+    /// The folder of an image's files, with the image's own owners: unpacked on first use, and
+    /// whole when it is there. Blocks; needs root.
+    ///
+    /// # Errors
+    /// When the image is not there, or cannot be unpacked.
+    pub fn unpacked(&self, digest: &ImageDigest) -> Result<PathBuf, ImageError> {
+        let root = self.root(digest);
+        if root.is_dir() && self.get(digest).is_ok() {
+            return Ok(root);
+        }
+        let _lock = self.shared()?;
+        self.get(digest)?;
+        // Two that need the same one: the second finds the first one's work.
+        let _turn = Lock::exclusive(&self.dir("tmp").join(format!("{}.lock", digest.hex())))?;
+        if root.is_dir() {
+            return Ok(root);
+        }
+        let scratch = self.scratch()?;
+        let unpacked = unpack(BlobDigest::from(*digest), &self.blobs(), scratch.path(), &self.config, &NoProgress)?;
+        let failed = |source| ImageError::file("write", &root, source);
+        fs::File::open(&unpacked).and_then(|folder| Ok(rustix::fs::syncfs(&folder)?)).map_err(failed)?;
+        durable::failpoint("image root", "synced");
+        durable::move_to("image root", &unpacked, &root).map_err(failed)?;
+        Ok(root)
+    }
+
     /// Removes a name; and the image with it, when no other name means it.
     /// `in_use` are the images of the agents that this machine's node has.
     ///
@@ -349,6 +378,7 @@ impl ImageStore {
         for digest in digests {
             unlink(&self.record_path(digest))?;
             freed += unlink(&self.disk(digest))?;
+            freed += self.forget_root(digest)?;
         }
         let mut needed = BTreeSet::new();
         for digest in self.digests()? {
@@ -363,12 +393,30 @@ impl ImageStore {
         Ok(freed)
     }
 
-    /// Unpacked images lie in `tmp` with their own owners and modes: nobody else
+    /// Removes the folder of an image's files; its bytes. It goes out of its place as a whole, so
+    /// that no half of it is ever found there.
+    fn forget_root(&self, digest: &ImageDigest) -> Result<u64, ImageError> {
+        let root = self.root(digest);
+        let scratch = self.scratch()?;
+        let going = scratch.path().join("root");
+        match fs::rename(&root, &going) {
+            Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+            Err(source) => return Err(ImageError::file("remove", &root, source)),
+            Ok(()) => {}
+        }
+        let failed = |source| ImageError::file("remove", &going, source);
+        let bytes = allocated(&going).map_err(failed)?;
+        fs::remove_dir_all(&going).map_err(failed)?;
+        Ok(bytes)
+    }
+
+    /// Unpacked images lie in `tmp` and `roots` with their own owners and modes: nobody else
     /// may look in there. Whoever only reads the store cannot set that, and need not.
     fn keep_private(&self) {
-        let private = fs::Permissions::from_mode(0o700);
-        if let Err(error) = fs::set_permissions(self.dir("tmp"), private) {
-            tracing::debug!(%error, "the store is only read");
+        for name in ["tmp", "roots"] {
+            if let Err(error) = fs::set_permissions(self.dir(name), fs::Permissions::from_mode(0o700)) {
+                tracing::debug!(%error, "the store is only read");
+            }
         }
     }
 
@@ -423,6 +471,10 @@ impl ImageStore {
         self.dir("disks").join(format!("{}.erofs", digest.hex()))
     }
 
+    fn root(&self, digest: &ImageDigest) -> PathBuf {
+        self.dir("roots").join(digest.hex())
+    }
+
     fn record_path(&self, digest: &ImageDigest) -> PathBuf {
         self.dir("images").join(format!("{}.json", digest.hex()))
     }
@@ -450,6 +502,17 @@ pub(crate) fn entries(dir: &Path) -> Result<Vec<String>, ImageError> {
     let mut names: Vec<_> = listed.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
     names.sort();
     Ok(names)
+}
+
+/// What a folder and all in it take, in bytes; links are not followed.
+fn allocated(folder: &Path) -> std::io::Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let data = entry.metadata()?;
+        bytes += if data.is_dir() { allocated(&entry.path())? } else { data.len() };
+    }
+    Ok(bytes)
 }
 
 /// Removes a file that may be gone already; its bytes.

@@ -327,6 +327,9 @@ pub(crate) struct Run {
     /// Less memory than your tier gives, in MiB, such as where several agents share it
     #[arg(long, value_name = "MIB")]
     pub(crate) memory: Option<u32>,
+    /// What it is to run in: qemu, container-runc, … The strongest that works, of what your tier allows, by default
+    #[arg(long, value_name = "NAME")]
+    pub(crate) runtime: Option<String>,
     /// An image of your own, by digest, where the operator lets your tier bring one
     #[arg(long, value_name = "DIGEST")]
     pub(crate) image: Option<String>,

@@ -25,7 +25,7 @@ const WEIGHT_PER_CORE: u64 = 100;
 /// The largest that every kernel takes.
 const MAX_WEIGHT: u64 = 1_000;
 /// Threads of a VMM beside its processors: main loop, block workers, RCU.
-const SPARE_THREADS: u32 = 128;
+pub(crate) const VMM_THREADS: u32 = 128;
 /// How long a killed group may take to be empty.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
 /// Pause between two looks at a group that is dying.
@@ -38,6 +38,8 @@ const CREATE_TRIES: usize = 5;
 pub(crate) struct CgroupLimits {
     pub(crate) cores: u32,
     pub(crate) memory_mib: u64,
+    /// Threads besides one for each core.
+    pub(crate) threads: u32,
     /// Of the disk, if it is limited.
     pub(crate) disk: Option<DiskRate>,
 }
@@ -47,6 +49,18 @@ pub(crate) struct CgroupLimits {
 pub(crate) struct DiskRate {
     pub(crate) device: DeviceNumber,
     pub(crate) bytes_per_second: u64,
+}
+
+impl DiskRate {
+    /// What a sandbox with this many cores may take of the disk of a folder; 0 MiB per second is
+    /// no limit.
+    pub(crate) fn of(folder: &Path, mib_per_second: u64, cores: u32) -> Result<Option<Self>, DriverFailure> {
+        if mib_per_second == 0 {
+            return Ok(None);
+        }
+        let bytes_per_second = mib_per_second * 1024 * 1024 * u64::from(cores);
+        Ok(Some(Self { device: DeviceNumber::of(folder)?, bytes_per_second }))
+    }
 }
 
 /// A disk, by its numbers.
@@ -151,7 +165,7 @@ impl Cgroups {
     fn settings(&self, id: &str, limits: CgroupLimits) -> Vec<(PathBuf, String)> {
         let bytes = (limits.memory_mib * 1024 * 1024).to_string();
         let quota = u64::from(limits.cores) * PERIOD_US;
-        let threads = (limits.cores + SPARE_THREADS).to_string();
+        let threads = limits.cores.saturating_add(limits.threads).to_string();
         // A larger tier has a larger share of a busy disk.
         let weight = u64::from(limits.cores).saturating_mul(WEIGHT_PER_CORE).clamp(1, MAX_WEIGHT).to_string();
         let at = |dir: &PathBuf, file: &str| dir.join(&self.parent).join(id).join(file);
@@ -263,6 +277,58 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Removes the groups of this name that a container's runtime has made in hierarchies that are
+    /// not ours, and the parents after the last one.
+    pub(crate) fn remove_foreign(&self, id: &str) -> io::Result<()> {
+        for name in files::names(Path::new(ROOT))? {
+            let parent = Path::new(ROOT).join(name).join(&self.parent);
+            if parent.join("cgroup.procs").exists() {
+                remove_group(&parent.join(id))?;
+                // Stays while a neighbour is in it.
+                let _ = fs::remove_dir(&parent);
+            }
+        }
+        Ok(())
+    }
+
+    /// The group of a sandbox, as a container's runtime names it.
+    pub(crate) fn path(&self, id: &str) -> String {
+        format!("/{}/{id}", self.parent)
+    }
+
+    /// Stops a sandbox's processes where they are, or lets them go on; one without a group is
+    /// not there to be stopped.
+    pub(crate) fn freeze(&self, id: &str, frozen: bool) -> io::Result<()> {
+        let (file, value) = match &self.layout {
+            Layout::V1 { .. } => (self.freezer(id).join("freezer.state"), if frozen { "FROZEN" } else { "THAWED" }),
+            Layout::V2(root) => {
+                (root.join(&self.parent).join(id).join("cgroup.freeze"), if frozen { "1" } else { "0" })
+            }
+        };
+        match write(&file, value) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Whether it is stopped so.
+    pub(crate) fn is_frozen(&self, id: &str) -> io::Result<bool> {
+        let (file, value) = match &self.layout {
+            Layout::V1 { .. } => (self.freezer(id).join("freezer.state"), "THAWED"),
+            Layout::V2(root) => (root.join(&self.parent).join(id).join("cgroup.freeze"), "0"),
+        };
+        match fs::read_to_string(file) {
+            Ok(state) => Ok(state.trim() != value),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Where a container's runtime has its processes in the hierarchy that can stop them.
+    fn freezer(&self, id: &str) -> PathBuf {
+        Path::new(ROOT).join("freezer").join(&self.parent).join(id)
+    }
+
     /// Processor time in microseconds and memory in bytes.
     pub(crate) fn usage(&self, id: &str) -> io::Result<(u64, u64)> {
         let at = |dir: &PathBuf, file: &str| fs::read_to_string(dir.join(&self.parent).join(id).join(file));
@@ -370,7 +436,7 @@ mod tests {
     fn version_2_is_limited_with_its_own_names() {
         let groups = Cgroups { layout: Layout::V2("/c".into()), parent: "p".into() };
         let disk = Some(DiskRate { device: DeviceNumber { major: 8, minor: 16 }, bytes_per_second: 5 });
-        let settings = groups.settings("x", CgroupLimits { cores: 2, memory_mib: 1, disk });
+        let settings = groups.settings("x", CgroupLimits { cores: 2, memory_mib: 1, threads: VMM_THREADS, disk });
         assert!(settings.contains(&("/c/p/x/memory.max".into(), "1048576".into())));
         assert!(settings.contains(&("/c/p/x/cpu.max".into(), "200000 100000".into())));
         assert!(settings.contains(&("/c/p/x/io.max".into(), "8:16 rbps=5 wbps=5".into())));

@@ -13,8 +13,8 @@ use wire::v1::node::{DataDisk, KeptCause, Retention};
 use wire::v1::pod::PORT;
 
 use crate::{
-    DiskRetention, DriverRefusal, GuestFacts, GuestSpec, GuestState, ObservedRun, ProcessFacts, Runtime, RuntimeError,
-    Slot, VmmFacts,
+    ContainerFacts, DiskRetention, DriverRefusal, GuestFacts, GuestSpec, GuestState, ObservedRun, ProcessFacts,
+    Runtime, RuntimeError, Slot, VmmFacts,
 };
 
 /// For how long disks are kept in this suite.
@@ -66,8 +66,10 @@ pub async fn run(harness: &dyn Harness) -> RuleResult {
         data: DataDisk::KeptOrEmpty,
         cores: 1,
         memory_mib: 128,
+        runtime: None,
         base: harness.base(),
         volumes: Vec::new(),
+        state_dir: "/data".to_owned(),
         ran: false,
     };
     let one = spec(0x0c0f_0001, 1);
@@ -191,14 +193,21 @@ async fn a_running_guest_can_be_measured(driver: &dyn Runtime, spec: &GuestSpec)
 
 /// Facts of this driver that are of no guest.
 fn lies(facts: &GuestFacts) -> Vec<GuestFacts> {
-    match facts {
-        GuestFacts::Qemu(VmmFacts { process }) => [
+    let others = |process: &ProcessFacts| {
+        [
             ProcessFacts { started: process.started + 1, ..process.clone() },
             ProcessFacts { boot: "another boot".to_owned(), ..process.clone() },
             ProcessFacts { pid: std::process::id() + 1_000_000, ..process.clone() },
         ]
-        .map(|process| GuestFacts::Qemu(VmmFacts { process }))
-        .into(),
+    };
+    match facts {
+        GuestFacts::Qemu(VmmFacts { process }) => {
+            others(process).map(|process| GuestFacts::Qemu(VmmFacts { process })).into()
+        }
+        GuestFacts::Container(ContainerFacts { runtime, process }) => {
+            let facts = |process| GuestFacts::Container(ContainerFacts { runtime: *runtime, process });
+            others(process).map(facts).into()
+        }
     }
 }
 

@@ -17,6 +17,12 @@ use crate::{DriverFailure, command, files};
 pub(crate) const LAYER: &str = "layer.ext4";
 /// The disk of `/data`.
 pub(crate) const DATA: &str = "data.ext4";
+/// The same of containers, which the host mounts. Under these names lie only disks that the host
+/// has made and that no machine of a tenant was ever given: what such a machine has written to
+/// is mounted by no host again. A machine may take one over, and it is called as its other
+/// disks from then on.
+pub(crate) const HOST_LAYER: &str = "layer.host.ext4";
+pub(crate) const HOST_DATA: &str = "data.host.ext4";
 const DISK: &str = "ext4";
 const MIB: u64 = 1024 * 1024;
 /// How much is copied at once.

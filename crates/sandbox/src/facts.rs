@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::drivers::container::facts::ContainerFacts;
 use crate::drivers::qemu::facts::VmmFacts;
 
 /// What a driver knows of a guest that it runs, each in a form of its own.
@@ -10,6 +11,8 @@ use crate::drivers::qemu::facts::VmmFacts;
 pub enum GuestFacts {
     /// A VMM of the `qemu` driver.
     Qemu(VmmFacts),
+    /// A container of the `container` driver.
+    Container(ContainerFacts),
 }
 
 impl GuestFacts {
@@ -18,6 +21,7 @@ impl GuestFacts {
     pub const fn pid(&self) -> Option<u32> {
         match self {
             Self::Qemu(facts) => Some(facts.process.pid),
+            Self::Container(facts) => Some(facts.process.pid),
         }
     }
 }

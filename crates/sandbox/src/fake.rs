@@ -457,6 +457,10 @@ impl Runtime for FakeRuntime {
         Ok(self.0.state().newest_of(pod).map(|_| 1))
     }
 
+    async fn is_kept_of_machine(&self, pod: PodId) -> Result<bool, DriverError> {
+        Ok(self.0.state().newest_of(pod).is_some())
+    }
+
     async fn erase(&self, name: &str) -> Result<(), DriverError> {
         self.0.state().kept.remove(name);
         Ok(())

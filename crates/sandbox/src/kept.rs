@@ -22,7 +22,7 @@ use domain::{PodId, UnixMillis};
 use serde::{Deserialize, Serialize};
 use wire::v1::node::{KeptDisk, Retention};
 
-use crate::disk::{self, DATA};
+use crate::disk::{self, DATA, HOST_DATA};
 use crate::{DriverFailure, files, owner};
 
 const NOTE: &str = "kept.json";
@@ -55,6 +55,8 @@ pub(crate) struct KeptData {
     since: UnixMillis,
     /// What it takes of the node's disk.
     pub(crate) bytes: u64,
+    /// Whether no machine of a tenant ever wrote to it: see [`disk::HOST_DATA`].
+    pub(crate) host_made: bool,
 }
 
 impl KeptDisks {
@@ -191,15 +193,19 @@ fn is_erasing_of_before(name: &str, dir: &Path) -> bool {
 /// The data disk in a folder. Where its note cannot be read it is as old as the last
 /// write to it.
 fn data_in(dir: &Path) -> io::Result<Option<KeptData>> {
-    let path = dir.join(DATA);
-    let meta = match fs::symlink_metadata(&path) {
-        Ok(meta) => meta,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let written = UnixMillis::from_system(meta.modified()?).unwrap_or(UnixMillis(0));
-    let since = read_note(dir).map_or(written, |retention| retention.since);
-    Ok(Some(KeptData { path, since, bytes: meta.blocks() * BLOCK }))
+    for name in [DATA, HOST_DATA] {
+        let path = dir.join(name);
+        let meta = match fs::symlink_metadata(&path) {
+            Ok(meta) => meta,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        let written = UnixMillis::from_system(meta.modified()?).unwrap_or(UnixMillis(0));
+        let since = read_note(dir).map_or(written, |retention| retention.since);
+        let host_made = name == HOST_DATA;
+        return Ok(Some(KeptData { path, since, bytes: meta.blocks() * BLOCK, host_made }));
+    }
+    Ok(None)
 }
 
 /// Removes a folder in which nothing is left but what is written beside disks.

@@ -4,11 +4,12 @@
 //! | module | holds |
 //! |---|---|
 //! | [`runtime`] | the trait, in the order its calls come, and what passes through it |
-//! | [`drivers`] | who implements it: `qemu`, one `microvm` for each sandbox, on KVM or emulated |
+//! | [`drivers`] | who implements it: `qemu`, one `microvm` for each sandbox, on KVM or emulated; `container`, a container of containerd; `several` of them on one node |
 //! | `facts` | what the ledger holds of a guest, driver by driver |
 //! | [`network`] | a network namespace for each guest, and the rules of its way out |
 //! | [`process`] | processes by id and start time, so that a reused id is never taken for them |
-//! | `disk`, `cgroup`, `command` | the driver's tools |
+//! | `machine` | what the drivers of one node share |
+//! | `disk`, `cgroup`, `command` | the drivers' tools |
 //! | `owner`, `kept` | whose disks a folder holds; disks that outlived their run |
 //! | `volumes` | disks that outlive every run |
 //! | `conformance` (feature) | the suite that every driver runs |
@@ -26,6 +27,7 @@ mod files;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod kept;
+mod machine;
 mod owner;
 
 #[cfg(feature = "conformance")]
@@ -38,9 +40,11 @@ pub mod process;
 pub mod runtime;
 mod volumes;
 
+pub use drivers::container::facts::ContainerFacts;
 pub use drivers::qemu::facts::VmmFacts;
 pub use error::{DriverError, DriverFailure, DriverRefusal, RuntimeError, RuntimeOperation, is_full};
 pub use facts::GuestFacts;
+pub use machine::NodeMachine;
 pub use process::ProcessFacts;
 pub use runtime::{
     DiskRetention, DiskUsage, Guest, GuestExitWatch, GuestSpec, GuestState, GuestStats, GuestStream, ObservedRun,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
+use tokio::io::unix::AsyncFd;
 
 use crate::files;
 
@@ -61,6 +62,13 @@ pub fn find(facts: &ProcessFacts) -> io::Result<Option<OwnedFd>> {
         Err(error) if is_gone(&error) => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// A handle whose process's end can be waited for.
+#[expect(unsafe_code, reason = "the runtime wants to be promised that the handle stays what it is")]
+pub(crate) fn watchable(handle: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd is open as long as it lives, and nobody replaces it.
+    Ok(unsafe { AsyncFd::register(handle) }?)
 }
 
 /// Nobody has the number, or by now a thread of another process.

@@ -63,11 +63,16 @@ pub struct GuestSpec {
     pub cores: u32,
     /// Memory, in MiB.
     pub memory_mib: u64,
-    /// The image's disk, read-only and shared.
+    /// What isolates it: one of those that the driver offers; where it is absent, the first.
+    pub runtime: Option<RuntimeName>,
+    /// What is booted of the image, read-only and shared: its disk; for a container the folder
+    /// of its files.
     pub base: PathBuf,
     /// The volumes that it has for itself, which are there: `create` makes none, and no end of
     /// the run touches one.
     pub volumes: Vec<VolumeId>,
+    /// Where the agent expects its POD's data besides `/data`. In a machine `pod` sees to that.
+    pub state_dir: String,
     /// Whether a guest of it ran before: then its own disks are there, and are never
     /// made anew.
     pub ran: bool,
@@ -195,8 +200,13 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> GuestStream for T {}
 /// What isolates sandboxes. See the module for the order of calls.
 #[async_trait]
 pub trait Runtime: Send + Sync + 'static {
-    /// What it is.
+    /// What it is; of several, the strongest.
     fn info(&self) -> RuntimeInfo;
+
+    /// All that it offers, the strongest first.
+    fn offers(&self) -> Vec<RuntimeInfo> {
+        vec![self.info()]
+    }
 
     /// What the machine holds, of any sandbox.
     ///
@@ -279,6 +289,12 @@ pub trait Runtime: Send + Sync + 'static {
     /// # Errors
     /// When that cannot be seen.
     async fn kept_data(&self, pod: PodId) -> Result<Option<u64>, DriverError>;
+
+    /// Whether that disk was written by a machine: no container is given it.
+    ///
+    /// # Errors
+    /// When that cannot be seen.
+    async fn is_kept_of_machine(&self, pod: PodId) -> Result<bool, DriverError>;
 
     /// Erases disks that are kept, by their name. Those that are not there are
     /// erased already.

@@ -51,7 +51,8 @@ async fn driver(state: &Path, name: &str, number: u32) -> Qemu {
 fn spec(state: &Path) -> GuestSpec {
     let slot = Slot { run: RunId::from_bits(0x0d0f_0001), number: 1 };
     let (pod, data) = (PodId::chosen("agent-123").unwrap(), DataDisk::KeptOrEmpty);
-    GuestSpec { slot, pod, data, cores: 1, memory_mib: 64, base: state.join("base"), volumes: Vec::new(), ran: false }
+    let (base, state_dir, volumes) = (state.join("base"), "/data".to_owned(), Vec::new());
+    GuestSpec { slot, pod, data, cores: 1, memory_mib: 64, runtime: None, base, volumes, state_dir, ran: false }
 }
 
 #[tokio::test]

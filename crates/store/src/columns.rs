@@ -1,6 +1,6 @@
 //! The columns of a run, in either database, and the record that they make.
 
-use domain::{Generation, ImageDigest, Tier, TierName, Wallet};
+use domain::{Generation, ImageDigest, RuntimeKinds, Tier, TierName, Wallet};
 
 use crate::codec::{ended, id_of, meter, millis, natural, state_of};
 use crate::error::StoreError;
@@ -62,6 +62,8 @@ impl RunRow {
                 disk: self.disk_mib,
                 agents: self.slot.1,
                 images: None,
+                // What was allowed decided where it was placed; what it runs in is in `runtime`.
+                runtimes: RuntimeKinds::MACHINES,
             },
             public: self.public,
             spawned_at: millis(self.spawned_at),

@@ -117,6 +117,7 @@ fn spec() -> SandboxSpec {
         cores: 2,
         memory_mib: 2048,
         volumes: Vec::new(),
+        runtime: None,
         env: Environment(BTreeMap::from([("OPENAI_API_KEY".to_owned(), Secret::from("hush-hush".to_owned()))])),
     }
 }

@@ -75,6 +75,7 @@ impl FakeNodeState {
             version: "fake".to_owned(),
             runtime: RuntimeName::QemuTcg,
             runtime_reason: "it is a fake".to_owned(),
+            runtimes: Vec::new(),
             cores: self.spec.cores,
             free_cores,
             memory_mib: self.spec.memory_mib,

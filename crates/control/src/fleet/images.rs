@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use domain::ImageDigest;
-use wire::v1::node::{ImageNeeds, NodeDisk, NodeInfo};
+use wire::v1::node::{ImageNeeds, NodeDisk, NodeInfo, RuntimeName};
 
 /// The images' names and digests.
 pub type ImageTable = BTreeMap<String, ImageDigest>;
@@ -14,7 +14,7 @@ pub(crate) struct DemandingImage {
     /// What it needs.
     pub(crate) needs: ImageNeeds,
     /// The runtimes of the nodes that hold it.
-    pub(crate) runtimes: BTreeSet<&'static str>,
+    pub(crate) runtimes: BTreeSet<RuntimeName>,
 }
 
 /// The images that need something.
@@ -32,7 +32,7 @@ pub(crate) fn demanding<'a>(nodes: impl Iterator<Item = &'a NodeInfo> + Clone) -
     for node in nodes {
         for digest in node.images.values() {
             if let Some(image) = found.get_mut(digest) {
-                image.runtimes.insert(node.runtime.as_str());
+                image.runtimes.extend(node.offers());
             }
         }
     }

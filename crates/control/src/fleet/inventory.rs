@@ -16,7 +16,7 @@ use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, Stream};
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use wire::v1::node::NodeInfo;
+use wire::v1::node::{NodeInfo, RuntimeName};
 
 use crate::config::Config;
 use crate::fleet::images::{DemandingImages, ImageTable, demanding, has_disk, merged};
@@ -72,8 +72,10 @@ pub(crate) struct NodeSelector {
     pub(crate) only: Option<String>,
     /// None of these, which have refused.
     pub(crate) except: Vec<String>,
-    /// None of these, in whose runtime the image does not work.
+    /// None of these, which offer none of `runtimes`.
     pub(crate) unfit: Vec<String>,
+    /// What the run may be in.
+    pub(crate) runtimes: Vec<RuntimeName>,
 }
 
 impl NodeSelector {
@@ -98,6 +100,9 @@ pub(crate) struct Claim {
     fleet: Arc<Fleet>,
     id: RunId,
     pub(crate) node: Arc<dyn Node>,
+    /// What it is to be in there: the strongest that works. Nothing is said to an older node,
+    /// which offers one alone.
+    pub(crate) runtime: Option<RuntimeName>,
 }
 
 impl Claim {
@@ -118,6 +123,17 @@ impl Drop for Claim {
         self.fleet.report(self.node.name(), |report| report.settle(self.id, Instant::now()));
         self.fleet.changed(self.node.name());
     }
+}
+
+/// The strongest of these runtimes that a node offers.
+fn strongest(info: &NodeInfo, runtimes: &[RuntimeName]) -> Option<RuntimeName> {
+    info.offers().into_iter().filter(|offered| runtimes.contains(offered)).min()
+}
+
+/// How many are stronger.
+fn weakness(runtime: RuntimeName) -> u8 {
+    let stronger = RuntimeName::ALL.into_iter().filter(|other| *other < runtime).count();
+    u8::try_from(stronger).unwrap_or(u8::MAX)
 }
 
 impl Fleet {
@@ -156,14 +172,12 @@ impl Fleet {
         Arc::clone(&self.demanding.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The nodes in whose runtime an image does not work.
-    pub(crate) fn unfit(&self, image: ImageDigest) -> Vec<String> {
-        let demanding = self.demanding();
-        let Some(image) = demanding.get(&image) else { return Vec::new() };
+    /// The nodes that offer none of these runtimes, by what each said last.
+    pub(crate) fn unfit(&self, runtimes: &[RuntimeName]) -> Vec<String> {
         let reports = self.reports();
         let unfit = |node: &&str| {
             let info = reports.get(*node).and_then(Report::info);
-            info.is_some_and(|info| !image.needs.allow(info.runtime.as_str()))
+            info.is_some_and(|info| strongest(info, runtimes).is_none())
         };
         self.nodes().map(|node| node.name()).filter(unfit).map(str::to_owned).collect()
     }
@@ -183,7 +197,7 @@ impl Fleet {
 
     /// The runtimes of the nodes, by what each said last.
     pub(crate) fn runtimes(&self) -> BTreeSet<&'static str> {
-        self.reports().values().filter_map(Report::info).map(|info| info.runtime.as_str()).collect()
+        self.reports().values().filter_map(Report::info).flat_map(NodeInfo::offers).map(RuntimeName::as_str).collect()
     }
 
     /// The node that a holder's image goes to: of those that were heard lately the one with the
@@ -196,6 +210,13 @@ impl Fleet {
         let free = |report: &Report| report.info().and_then(|info| info.disk).map_or(0, |disk| disk.free_mib);
         let (name, _) = fresh.max_by_key(|(name, report)| (free(report), std::cmp::Reverse((*name).clone())))?;
         self.node(name).cloned()
+    }
+
+    /// What the nodes offer that hold an image, by what each said last.
+    pub(crate) fn offers(&self, image: ImageDigest) -> BTreeSet<RuntimeName> {
+        let reports = self.reports();
+        let holders = reports.values().filter_map(Report::info);
+        holders.filter(|info| info.images.values().any(|held| *held == image)).flat_map(NodeInfo::offers).collect()
     }
 
     /// Whether one of the nodes has disk for an agent, were it the only one there, by
@@ -304,11 +325,18 @@ impl Fleet {
     ) -> Result<Claim, PlacementError> {
         let mut reports = self.reports();
         let candidates = reports.iter().filter(|(name, report)| selector.matches(name) && is_relied_on(report));
-        let views: Vec<_> = candidates.filter_map(|(name, report)| view(report, name)).collect();
+        let fit = candidates.filter_map(|(name, report)| {
+            let runtime = strongest(report.info()?, &selector.runtimes)?;
+            Some(NodeView { weakness: weakness(runtime), ..view(report, name)? })
+        });
+        let views: Vec<_> = fit.collect();
         let chosen = place(&views, ask)?.name.clone();
         let node = self.node(&chosen).cloned().ok_or(PlacementError::NoNodes)?;
-        reports.entry(chosen).or_default().place(id, ask);
-        Ok(Claim { fleet: Arc::clone(self), id, node })
+        let report = reports.entry(chosen).or_default();
+        report.place(id, ask);
+        let chooses = report.info().filter(|info| !info.runtimes.is_empty());
+        let runtime = chooses.and_then(|info| strongest(info, &selector.runtimes));
+        Ok(Claim { fleet: Arc::clone(self), id, node, runtime })
     }
 
     /// Asks the selected nodes how they are; what comes of it, in the order in which it

@@ -138,6 +138,7 @@ fn view(name: &str, info: &NodeInfo) -> NodeView {
         // An older node admits by its disk alone, without a word.
         agent_disk_mib: info.disk.map_or(0, |disk| disk.sandbox_mib),
         free_disk_mib: info.disk.map_or(u64::MAX, |disk| disk.promisable_mib),
+        weakness: 0,
     }
 }
 
@@ -158,6 +159,7 @@ mod tests {
             version: "1".to_owned(),
             runtime: RuntimeName::QemuTcg,
             runtime_reason: "a test".to_owned(),
+            runtimes: Vec::new(),
             cores: 8,
             free_cores: 8,
             memory_mib: 8_192,

@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chain::BalanceError;
-use domain::{HolderAllowance, ImageDigest, ResourceRequest, Tier, TierName, Tiers, Wallet};
-use wire::v1::node::ImageNeeds;
+use domain::{HolderAllowance, ImageDigest, ResourceRequest, RuntimeKind, RuntimeKinds, Tier, TierName, Tiers, Wallet};
+use wire::v1::node::{ImageNeeds, RuntimeName};
 
 use crate::context::Context;
 use crate::fleet::images::{DemandingImage, ImageTable};
 use crate::pods::needs::{Conditions, UnmetNeed};
+
+/// Characters of a runtime's name that are repeated.
+const MAX_RUNTIME: usize = 32;
 
 /// What a holder asks for.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +30,11 @@ pub struct SpawnAsk<'a> {
     pub before: Option<ResourceRequest>,
     /// The tiers that may bring their own image.
     pub may_bring: &'a BTreeSet<TierName>,
+    /// The runtime that is asked for, by its name or by what that begins with.
+    pub runtime: Option<&'a str>,
+    /// Whether the data of the agent, which is started again, was written by a machine: no
+    /// container is given it.
+    pub data_of_machine: bool,
 }
 
 /// Which image is asked for.
@@ -56,6 +64,64 @@ pub struct Grant {
     pub tier_config: Tier,
     /// What all live runs of the holder may take together.
     pub allowance: HolderAllowance,
+    /// What it may run in, the strongest first.
+    pub runtimes: Vec<RuntimeName>,
+}
+
+/// Why a holder gets no agent in the runtime that it asks for, or in any.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RuntimeRefusal {
+    /// There is none of that name.
+    #[error("there is no runtime {asked:?}; there are {}", names(&RuntimeName::ALL))]
+    Unknown {
+        /// What was asked for.
+        asked: String,
+    },
+    /// The tier does not allow it.
+    #[error("your tier does not allow {asked}; it allows {}", kinds(.allowed))]
+    NotAllowed {
+        /// What was asked for.
+        asked: String,
+        /// What the tier allows.
+        allowed: RuntimeKinds,
+    },
+    /// No container is given data that a machine has written.
+    #[error(
+        "the agent's data was written by a machine, and containers are not given such disks; start it in a machine"
+    )]
+    DataOfMachine,
+    /// No node that holds the image offers it.
+    #[error("no node that holds this image offers {}; they offer {}", names(.wanted), names(.offered))]
+    NotOffered {
+        /// What the holder could have.
+        wanted: Vec<RuntimeName>,
+        /// What there is.
+        offered: Vec<RuntimeName>,
+    },
+}
+
+fn names(runtimes: &[RuntimeName]) -> String {
+    runtimes.iter().map(|runtime| runtime.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn kinds(allowed: &RuntimeKinds) -> String {
+    allowed.iter().map(RuntimeKind::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// What a holder may have: what its tier allows, of what it asks for.
+fn allowed_runtimes(tier: &Tier, ask: &SpawnAsk<'_>) -> Result<Vec<RuntimeName>, RuntimeRefusal> {
+    let asked: Vec<_> =
+        RuntimeName::ALL.into_iter().filter(|runtime| ask.runtime.is_none_or(|name| runtime.is_called(name))).collect();
+    let name = || ask.runtime.unwrap_or_default().chars().take(MAX_RUNTIME).collect();
+    if asked.is_empty() {
+        return Err(RuntimeRefusal::Unknown { asked: name() });
+    }
+    let mut allowed: Vec<_> = asked.into_iter().filter(|runtime| tier.runtimes.allow(runtime.kind())).collect();
+    if allowed.is_empty() {
+        return Err(RuntimeRefusal::NotAllowed { asked: name(), allowed: tier.runtimes });
+    }
+    allowed.retain(|runtime| !(ask.data_of_machine && runtime.is_container()));
+    if allowed.is_empty() { Err(RuntimeRefusal::DataOfMachine) } else { Ok(allowed) }
 }
 
 /// Why a holder gets nothing.
@@ -100,6 +166,9 @@ pub enum AdmitError {
         /// The names of the images that would work.
         working: Vec<String>,
     },
+    /// Not in the runtime that is asked for.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeRefusal),
     /// More than the tier gives, or less than an agent needs.
     #[error("{field} must be from {least} to {most}, which your tier gives, not {asked}")]
     Share {
@@ -127,7 +196,8 @@ impl Context {
             ImageAsk::Held { digest, .. } => (digest, self.share(ask).await?),
         };
         let (tier, tier_config, allowance) = share;
-        let grant = Grant { image, tier, tier_config, allowance };
+        let runtimes = allowed_runtimes(&tier_config, ask)?;
+        let mut grant = Grant { image, tier, tier_config, allowance, runtimes };
         let held = match ask.image {
             ImageAsk::Held { needs, .. } => {
                 Some(DemandingImage { needs: needs.clone(), runtimes: self.fleet.runtimes() })
@@ -135,7 +205,24 @@ impl Context {
             ImageAsk::Named(_) | ImageAsk::Brought(_) => None,
         };
         self.check_needs(&grant, held.as_ref())?;
+        self.check_offers(&grant)?;
+        let demanding = self.fleet.demanding();
+        if let Some(demanding) = held.as_ref().or_else(|| demanding.get(&grant.image)) {
+            grant.runtimes.retain(|runtime| demanding.needs.allow(runtime.as_str()));
+        }
         Ok(grant)
+    }
+
+    /// Whether a node that holds the image offers what it may run in. Before any has said so
+    /// nothing is refused.
+    fn check_offers(&self, grant: &Grant) -> Result<(), RuntimeRefusal> {
+        let offered = self.fleet.offers(grant.image);
+        let works = offered.is_empty() || offered.iter().any(|offered| grant.runtimes.contains(offered));
+        let refusal = || RuntimeRefusal::NotOffered {
+            wanted: grant.runtimes.clone(),
+            offered: offered.iter().copied().collect(),
+        };
+        if works { Ok(()) } else { Err(refusal()) }
     }
 
     /// Whether the image can work with what it would get. What a holder has brought says itself
@@ -143,7 +230,8 @@ impl Context {
     fn check_needs(&self, grant: &Grant, held: Option<&DemandingImage>) -> Result<(), AdmitError> {
         let demanding = self.fleet.demanding();
         let Some(image) = held.or_else(|| demanding.get(&grant.image)) else { return Ok(()) };
-        let conditions = Conditions { tiers: &self.tiers, tier: &grant.tier, share: &grant.tier_config };
+        let Grant { tier, tier_config: share, runtimes, .. } = grant;
+        let conditions = Conditions { tiers: &self.tiers, tier, share, runtimes };
         let Some(unmet) = conditions.unmet(image) else { return Ok(()) };
         let table = self.fleet.images().unwrap_or_default();
         Err(AdmitError::Unmet { unmet, working: conditions.working(&table, &demanding) })
@@ -253,5 +341,38 @@ mod tests {
         assert_eq!(share(None, None, Some((1, 512))).unwrap(), Tier { cores: 1, memory: 512, ..TIER });
         assert_eq!(share(Some(3), None, Some((1, 512))).unwrap(), Tier { cores: 3, memory: 512, ..TIER });
         assert_eq!(share(None, None, Some((8, 9_999))).unwrap(), TIER);
+    }
+
+    #[test]
+    fn a_runtime_is_had_where_the_tier_allows_it_by_name_and_the_strongest_comes_first() {
+        let none = BTreeSet::new();
+        let ask = |runtime, data_of_machine| SpawnAsk {
+            holder: Wallet([1; 32]),
+            image: ImageAsk::Named("echo"),
+            cores: None,
+            memory_mib: None,
+            may_bring: &none,
+            runtime,
+            data_of_machine,
+        };
+        let (runtimes, containers) = (RuntimeKinds::MACHINES, [RuntimeKind::Qemu, RuntimeKind::ContainerRunc]);
+        let machines = Tier { min: 7, cores: 4, memory: 4_096, disk: 1_024, agents: 1, runtimes };
+        let both = Tier { runtimes: containers.into_iter().collect(), ..machines };
+        use RuntimeName::{ContainerRunc, QemuKvm, QemuTcg};
+        let cases = [
+            (&machines, None, vec![QemuKvm, QemuTcg]),
+            (&both, None, vec![QemuKvm, QemuTcg, ContainerRunc]),
+            (&both, Some("container"), vec![ContainerRunc]),
+            (&both, Some("qemu-tcg"), vec![QemuTcg]),
+        ];
+        for (tier, asked, got) in cases {
+            assert_eq!(allowed_runtimes(tier, &ask(asked, false)), Ok(got), "{asked:?}");
+        }
+        let refused = |tier, asked, machine| allowed_runtimes(tier, &ask(Some(asked), machine)).unwrap_err();
+        assert!(matches!(refused(&machines, "container-runc", false), RuntimeRefusal::NotAllowed { .. }));
+        assert!(matches!(refused(&both, "container-crun", false), RuntimeRefusal::NotAllowed { .. }));
+        assert!(matches!(refused(&both, "firecracker", false), RuntimeRefusal::Unknown { .. }));
+        assert_eq!(refused(&both, "container", true), RuntimeRefusal::DataOfMachine);
+        assert_eq!(allowed_runtimes(&both, &ask(None, true)), Ok(vec![QemuKvm, QemuTcg]));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use domain::{ImageDigest, Tier, TierName, Tiers};
-use wire::v1::node::ImageNeeds;
+use wire::v1::node::{ImageNeeds, RuntimeName};
 
 use crate::fleet::images::{DemandingImage, DemandingImages, ImageTable};
 
@@ -28,14 +28,21 @@ pub enum UnmetNeed {
         /// What the holder's tier gives, in MiB.
         tier_gives: u32,
     },
-    /// Another runtime than any node has that holds it.
-    #[error("it works in {}, and the nodes have {}", .needs.join(", "), .has.join(", "))]
+    /// Another runtime than its holder may have of any node that holds it.
+    #[error("it works in {}, and {}", .needs.join(", "), there_is(.has))]
     Runtime {
         /// Those in which it works.
         needs: Vec<String>,
-        /// Those that there are.
+        /// Those that there are for its holder.
         has: Vec<String>,
     },
+}
+
+fn there_is(has: &[String]) -> String {
+    match has {
+        [] => "no node that holds it has a runtime that you may have".to_owned(),
+        has => format!("the nodes have {}", has.join(", ")),
+    }
 }
 
 /// What a holder would give an image.
@@ -45,13 +52,16 @@ pub(crate) struct Conditions<'a> {
     pub(crate) tier: &'a TierName,
     /// The part of the tier that was asked for.
     pub(crate) share: &'a Tier,
+    /// The runtimes that the holder may have.
+    pub(crate) runtimes: &'a [RuntimeName],
 }
 
 impl Conditions<'_> {
     /// What the image needs and would not get, if there is anything.
     pub(crate) fn unmet(&self, image: &DemandingImage) -> Option<UnmetNeed> {
         let DemandingImage { needs, runtimes } = image;
-        self.unmet_tier(needs).or_else(|| self.unmet_memory(needs)).or_else(|| unmet_runtime(needs, runtimes))
+        let unmet = self.unmet_tier(needs).or_else(|| self.unmet_memory(needs));
+        unmet.or_else(|| self.unmet_runtime(needs, runtimes))
     }
 
     fn unmet_tier(&self, needs: &ImageNeeds) -> Option<UnmetNeed> {
@@ -67,17 +77,19 @@ impl Conditions<'_> {
         (gets < needs).then_some(UnmetNeed::Memory { needs, gets, tier_gives: full })
     }
 
+    fn unmet_runtime(&self, needs: &ImageNeeds, offered: &BTreeSet<RuntimeName>) -> Option<UnmetNeed> {
+        let has: Vec<RuntimeName> = offered.iter().copied().filter(|offered| self.runtimes.contains(offered)).collect();
+        // Before any node has said what it offers nothing is refused.
+        let works = offered.is_empty() || has.iter().any(|runtime| needs.allow(runtime.as_str()));
+        let names = || has.iter().map(|runtime| runtime.as_str().to_owned()).collect();
+        (!works).then(|| UnmetNeed::Runtime { needs: needs.runtimes.clone(), has: names() })
+    }
+
     /// The names of the images that would work.
     pub(crate) fn working(&self, table: &ImageTable, demanding: &DemandingImages) -> Vec<String> {
         let works = |digest: &ImageDigest| demanding.get(digest).is_none_or(|image| self.unmet(image).is_none());
         table.iter().filter(|(_, digest)| works(digest)).map(|(name, _)| name.clone()).collect()
     }
-}
-
-fn unmet_runtime(needs: &ImageNeeds, runtimes: &BTreeSet<&'static str>) -> Option<UnmetNeed> {
-    let works = runtimes.is_empty() || runtimes.iter().any(|runtime| needs.allow(runtime));
-    let has = || runtimes.iter().map(|runtime| (*runtime).to_owned()).collect();
-    (!works).then(|| UnmetNeed::Runtime { needs: needs.runtimes.clone(), has: has() })
 }
 
 #[cfg(test)]
@@ -91,7 +103,7 @@ mod tests {
     fn image(min_tier: Option<&str>, min_memory_mib: Option<u32>, runtimes: &[&str]) -> DemandingImage {
         let runtimes = runtimes.iter().map(|runtime| (*runtime).to_owned()).collect();
         let needs = ImageNeeds { min_memory_mib, min_tier: min_tier.map(tier), runtimes };
-        DemandingImage { needs, runtimes: BTreeSet::from(["qemu-tcg"]) }
+        DemandingImage { needs, runtimes: BTreeSet::from([RuntimeName::QemuTcg]) }
     }
 
     /// What of these images a holder of this tier misses, with this much of its memory.
@@ -99,7 +111,7 @@ mod tests {
         let (tiers, tier) = (Tiers::romulus(), tier(name));
         let full = *tiers.iter().find(|(one, _)| **one == tier).unwrap().1;
         let share = Tier { memory: memory.unwrap_or(full.memory), ..full };
-        Conditions { tiers: &tiers, tier: &tier, share: &share }.unmet(image)
+        Conditions { tiers: &tiers, tier: &tier, share: &share, runtimes: &RuntimeName::ALL }.unmet(image)
     }
 
     #[test]
@@ -133,7 +145,7 @@ mod tests {
         let demanding = [(coding, image(Some("standard"), None, &[])), (nano, image(None, Some(512), &["qemu"]))];
         let (tiers, basic) = (Tiers::romulus(), tier("basic"));
         let share = *tiers.lowest().1;
-        let conditions = Conditions { tiers: &tiers, tier: &basic, share: &share };
+        let conditions = Conditions { tiers: &tiers, tier: &basic, share: &share, runtimes: &RuntimeName::ALL };
         assert_eq!(conditions.working(&table.into(), &demanding.into()), ["echo", "nano"]);
     }
 }

@@ -54,7 +54,7 @@ impl Context {
     /// Finds a node that takes the run. A node is written down before it is told.
     pub(super) async fn place(&self, run: ReservedRun) -> Result<(Arc<dyn Node>, Sandbox), SpawnFailure> {
         let volumes = self.volumes_of(&run).await?;
-        let ReservedRun { record, env, traceparent, .. } = run;
+        let ReservedRun { record, env, runtimes, traceparent, .. } = run;
         let keeper = self.keeper(&record);
         let data = if keeper.is_some() { DataDisk::Kept } else { DataDisk::KeptOrEmpty };
         // All of a run's volumes are on one node.
@@ -62,9 +62,10 @@ impl Context {
         let volumes = volumes
             .into_iter()
             .map(|RunVolume { id, mount: VolumeMount { name, path }, .. }| SandboxVolume { id, name, path });
-        let selector = NodeSelector { only: keeper, except: Vec::new(), unfit: self.fleet.unfit(record.image) };
+        let unfit = self.fleet.unfit(&runtimes);
+        let selector = NodeSelector { only: keeper, except: Vec::new(), unfit, runtimes };
         let mut search = Search { selector, ..Search::default() };
-        let spec = SandboxSpec {
+        let mut spec = SandboxSpec {
             pod: record.pod,
             data,
             generation: record.generation,
@@ -72,11 +73,13 @@ impl Context {
             cores: record.tier_config.cores,
             memory_mib: u64::from(record.tier_config.memory),
             volumes: volumes.collect(),
+            runtime: None,
             env,
         };
         loop {
             let claim = self.claim(record.id, record.ask(), record.image, &search).await?;
             let node = Arc::clone(&claim.node);
+            spec.runtime = claim.runtime;
             self.store.place(record.id, node.name(), self.clock.now()).await?;
             let creation = node.create(record.id, &spec, traceparent.as_deref());
             match within("create the sandbox", self.config.node_timeout(), creation).await {

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::Instrument;
 use wire::Environment;
+use wire::v1::node::RuntimeName;
 
 use crate::context::Context;
 use crate::pods::error::{SpawnError, SpawnFailure};
@@ -22,6 +23,8 @@ pub struct SpawnOrder {
     pub reservation: RunReservation,
     /// What the store must not see: it goes to the node alone.
     pub env: Environment,
+    /// What it may run in.
+    pub runtimes: Vec<RuntimeName>,
     /// The trace that the node goes on with.
     pub traceparent: Option<String>,
 }
@@ -44,6 +47,7 @@ impl SpawnHandle {
 pub(crate) struct ReservedRun {
     pub(crate) record: RunRecord,
     pub(crate) env: Environment,
+    pub(crate) runtimes: Vec<RuntimeName>,
     pub(crate) traceparent: Option<String>,
     /// Whether it may have volumes: only then is the store asked which.
     pub(crate) may_have_volumes: bool,
@@ -81,7 +85,7 @@ impl Context {
         on_reserved: impl FnOnce(&RunRecord) + Send + 'static,
     ) -> Result<RunRecord, SpawnError> {
         let began = Instant::now();
-        let SpawnOrder { reservation, env, traceparent } = order;
+        let SpawnOrder { reservation, env, runtimes, traceparent } = order;
         let may_have_volumes = !reservation.volumes.is_empty() || matches!(reservation.pod, RunPod::Existing(_));
         let admission = self.store.reserve(reservation).await;
         let reserved = match &admission {
@@ -93,7 +97,8 @@ impl Context {
         let record = reserved.ok_or(SpawnError::CutOff)?;
         on_reserved(&record);
         let id = record.id;
-        let outcome = match self.bring_up(ReservedRun { record, env, traceparent, may_have_volumes }).await {
+        let reserved = ReservedRun { record, env, runtimes, traceparent, may_have_volumes };
+        let outcome = match self.bring_up(reserved).await {
             Ok(record) => Ok(record),
             Err(failure) => Err(self.give_up(id, failure).await),
         };

@@ -192,7 +192,8 @@ impl TestCluster {
 
     /// Orders a run. `None`: something stands in its way.
     pub(crate) async fn order_run(&self, reservation: RunReservation) -> Option<SpawnHandle> {
-        let order = SpawnOrder { reservation, env: Environment::default(), traceparent: None };
+        let runtimes = wire::v1::node::RuntimeName::ALL.to_vec();
+        let order = SpawnOrder { reservation, env: Environment::default(), runtimes, traceparent: None };
         let (admission, starting) = self.control.spawn(order, |_| {}).await.unwrap();
         matches!(admission, Admission::Reserved(_)).then_some(starting)
     }

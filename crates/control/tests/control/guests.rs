@@ -16,6 +16,7 @@ pub(crate) fn spec() -> SandboxSpec {
         cores: 1,
         memory_mib: 128,
         volumes: Vec::new(),
+        runtime: None,
         env: Environment::default(),
     }
 }

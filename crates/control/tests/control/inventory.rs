@@ -252,6 +252,8 @@ async fn an_image_that_cannot_work_is_refused_before_anything_is_written_with_th
             memory_mib,
             before: None,
             may_bring: &none,
+            runtime: None,
+            data_of_machine: false,
         };
         cluster.finish(cluster.control.admit(&ask)).await
     };

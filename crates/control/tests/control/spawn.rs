@@ -201,7 +201,8 @@ async fn going_down_refuses_new_spawns_and_waits_for_those_under_way() {
 async fn keyed(cluster: &TestCluster, holder: u64, n: u64, key: &str) -> Admission {
     let idempotency = Some(IdempotencyKey { key: key.to_owned(), request: [7; 32] });
     let reservation = RunReservation { idempotency, ..reservation(holder, n, cluster.now()) };
-    let order = SpawnOrder { reservation, env: Environment::default(), traceparent: None };
+    let runtimes = wire::v1::node::RuntimeName::ALL.to_vec();
+    let order = SpawnOrder { reservation, env: Environment::default(), runtimes, traceparent: None };
     cluster.finish(cluster.control.spawn(order, |_| {})).await.unwrap().0
 }
 

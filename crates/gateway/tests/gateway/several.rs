@@ -9,7 +9,15 @@ use crate::edge::{Answer, Edge, Setup, holder};
 
 /// A gateway of one tier: so many agents at once, on 4 cores and 4096 MiB.
 async fn edge(agents: u32) -> Edge {
-    let tier = Tier { min: 1, cores: 4, memory: 4096, disk: Tier::DEFAULT_DISK_MIB, agents, images: None };
+    let tier = Tier {
+        min: 1,
+        cores: 4,
+        memory: 4096,
+        disk: Tier::DEFAULT_DISK_MIB,
+        agents,
+        images: None,
+        runtimes: domain::RuntimeKinds::MACHINES,
+    };
     let tiers = Tiers::new(vec![(TierName::try_from("team".to_owned()).unwrap(), tier)]).unwrap();
     Setup { tiers, ..Setup::default() }.start().await
 }

@@ -60,6 +60,9 @@ impl From<CreateError> for ApiError {
         match &error {
             CreateError::Cores => Self::field(Code::InvalidRequest, &error, "cores"),
             CreateError::Memory => Self::field(Code::InvalidRequest, &error, "memory_mib"),
+            CreateError::Runtime { .. } | CreateError::DataOfMachine(_) => {
+                Self::field(Code::InvalidRequest, &error, "runtime")
+            }
             CreateError::NoImage(_) => Self::field(Code::NoImage, &error, "image"),
             CreateError::Environment(_) => plain(Code::InvalidEnvironment),
             CreateError::NoRoom(_) | CreateError::DiskFull { .. } | CreateError::MarksFull => plain(Code::NoCapacity),

@@ -241,6 +241,7 @@ mod tests {
             cores: 1,
             memory_mib: 128,
             volumes: Vec::new(),
+            runtime: None,
         };
         SandboxRecord::new(Slot { run, number: 3 }, desired, crate::tests::run(), 64, UnixMillis(5))
     }

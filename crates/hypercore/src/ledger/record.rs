@@ -18,6 +18,7 @@ use crate::policy::SpecWithoutEnv;
 /// | 2 | `ran`, `disk_mib`; what is wanted may be `gone_kept` |
 /// | 3 | the run's POD and whether there must be data of it; the facts name their driver |
 /// | 4 | the run's volumes |
+/// | 5 | what isolates it, where that was said; the facts of containers |
 pub(crate) const VERSION: u32 = 4;
 
 /// What is to become of it.
@@ -206,6 +207,15 @@ mod tests {
             let refused = SandboxRecord::parse(record.to_string().as_bytes(), id()).unwrap_err();
             assert!(refused.contains(why), "{refused}");
         }
+    }
+
+    #[test]
+    fn what_isolates_a_run_stands_in_its_record_and_of_earlier_ones_it_was_a_machine() {
+        let mut record = SandboxRecord::parse(RUNNING_2, id()).unwrap();
+        assert_eq!(record.desired.runtime, None);
+        record.desired.runtime = Some(wire::v1::node::RuntimeName::ContainerRunc);
+        let written = serde_json::to_vec(&record).unwrap();
+        assert_eq!(SandboxRecord::parse(&written, id()), Ok(record));
     }
 
     /// The part of the last program's record by which it knew a later one.

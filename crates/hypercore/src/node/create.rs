@@ -36,6 +36,7 @@ impl Node {
         trace: Option<String>,
     ) -> Result<CreateOutcome, CreateError> {
         check(&spec)?;
+        self.check_runtime(&spec)?;
         if let Some(held) = self.shared.registry.get(id) {
             return self.again(&held, &spec).await;
         }
@@ -65,6 +66,7 @@ impl Node {
         let _volumes = self.hold_volumes(id, spec).await?;
         let _kept = self.shared.kept.lock().await;
         self.refuse_second_run(id, spec.pod)?;
+        self.check_data(spec).await?;
         let room = room.with_guests(self.data_to_take_back(spec).await? / MIB);
         let disk_mib = self.shared.config.agent_disk_mib();
         let (desired, now) = (SpecWithoutEnv::from(spec), self.shared.clock.now());
@@ -91,6 +93,26 @@ impl Node {
             Some(run) if run != id => Err(CreateError::PodRunning { pod, run }),
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// No other takes the place of what is asked for.
+    fn check_runtime(&self, spec: &SandboxSpec) -> Result<(), CreateError> {
+        let Some(wanted) = spec.runtime else { return Ok(()) };
+        let offers = &self.shared.offers;
+        if offers.iter().any(|offered| offered.name == wanted) {
+            return Ok(());
+        }
+        let offered: Vec<_> = offers.iter().map(|offered| offered.name.as_str()).collect();
+        Err(CreateError::Runtime { wanted: wanted.as_str(), offered: offered.join(", ") })
+    }
+
+    /// A container is given no disk that a machine has written to.
+    async fn check_data(&self, spec: &SandboxSpec) -> Result<(), CreateError> {
+        let container = self.shared.runtime_of(spec.runtime).name.is_container();
+        if container && self.shared.runtime.is_kept_of_machine(spec.pod).await? {
+            return Err(CreateError::DataOfMachine(spec.pod));
+        }
+        Ok(())
     }
 
     /// Bytes of the data disk that a run takes back. Where that cannot be seen the run

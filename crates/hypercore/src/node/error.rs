@@ -17,6 +17,12 @@ pub(crate) enum CreateError {
     Memory,
     #[error(transparent)]
     Environment(#[from] EnvironmentError),
+    #[error("this node does not offer the runtime {wanted}; it offers {offered}")]
+    Runtime { wanted: &'static str, offered: String },
+    #[error(
+        "the data of the POD {0} was written by a machine, and no host mounts such a disk: start it in a machine again"
+    )]
+    DataOfMachine(PodId),
     #[error("this node does not have the image {0}")]
     NoImage(domain::ImageDigest),
     #[error("{}", no_room(.0))]

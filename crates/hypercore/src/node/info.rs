@@ -26,13 +26,14 @@ impl Node {
         let images = self.shared.images.clone();
         let named = spawn_blocking(move || described(&*images)).await;
         let (images, image_needs) = named.map_err(|error| CreateError::Disk(std::io::Error::other(error)))??;
-        let (load, capacity, runtime_info) =
-            (self.shared.registry.load(), self.shared.registry.capacity(), &self.shared.runtime_info);
+        let (load, capacity) = (self.shared.registry.load(), self.shared.registry.capacity());
+        let strongest = self.shared.runtime_of(None);
         Ok(NodeInfo {
             name: self.shared.config.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            runtime: runtime_info.name,
-            runtime_reason: runtime_info.reason.clone(),
+            runtime: strongest.name,
+            runtime_reason: strongest.reason.clone(),
+            runtimes: self.shared.offers.iter().map(|offered| offered.name).collect(),
             cores: capacity.cores,
             free_cores: capacity.free_vcpus(load),
             memory_mib: capacity.memory_mib,

@@ -2,7 +2,7 @@
 
 use domain::{Generation, ImageDigest, PodId};
 use serde::{Deserialize, Serialize};
-use wire::v1::node::{DataDisk, SandboxSpec, SandboxVolume};
+use wire::v1::node::{DataDisk, RuntimeName, SandboxSpec, SandboxVolume};
 
 /// A spec without its environment: what may be written down in the clear.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,12 +18,15 @@ pub(crate) struct SpecWithoutEnv {
     /// The volumes that it has for itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) volumes: Vec<SandboxVolume>,
+    /// What isolates it, where that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) runtime: Option<RuntimeName>,
 }
 
 impl From<&SandboxSpec> for SpecWithoutEnv {
     fn from(spec: &SandboxSpec) -> Self {
-        let &SandboxSpec { pod, data, generation, image, cores, memory_mib, ref volumes, env: _ } = spec;
-        Self { pod, data, generation, image, cores, memory_mib, volumes: volumes.clone() }
+        let &SandboxSpec { pod, data, generation, image, cores, memory_mib, ref volumes, runtime, env: _ } = spec;
+        Self { pod, data, generation, image, cores, memory_mib, volumes: volumes.clone(), runtime }
     }
 }
 
@@ -62,6 +65,7 @@ mod tests {
             cores,
             memory_mib: 128,
             volumes: Vec::new(),
+            runtime: None,
         }
     }
 
@@ -78,7 +82,16 @@ mod tests {
             path: "/workspace".parse().unwrap(),
         };
         let with_a_volume = SpecWithoutEnv { volumes: vec![volume], ..held.clone() };
-        for other in [desired(1, 1), desired(3, 1), desired(2, 2), must_be_there, of_another_pod, with_a_volume] {
+        let isolated_otherwise = SpecWithoutEnv { runtime: Some(RuntimeName::ContainerRunc), ..held.clone() };
+        for other in [
+            desired(1, 1),
+            desired(3, 1),
+            desired(2, 2),
+            must_be_there,
+            of_another_pod,
+            with_a_volume,
+            isolated_otherwise,
+        ] {
             assert_eq!(offer(&held, &other, || true), SpecMatch::Stale);
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use domain::{MarkKind, UnixMillis};
+use domain::{ImageDigest, MarkKind, UnixMillis};
 use sandbox::{DiskRetention, DriverRefusal, RuntimeError, RuntimeOperation};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
@@ -85,14 +85,26 @@ impl SandboxTask {
 
     async fn base(&self) -> Result<PathBuf, RuntimeError> {
         let (images, digest) = (self.shared.images.clone(), self.record.desired.image);
-        let found = spawn_blocking(move || images.find(&digest)).await;
-        match found {
-            Ok(Ok(Some(base))) => Ok(base.disk),
-            Ok(Ok(None) | Err(_)) | Err(_) => Err(RuntimeError::Refused {
-                operation: RuntimeOperation::Create,
-                id: self.record.id,
-                refusal: DriverRefusal::NoBase(PathBuf::from(digest.to_string())),
-            }),
+        let in_container = self.shared.runtime_of(self.record.desired.runtime).name.is_container();
+        let find = move || match in_container {
+            true => images.files(&digest),
+            false => images.find(&digest).map(|found| found.map(|base| base.disk)),
+        };
+        match spawn_blocking(find).await {
+            Ok(Ok(Some(base))) => Ok(base),
+            Ok(Err(error)) => {
+                tracing::error!(image = %digest, error = &error as &dyn std::error::Error, "an image cannot be read");
+                Err(self.no_base(&digest))
+            }
+            Ok(Ok(None)) | Err(_) => Err(self.no_base(&digest)),
+        }
+    }
+
+    fn no_base(&self, image: &ImageDigest) -> RuntimeError {
+        RuntimeError::Refused {
+            operation: RuntimeOperation::Create,
+            id: self.record.id,
+            refusal: DriverRefusal::NoBase(PathBuf::from(image.to_string())),
         }
     }
 

@@ -10,7 +10,7 @@ use sandbox::{DiskRetention, Guest, GuestFacts, GuestSpec, RuntimeError};
 use tokio::sync::{Mutex, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
-use wire::v1::node::{DataPolicy, Sandbox, SandboxPhase};
+use wire::v1::node::{DataPolicy, RuntimeName, Sandbox, SandboxPhase};
 
 use super::command::{Deletion, Ending, Inbox, StageName};
 use super::exits::GuestExits;
@@ -126,7 +126,7 @@ impl SandboxTask {
             memory_mib: record.desired.memory_mib,
             port: record.run.port,
             phase,
-            runtime: shared.runtime_info.name,
+            runtime: shown_runtime(shared, record.desired.runtime),
             restarts: record.restarts(),
             created_at: record.created_at,
             ready_after_ms: record.ready_after_ms,
@@ -467,8 +467,25 @@ impl SandboxTask {
 
     pub(super) fn spec(&self, base: PathBuf) -> GuestSpec {
         let SandboxRecord { desired, ran, .. } = &self.record;
-        let &SpecWithoutEnv { pod, data, cores, memory_mib, ref volumes, generation: _, image: _ } = desired;
+        let &SpecWithoutEnv { pod, data, cores, memory_mib, ref volumes, runtime, generation: _, image: _ } = desired;
         let volumes = volumes.iter().map(|volume| volume.id).collect();
-        GuestSpec { slot: self.record.slot(), pod, data, cores, memory_mib, base, volumes, ran: *ran }
+        let state_dir = self.record.run.state_dir.clone();
+        GuestSpec {
+            slot: self.record.slot(),
+            pod,
+            data,
+            cores,
+            memory_mib,
+            runtime,
+            base,
+            volumes,
+            state_dir,
+            ran: *ran,
+        }
     }
+}
+
+/// What isolates a run: what was asked for, or of a machine what the node makes today.
+fn shown_runtime(shared: &NodeContext, said: Option<RuntimeName>) -> RuntimeName {
+    said.filter(|said| said.is_container()).unwrap_or_else(|| shared.runtime_of(said).name)
 }

@@ -84,8 +84,10 @@ async fn what_is_in_no_ledger_is_removed_and_what_has_no_record_too() {
         data: DataDisk::KeptOrEmpty,
         cores: 1,
         memory_mib: 128,
+        runtime: None,
         base: "/dev/null".into(),
         volumes: Vec::new(),
+        state_dir: "/data".to_owned(),
         ran: false,
     };
     host.machine.driver().create(&spec).await.unwrap();

@@ -48,6 +48,11 @@ impl ImageCatalog for OneImage {
         }
     }
 
+    fn files(&self, _digest: &ImageDigest) -> Result<Option<PathBuf>, ImageError> {
+        // No fake makes containers.
+        Ok(None)
+    }
+
     fn named(&self) -> Result<BTreeMap<String, ImageDigest>, ImageError> {
         Ok(BTreeMap::from([("echo".to_owned(), IMAGE)]))
     }
@@ -110,7 +115,7 @@ impl TestNode {
         let state = self.state();
         let (heartbeat, last_alive) = HeartbeatFile::open(&state.join("heartbeat")).expect("a heartbeat");
         let runtime: Arc<dyn sandbox::Runtime> = Arc::new(self.machine.driver());
-        let runtime_info = runtime.info();
+        let (runtime_info, offers) = (runtime.info(), runtime.offers());
         let capacity = Capacity {
             cores: 2,
             vcpus: 8,
@@ -124,7 +129,7 @@ impl TestNode {
         let shared = Arc::new(NodeContext {
             config: self.config.clone(),
             runtime,
-            runtime_info,
+            offers,
             images: Arc::new(OneImage(self.images.clone())),
             journal: Journal::open(&state.join("marks"), self.config.marks, reserve::of(state)).expect("a journal"),
             clock: Arc::new(SystemClock),
@@ -229,7 +234,8 @@ pub(super) fn spec() -> SandboxSpec {
 pub(super) fn spec_of(pod: PodId) -> SandboxSpec {
     let env = Environment([("API_KEY".to_owned(), Secret::from("hush-hush".to_owned()))].into());
     let (data, generation) = (DataDisk::KeptOrEmpty, Generation::FIRST);
-    SandboxSpec { pod, data, generation, image: IMAGE, cores: 1, memory_mib: 128, volumes: Vec::new(), env }
+    let (volumes, runtime) = (Vec::new(), None);
+    SandboxSpec { pod, data, generation, image: IMAGE, cores: 1, memory_mib: 128, volumes, runtime, env }
 }
 
 pub(super) const fn id(bits: u64) -> RunId {

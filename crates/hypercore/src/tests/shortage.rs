@@ -141,10 +141,10 @@ async fn fault_1_1_kept_disks_are_erased_when_their_retention_is_over_and_not_be
     for (bits, since) in [(1, UnixMillis(0)), (2, now)] {
         let slot = Slot { run: id(bits), number: 0 };
         let (pod, data, base) = (id(bits).into(), DataDisk::KeptOrEmpty, "/dev/null".into());
-        driver
-            .create(&GuestSpec { slot, pod, data, cores: 1, memory_mib: 128, base, volumes: Vec::new(), ran: false })
-            .await
-            .unwrap();
+        let (cores, memory_mib, state_dir, volumes) = (1, 128, "/data".to_owned(), Vec::new());
+        let spec =
+            GuestSpec { slot, pod, data, cores, memory_mib, runtime: None, base, volumes, state_dir, ran: false };
+        driver.create(&spec).await.unwrap();
         let until = since.plus(host.config.retention_ms());
         let retention = Retention { since, until, cause: KeptCause::Deleted };
         driver.stop(slot, DiskRetention::KeepAll(retention)).await.unwrap();

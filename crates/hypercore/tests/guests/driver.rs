@@ -1,4 +1,4 @@
-//! The QEMU driver passes the suite, with real guests that run the real `pod`.
+//! Each driver passes the suite, with real guests that run the real `pod`.
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use domain::{RunId, VolumeId};
 use sandbox::conformance::{self, Harness};
+use sandbox::drivers::container::{Container, ContainerSettings, OciRuntime};
 use sandbox::drivers::qemu::{AcceleratorChoice, Qemu, QemuSettings};
-use sandbox::{GuestFacts, Runtime, VmmFacts, Volumes};
+use sandbox::{ContainerFacts, GuestFacts, NodeMachine, ProcessFacts, Runtime, VmmFacts, Volumes};
 
 use crate::machine;
 
@@ -54,20 +55,16 @@ impl Harness for OnQemu {
     }
 
     async fn crash(&self, _id: RunId, facts: &GuestFacts) {
-        let GuestFacts::Qemu(VmmFacts { process }) = facts;
-        let pid = rustix::process::Pid::from_raw(i32::try_from(process.pid).expect("a pid")).expect("a pid");
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("the VMM runs");
+        let GuestFacts::Qemu(VmmFacts { process }) = facts else { panic!("{facts:?} are of no VMM") };
+        kill(process);
     }
 
     async fn write(&self, id: RunId, text: &str) {
-        let disk = std::fs::File::options().write(true).open(self.data(id)).expect("its disk");
-        disk.write_all_at(text.as_bytes(), BOOT_BLOCK).expect("it is written");
+        write(&self.data(id), text);
     }
 
     async fn written(&self, id: RunId) -> String {
-        let mut text = [0; 20];
-        let read = std::fs::File::open(self.data(id)).and_then(|disk| disk.read_exact_at(&mut text, BOOT_BLOCK));
-        read.map(|()| String::from_utf8_lossy(&text).into_owned()).unwrap_or_else(|error| error.to_string())
+        written(&self.data(id))
     }
 
     async fn make_volume(&self, id: VolumeId) -> bool {
@@ -78,6 +75,107 @@ impl Harness for OnQemu {
     fn boot_deadline(&self) -> Duration {
         Duration::from_secs(30)
     }
+}
+
+fn kill(process: &ProcessFacts) {
+    let pid = rustix::process::Pid::from_raw(i32::try_from(process.pid).expect("a pid")).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("the guest runs");
+}
+
+fn write(disk: &Path, text: &str) {
+    let disk = std::fs::File::options().write(true).open(disk).expect("its disk");
+    disk.write_all_at(text.as_bytes(), BOOT_BLOCK).expect("it is written");
+}
+
+fn written(disk: &Path) -> String {
+    let mut text = [0; 20];
+    let read = std::fs::File::open(disk).and_then(|disk| disk.read_exact_at(&mut text, BOOT_BLOCK));
+    read.map(|()| String::from_utf8_lossy(&text).into_owned()).unwrap_or_else(|error| error.to_string())
+}
+
+struct InContainers {
+    state: tempfile::TempDir,
+    base: PathBuf,
+    name: &'static str,
+    range: &'static str,
+    runtime: OciRuntime,
+}
+
+impl InContainers {
+    fn new(name: &'static str, range: &'static str, runtime: OciRuntime) -> Self {
+        let state = tempfile::tempdir().expect("a folder");
+        let base = machine::root(state.path());
+        // What would have a masked file of the host's kernel be this one.
+        std::os::unix::fs::symlink("/proc/sys/kernel/core_pattern", base.join("dev/null")).expect("a link");
+        Self { state, base, name, range, runtime }
+    }
+
+    fn data(&self, id: RunId) -> PathBuf {
+        self.state.path().join("containers").join(id.to_string()).join("data.host.ext4")
+    }
+}
+
+#[async_trait]
+impl Harness for InContainers {
+    async fn driver(&self) -> Arc<dyn Runtime> {
+        let network = machine::network(self.name, self.range);
+        let machine = NodeMachine::claim(self.state.path(), &network, 1_879_200_000).await.expect("the machine");
+        let settings = ContainerSettings {
+            runtimes: vec![self.runtime],
+            pod: fixtures::assets().join("pod"),
+            first_uid: 1_610_612_736,
+            layer_mib: 256,
+            data_mib: 64,
+            disk_mib_per_second: 0,
+            least_free_mib: 100,
+        };
+        Arc::new(Container::on(Arc::new(machine), settings).await.expect("the driver starts"))
+    }
+
+    fn base(&self) -> PathBuf {
+        self.base.clone()
+    }
+
+    async fn crash(&self, _id: RunId, facts: &GuestFacts) {
+        let GuestFacts::Container(ContainerFacts { process, .. }) = facts else {
+            panic!("{facts:?} are of no container")
+        };
+        kill(process);
+    }
+
+    async fn write(&self, id: RunId, text: &str) {
+        write(&self.data(id), text);
+    }
+
+    async fn written(&self, id: RunId) -> String {
+        written(&self.data(id))
+    }
+
+    fn boot_deadline(&self) -> Duration {
+        Duration::from_secs(30)
+    }
+}
+
+async fn conforms(harness: InContainers) {
+    let before = machine::Residue::of(harness.name);
+    let kernels = || std::fs::read_to_string("/proc/sys/kernel/core_pattern").expect("a setting");
+    let setting = kernels();
+    conformance::run(&harness).await.unwrap_or_else(|broken| panic!("{broken}"));
+    assert_eq!(machine::Residue::of(harness.name), before);
+    assert_eq!(kernels(), setting, "the image has changed a setting of the host");
+    assert_eq!(machine::processes_of(harness.state.path()), Vec::<String>::new());
+    let left = harness.state.path().join("containerd");
+    assert!(!left.exists() && !Path::new("/run/palatine-containers").join(harness.name).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_container_driver_conforms_with_runc_and_leaves_nothing() {
+    conforms(InContainers::new("pltcr", "10.212.0.0/16", OciRuntime::Runc)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_container_driver_conforms_with_crun_and_leaves_nothing() {
+    conforms(InContainers::new("pltcc", "10.213.0.0/16", OciRuntime::Crun)).await;
 }
 
 #[tokio::test]

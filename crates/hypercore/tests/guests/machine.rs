@@ -60,12 +60,18 @@ pub(crate) fn network(name: &str, range: &str) -> network::Config {
     }
 }
 
-/// An image's disk with nothing on it but folders.
-pub(crate) fn base(dir: &Path) -> PathBuf {
-    let (root, disk) = (dir.join("root"), dir.join("base.erofs"));
+/// An image's files, which are nothing but folders.
+pub(crate) fn root(dir: &Path) -> PathBuf {
+    let root = dir.join("root");
     for name in ["proc", "sys", "dev", "tmp", "run", "data", "etc"] {
         std::fs::create_dir_all(root.join(name)).expect("a folder");
     }
+    root
+}
+
+/// The same as a disk.
+pub(crate) fn base(dir: &Path) -> PathBuf {
+    let (root, disk) = (root(dir), dir.join("base.erofs"));
     let made =
         Command::new("mkfs.erofs").arg("--quiet").arg(&disk).arg(&root).output().expect("mkfs.erofs is installed");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
@@ -83,7 +89,7 @@ impl Residue {
         for dir in ["/run/netns", "/sys/class/net"] {
             found.extend(names(Path::new(dir)).into_iter().filter(|it| it.starts_with(name)));
         }
-        for group in ["memory", "cpu", "cpuacct", "pids", "blkio", "."] {
+        for group in ["memory", "cpu", "cpuacct", "pids", "blkio", "devices", "freezer", "cpuset", "unified", "."] {
             found.extend(names(&Path::new("/sys/fs/cgroup").join(group)).into_iter().filter(|it| it.starts_with(name)));
         }
         let tables = Command::new("nft").args(["list", "tables"]).output().expect("nft is installed");
@@ -104,7 +110,19 @@ fn names(dir: &Path) -> Vec<String> {
 
 fn mounts(name: &str) -> Vec<String> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    mounts.lines().filter(|line| line.contains(&format!("/{name}-"))).map(str::to_owned).collect()
+    mounts
+        .lines()
+        .filter(|line| [format!("/{name}-"), format!("/{name}/")].iter().any(|place| line.contains(place)))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Programs of the host whose command line names a folder, such as containerd and its shims.
+pub(crate) fn processes_of(folder: &Path) -> Vec<String> {
+    let folder = folder.to_string_lossy().into_owned();
+    let line = |pid: &String| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let all = names(Path::new("/proc")).into_iter().filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()));
+    all.filter(|pid| line(pid).contains(&folder)).collect()
 }
 
 /// VMMs whose network namespace or command line names the node.

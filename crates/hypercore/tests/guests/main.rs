@@ -2,6 +2,7 @@
 //! what `./dev` prepares.
 
 mod confined;
+mod containers;
 mod crash;
 mod cycles;
 mod driver;

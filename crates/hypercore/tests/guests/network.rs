@@ -81,10 +81,26 @@ fn listen(address: &str) -> u16 {
 
 #[tokio::test]
 async fn a_guest_reaches_the_internet_and_nothing_else() {
-    let before = Residue::of("plte");
-    let internet = Internet::new("plteweb", 33);
-    let mut node = NodeProcess::plan("plte", 4, "", &internet.uplink());
+    reaches_the_internet_and_nothing_else("plte", "plteweb", (4, 33), "").await;
+}
+
+#[tokio::test]
+async fn a_container_reaches_the_internet_and_nothing_else() {
+    reaches_the_internet_and_nothing_else("pltcn", "pltcnw", (21, 41), "runtimes = [\"container-runc\"]").await;
+}
+
+/// Of a node with the tenth `number` of addresses, and an internet with the `third` of its own.
+async fn reaches_the_internet_and_nothing_else(
+    name: &'static str,
+    web: &'static str,
+    (number, third): (u32, u8),
+    more: &str,
+) {
+    let before = Residue::of(name);
+    let internet = Internet::new(web, third);
+    let mut node = NodeProcess::plan(name, number, more, &internet.uplink());
     node.start().await;
+    let (range, site) = (format!("10.{}.0", 220 + number), internet.site());
     for bits in 1..=2 {
         node.create(id(bits)).await;
     }
@@ -93,15 +109,18 @@ async fn a_guest_reaches_the_internet_and_nothing_else() {
 
     let (host, udp) = (listen("0.0.0.0"), UdpSocket::bind("0.0.0.0:0").unwrap());
     let mut closed: Vec<String> = Vec::new();
-    for address in ["10.200.0.1", "10.224.0.1", "10.224.0.5", "11.22.33.1", "192.0.2.2", "127.0.0.1", "169.254.169.254"]
-    {
+    let gateway = format!("11.22.{third}.1");
+    let (ours, neighbours) = (format!("{range}.1"), format!("{range}.5"));
+    for address in ["10.200.0.1", &ours, &neighbours, &gateway, "192.0.2.2", "127.0.0.1", "169.254.169.254"] {
         closed.extend(["tcp".to_owned(), format!("{address}:{host}"), "icmp".to_owned(), address.to_owned()]);
         closed.extend(["udp".to_owned(), format!("{address}:{}", udp.local_addr().unwrap().port())]);
     }
     // The neighbour, by each name it could have; private, shared, special and IPv6 addresses.
+    let [agent, pod] = [8_080, 49_983].map(|port| format!("{range}.6:{port}"));
+    let (mapped, mail) = (format!("[::ffff:{gateway}]:80"), format!("{site}:25"));
     for address in [
-        "10.224.0.6:8080",
-        "10.224.0.6:49983",
+        agent.as_str(),
+        &pod,
         "192.168.0.1:80",
         "172.16.0.1:80",
         "100.64.0.1:80",
@@ -110,8 +129,8 @@ async fn a_guest_reaches_the_internet_and_nothing_else() {
         "[fe80::1]:80",
         "[fd00::2]:80",
         "[2606:4700::1111]:53",
-        "[::ffff:11.22.33.1]:80",
-        "11.22.33.44:25",
+        &mapped,
+        &mail,
     ] {
         closed.extend(["tcp".to_owned(), address.to_owned()]);
     }
@@ -126,7 +145,8 @@ async fn a_guest_reaches_the_internet_and_nothing_else() {
     );
 
     // A public address answers: an echo of the site's own kernel.
-    let said = node.run(id(1), &["/usr/bin/agent-echo", "probe", "icmp", "11.22.33.44", "tcp", "11.22.33.44:81"]).await;
+    let open = format!("{site}:81");
+    let said = node.run(id(1), &["/usr/bin/agent-echo", "probe", "icmp", &site, "tcp", &open]).await;
     println!("{said}");
     assert!(said.contains("refused"), "{said}");
     for bits in 1..=2 {
@@ -136,7 +156,7 @@ async fn a_guest_reaches_the_internet_and_nothing_else() {
     node.stop();
     assert!(!internet.forwarding());
     drop(internet);
-    assert_eq!(Residue::of("plte"), before);
+    assert_eq!(Residue::of(name), before);
 }
 
 /// The node's table, if it is there.

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 use wire::connect::Envelope;
 use wire::process::{ProcessEventFrame, STREAM_TYPE};
-use wire::v1::node::{DataDisk, DataPolicy, Sandbox, SandboxPhase, SandboxSpec};
+use wire::v1::node::{DataDisk, DataPolicy, RuntimeName, Sandbox, SandboxPhase, SandboxSpec};
 use wire::{Environment, Secret};
 
 use crate::machine;
@@ -25,6 +25,8 @@ pub(crate) struct NodeProcess {
     pub(crate) name: &'static str,
     pub(crate) dir: TempDir,
     pub(crate) image: ImageDigest,
+    /// What its runs are to be in, where that is said.
+    pub(crate) runtime: Option<RuntimeName>,
     daemon: Option<Child>,
 }
 
@@ -52,7 +54,7 @@ impl NodeProcess {
             220 + number,
         );
         std::fs::write(dir.path().join("palatine.toml"), config).expect("a file");
-        Self { name, dir, image, daemon: None }
+        Self { name, dir, image, runtime: None, daemon: None }
     }
 
     /// Starts the daemon, which must not come up, and gives what it said.
@@ -131,7 +133,8 @@ impl NodeProcess {
     pub(crate) fn spec(&self, pod: PodId) -> SandboxSpec {
         let env = Environment([("CANARY".to_owned(), Secret::from(CANARY.to_owned()))].into());
         let (data, generation) = (DataDisk::KeptOrEmpty, Generation::FIRST);
-        SandboxSpec { pod, data, generation, image: self.image, cores: 1, memory_mib: 128, volumes: Vec::new(), env }
+        let (volumes, runtime) = (Vec::new(), self.runtime);
+        SandboxSpec { pod, data, generation, image: self.image, cores: 1, memory_mib: 128, volumes, runtime, env }
     }
 
     /// The first run of the POD that is minted for it.

@@ -182,3 +182,22 @@ fn progress_tells_the_steps_and_counts_every_byte_that_it_announced() {
     assert_eq!(names, ["copy the layers", "unpack the layers", "make the disk"]);
     assert!(heard.iter().all(|(_, total, done)| total.is_none_or(|total| total == *done)), "{heard:?}");
 }
+
+#[test]
+fn the_files_of_an_image_are_unpacked_once_and_go_with_it() {
+    use std::os::unix::fs::MetadataExt;
+
+    let place = Place::new();
+    let taken = place.import(&image(b"what it says")).unwrap();
+    let root = place.store.unpacked(&taken.digest).unwrap();
+    assert_eq!(std::fs::read(root.join("a")).unwrap(), b"what it says");
+    let made = std::fs::metadata(&root).unwrap().ino();
+    assert_eq!(place.store.unpacked(&taken.digest).unwrap(), root);
+    assert_eq!(std::fs::metadata(&root).unwrap().ino(), made);
+    // Its owners are the image's own: nobody else may look in there.
+    assert_eq!(std::fs::metadata(root.parent().unwrap()).unwrap().mode() & 0o777, 0o700);
+    place.store.remove("test", &BTreeSet::new()).unwrap();
+    assert!(!root.exists());
+    let gone = place.store.unpacked(&taken.digest).unwrap_err();
+    assert!(matches!(gone, ImageError::UnknownDigest(_)), "{gone}");
+}

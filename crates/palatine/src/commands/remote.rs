@@ -144,6 +144,7 @@ impl Session<'_> {
             cores: run.cores,
             memory: run.memory,
             timeout_seconds: run.timeout.map(|time| time.as_secs()),
+            runtime: run.runtime,
             image_ref: run.image,
             ..of
         };

@@ -1,3 +1,7 @@
 //! What implements [`Runtime`](crate::Runtime), one folder each.
 
+pub mod container;
 pub mod qemu;
+mod several;
+
+pub use several::Several;

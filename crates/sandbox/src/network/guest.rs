@@ -77,6 +77,27 @@ impl<'a> Namespace<'a> {
     /// Makes the namespace, its links and its rules; what an earlier try left is
     /// removed first. The rules stand before anything can run behind the link.
     pub(crate) fn up(&self, slot: u16) -> Result<Tap, DriverFailure> {
+        self.up_with(slot, open_tap)
+    }
+
+    /// The same for a container whose entry process waits for its start: its card is the other
+    /// end of a pair of links, in the network namespace that the container was made with.
+    pub(crate) fn up_for_container(&self, slot: u16, pid: u32) -> Result<(), DriverFailure> {
+        self.up_with(slot, || {
+            let card = format!("link add tap0 type veth peer name eth0 address {GUEST_MAC} netns {pid}\n");
+            command::run("ip", &["-batch", "-"], &format!("{card}link set tap0 addrgenmode none\n"))
+        })?;
+        inside(Path::new(&format!("/proc/{pid}/ns/net")), || {
+            container_sysctls()?;
+            command::run("ip", &["-batch", "-"], &container_links())
+        })
+    }
+
+    fn up_with<T: Send>(
+        &self,
+        slot: u16,
+        card: impl FnOnce() -> Result<T, DriverFailure> + Send,
+    ) -> Result<T, DriverFailure> {
         self.down(Some(slot))?;
         let link = self.link(slot);
         if link_alias(&link)?.is_some() {
@@ -89,11 +110,11 @@ impl<'a> Namespace<'a> {
         self.shape(&link)?;
         inside(&self.path(), || {
             sysctls()?;
-            let tap = open_tap()?;
+            let card = card()?;
             command::run("nft", &["-f", "-"], &rules::guest(self.config))?;
             command::run("ip", &["-batch", "-"], &self.within(slot))?;
             self.shape("up0")?;
-            Ok(tap)
+            Ok(card)
         })
     }
 
@@ -203,14 +224,34 @@ fn inside<T: Send>(
 
 fn sysctls() -> io::Result<()> {
     fs::write("/proc/sys/net/ipv4/ip_forward", "1")?;
-    for scope in ["all", "default"] {
-        match fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), "1") {
+    set_ipv6([("all", "1"), ("default", "1")])
+}
+
+/// Settings of a container's own network, as `pod` makes them in a machine.
+fn container_sysctls() -> io::Result<()> {
+    fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")?;
+    set_ipv6([("all", "1"), ("default", "1"), ("lo", "0")])
+}
+
+fn set_ipv6<const N: usize>(disabled: [(&str, &str); N]) -> io::Result<()> {
+    for (scope, value) in disabled {
+        match fs::write(format!("/proc/sys/net/ipv6/conf/{scope}/disable_ipv6"), value) {
             // A kernel without IPv6 has nothing to switch off.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             done => done?,
         }
     }
     Ok(())
+}
+
+/// What every guest has on its side of the link.
+fn container_links() -> String {
+    format!(
+        "link set lo up\n\
+         addr add {GUEST_ADDRESS}/{PREFIX_LENGTH} dev eth0\n\
+         link set eth0 up\n\
+         route add default via {GATEWAY_ADDRESS}\n"
+    )
 }
 
 /// `struct ifreq` with its flags.

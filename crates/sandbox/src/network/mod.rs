@@ -8,6 +8,9 @@
 //!  └────────────────────────────────────┘
 //! ```
 //!
+//! `tap0` is a machine's card; of a container it is one end of a pair whose other end,
+//! `eth0`, is in the container's own namespace. Rules and addresses are the same.
+//!
 //! Every guest has the same addresses, since every link is alone in its
 //! namespace. Rules stand twice: in the namespace, and on the host in a table of
 //! our own. Either alone keeps a guest from the host, from other guests and from

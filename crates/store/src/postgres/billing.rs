@@ -1,7 +1,7 @@
 //! From the nodes' journals to what a wallet used. Of two gateways that hear of the same
 //! marks, one waits for the other at the journal's row, and finds them counted.
 
-use domain::{Meter, RunId, Tier, UnixMillis, Usage, Wallet};
+use domain::{Meter, RunId, RuntimeKinds, Tier, UnixMillis, Usage, Wallet};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row, query};
 
@@ -181,6 +181,7 @@ impl ReadUsage {
             disk: 0,
             agents: 1,
             images: None,
+            runtimes: RuntimeKinds::MACHINES,
         };
         Ok((Usage::of(&tier, meter.uptime_ms(self.now)), row.try_get(4)?))
     }

@@ -1,6 +1,6 @@
 //! From the nodes' journals to what a wallet used.
 
-use domain::{Meter, RunId, Tier, UnixMillis, Usage, Wallet};
+use domain::{Meter, RunId, RuntimeKinds, Tier, UnixMillis, Usage, Wallet};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::handle::Sqlite;
@@ -174,8 +174,15 @@ pub(crate) fn usage(conn: &Connection, wallet: &Wallet, now: UnixMillis) -> Resu
 fn bill_row(row: &Row<'_>, now: UnixMillis) -> rusqlite::Result<(Usage, bool)> {
     let ended_at: Option<i64> = row.get(3)?;
     let meter = ended(meter((row.get(0)?, row.get(1)?, row.get(2)?)), ended_at.map(millis));
-    let tier =
-        Tier { min: natural(row.get(5)?), cores: row.get(6)?, memory: row.get(7)?, disk: 0, agents: 1, images: None };
+    let tier = Tier {
+        min: natural(row.get(5)?),
+        cores: row.get(6)?,
+        memory: row.get(7)?,
+        disk: 0,
+        agents: 1,
+        images: None,
+        runtimes: RuntimeKinds::MACHINES,
+    };
     Ok((Usage::of(&tier, meter.uptime_ms(now)), row.get(4)?))
 }
 

@@ -8,7 +8,15 @@ use proptest::test_runner::TestRunner;
 
 use crate::help::{NOW, Place, id, open, reservation, reserved, wallet};
 
-const TIER: Tier = Tier { min: 500_000, cores: 2, memory: 2048, disk: Tier::DEFAULT_DISK_MIB, agents: 1, images: None };
+const TIER: Tier = Tier {
+    min: 500_000,
+    cores: 2,
+    memory: 2048,
+    disk: Tier::DEFAULT_DISK_MIB,
+    agents: 1,
+    images: None,
+    runtimes: domain::RuntimeKinds::MACHINES,
+};
 
 fn mark(seq: u64, agent: u64, after_ms: u64, kind: MarkKind) -> RunMark {
     RunMark { run: id(agent), mark: Mark { seq, at: NOW.plus(after_ms), kind } }

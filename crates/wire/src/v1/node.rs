@@ -22,8 +22,8 @@
 use std::collections::BTreeMap;
 
 use domain::{
-    FailReason, Generation, ImageDigest, Mark, MountPath, NodeShortage, PodId, RunId, TierName, UnixMillis, VolumeId,
-    VolumeName,
+    FailReason, Generation, ImageDigest, Mark, MountPath, NodeShortage, PodId, RunId, RuntimeKind, TierName,
+    UnixMillis, VolumeId, VolumeName,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -52,6 +52,10 @@ pub struct SandboxSpec {
     /// The volumes that it has for itself, each of which the node must hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<SandboxVolume>,
+    /// What isolates it: one of those that the node offers, and no other in its place. The
+    /// strongest of those where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<RuntimeName>,
     /// The agent's environment. Sealed on the node's disk, wiped at stop; in no
     /// answer.
     #[serde(default)]
@@ -207,23 +211,57 @@ pub enum SandboxPhase {
     },
 }
 
-/// What really isolates a sandbox: never anything else in its place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+/// What really isolates a sandbox: never anything else in its place. The strongest comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RuntimeName {
     /// QEMU's `microvm` machine on KVM.
     QemuKvm,
     /// QEMU's `microvm` machine, emulated.
     QemuTcg,
+    /// A container in a user namespace, made by runc: its kernel is the node's.
+    ContainerRunc,
+    /// The same, made by crun.
+    ContainerCrun,
 }
 
 impl RuntimeName {
+    /// All, the strongest first.
+    pub const ALL: [Self; 4] = [Self::QemuKvm, Self::QemuTcg, Self::ContainerRunc, Self::ContainerCrun];
+
+    /// What an operator calls it.
+    #[must_use]
+    pub const fn kind(self) -> RuntimeKind {
+        match self {
+            Self::QemuKvm | Self::QemuTcg => RuntimeKind::Qemu,
+            Self::ContainerRunc => RuntimeKind::ContainerRunc,
+            Self::ContainerCrun => RuntimeKind::ContainerCrun,
+        }
+    }
+
+    /// Whether guests have the node's kernel, and no machine of their own.
+    #[must_use]
+    pub const fn is_container(self) -> bool {
+        match self {
+            Self::QemuKvm | Self::QemuTcg => false,
+            Self::ContainerRunc | Self::ContainerCrun => true,
+        }
+    }
+
+    /// Whether it is meant by a name: its own (`qemu-kvm`), or what that begins with (`qemu`).
+    #[must_use]
+    pub fn is_called(self, name: &str) -> bool {
+        self.as_str().strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    }
+
     /// The name as the wire writes it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::QemuKvm => "qemu-kvm",
             Self::QemuTcg => "qemu-tcg",
+            Self::ContainerRunc => "container-runc",
+            Self::ContainerCrun => "container-crun",
         }
     }
 }
@@ -365,10 +403,13 @@ pub struct NodeInfo {
     pub name: String,
     /// The program's version.
     pub version: String,
-    /// What it runs agents in.
+    /// What it runs agents in where nothing else is asked for: the strongest that it offers.
     pub runtime: RuntimeName,
     /// Why that accelerator, in one sentence.
     pub runtime_reason: String,
+    /// All that it offers, the strongest first; absent where an older node offers one alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runtimes: Vec<RuntimeName>,
     /// Physical processors.
     pub cores: u32,
     /// Virtual processors still to be given.
@@ -422,6 +463,14 @@ impl ImageNeeds {
             runtime.strip_prefix(name.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
         };
         self.runtimes.is_empty() || self.runtimes.iter().any(named)
+    }
+}
+
+impl NodeInfo {
+    /// What it offers, the strongest first.
+    #[must_use]
+    pub fn offers(&self) -> Vec<RuntimeName> {
+        if self.runtimes.is_empty() { vec![self.runtime] } else { self.runtimes.clone() }
     }
 }
 

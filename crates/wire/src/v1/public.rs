@@ -72,6 +72,12 @@ pub struct SpawnRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = 900)]
     pub timeout_seconds: Option<u64>,
+    /// What the agent is to run in: a name such as `qemu-kvm` or `container-runc`, or what
+    /// several begin with (`container`). The strongest that works, of what the caller's tier
+    /// allows, where this is absent. What it runs in is `runtime` of the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(example = "qemu")]
+    pub runtime: Option<String>,
     /// An image of the caller's own, by digest; refused unless the operator lets
     /// the caller's tier bring one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -2,11 +2,12 @@
 //! before anything is written.
 
 use control::{AdmitError, Grant, ImageAsk, SpawnAsk, UnmetNeed};
-use domain::{HeldImageName, PodId, ResourceRequest, RunId, VolumeMount};
+use domain::{HeldImageName, PodId, ResourceRequest, RunId, RuntimeKind, VolumeMount};
 use http::header::HeaderMap;
 use store::{IdempotencyKey, RunExpiry, RunPod, RunReservation};
 use wire::Environment;
 use wire::fault::{Code, Fault};
+use wire::v1::node::RuntimeName;
 use wire::v1::public::{IDEMPOTENCY_KEY, SpawnRequest};
 
 use crate::api::agents::mounts::mounts;
@@ -59,6 +60,8 @@ impl Gateway {
             memory_mib: request.memory,
             before: requested.before,
             may_bring: &self.config.byo_image_tiers,
+            runtime: request.runtime.as_deref(),
+            data_of_machine: requested.data_of_machine,
         };
         let grant = self.parts.control.admit(&ask).await.map_err(refused)?;
         let expiry = self.expiry(request.timeout_seconds).await?;
@@ -76,6 +79,8 @@ impl Gateway {
             return Err(Fault::new(Code::InvalidRequest, said).field(field).into());
         }
         let last = self.owned(pod, holder.wallet).await?;
+        let ran_in = last.runtime.as_deref().unwrap_or_default();
+        let data_of_machine = last.data.is_some() && RuntimeKind::Qemu.is_of(ran_in);
         let image_ref = request.image_ref.clone();
         let before = Some(last.ask());
         let same = request.agent_type.is_none() && image_ref.is_none();
@@ -85,6 +90,7 @@ impl Gateway {
             agent_type: checked_type(request.agent_type.clone().unwrap_or(last.agent_type))?,
             public: request.public.unwrap_or(last.public),
             before,
+            data_of_machine,
         })
     }
 
@@ -102,8 +108,12 @@ impl Gateway {
 }
 
 impl AdmittedSpawn {
-    /// What is asked of the store, and what the store must not see.
-    pub(crate) fn reservation(self, id: RunId, holder: &SpawningHolder) -> (RunReservation, Environment) {
+    /// What is asked of the store, and what the store need not or must not see.
+    pub(crate) fn reservation(
+        self,
+        id: RunId,
+        holder: &SpawningHolder,
+    ) -> (RunReservation, Environment, Vec<RuntimeName>) {
         let reservation = RunReservation {
             replay_key: holder.replay_key,
             id,
@@ -122,7 +132,7 @@ impl AdmittedSpawn {
             may_start: true,
             now: holder.now,
         };
-        (reservation, self.env)
+        (reservation, self.env, self.grant.runtimes)
     }
 }
 
@@ -134,6 +144,8 @@ struct RequestedPod {
     public: bool,
     /// What its last run took.
     before: Option<ResourceRequest>,
+    /// Whether what is kept of it was written by a machine.
+    data_of_machine: bool,
 }
 
 impl Gateway {
@@ -149,6 +161,7 @@ impl Gateway {
             image_ref: request.image_ref.clone(),
             public: request.public.unwrap_or(false),
             before: None,
+            data_of_machine: false,
         })
     }
 
@@ -207,6 +220,7 @@ pub(crate) fn refused(error: AdmitError) -> ApiError {
             fault.into()
         }
         AdmitError::Unmet { unmet, working } => unmet_need(&unmet, working),
+        AdmitError::Runtime(refusal) => fault(Code::InvalidRequest, "runtime", &refusal.to_string()),
         AdmitError::Share { field, .. } => fault(Code::InvalidRequest, field, &error.to_string()),
     }
 }

@@ -82,8 +82,8 @@ pub(crate) async fn spawn(
         }
     };
     let id = gateway.ids.next(holder.now, rand::random());
-    let (reservation, env) = admitted.reservation(id, &holder);
-    let order = SpawnOrder { reservation, env, traceparent: Some(source.trace.traceparent()) };
+    let (reservation, env, runtimes) = admitted.reservation(id, &holder);
+    let order = SpawnOrder { reservation, env, runtimes, traceparent: Some(source.trace.traceparent()) };
     match gateway.order(order).await? {
         (Admission::Reserved(_), starting) if wait => {
             let record = starting.ready().await?;

@@ -19,10 +19,9 @@ use super::launcher::{guest_dir, overhead_mib};
 use super::ops::{Inner, QUIT_DEADLINE, note_leftovers, refused};
 use super::qmp::Qmp;
 use super::{QemuSettings, startup};
-use crate::cgroup::Cgroups;
 use crate::error::{Step, step};
 use crate::facts::GuestFacts;
-use crate::network::{HostNetwork, NamespaceSockets, NetworkReservation};
+use crate::machine::{GUESTS, NodeMachine};
 use crate::runtime::{
     DiskRetention, DiskUsage, Guest, GuestSpec, GuestState, GuestStats, GuestStream, ObservedRun, Runtime, RuntimeInfo,
     Slot,
@@ -43,18 +42,22 @@ impl Qemu {
     /// # Errors
     /// Names what the machine lacks.
     pub async fn start(settings: QemuSettings) -> Result<Self, DriverError> {
-        files::private_dir(&settings.state.join("guests")).step("make the driver's folder")?;
-        check_socket_path(&settings.state).step("check the driver's folder")?;
+        check(&settings)?;
+        let machine = NodeMachine::claim(&settings.state, &settings.network, settings.first_uid).await?;
+        Self::on(Arc::new(machine), settings).await
+    }
+
+    /// The same on a machine that other drivers of the node use too.
+    ///
+    /// # Errors
+    /// Names what the machine lacks.
+    pub async fn on(machine: Arc<NodeMachine>, settings: QemuSettings) -> Result<Self, DriverError> {
+        check(&settings)?;
         let program = find_program().step("find QEMU")?;
-        let cgroups = Cgroups::detect(settings.network.name.as_str()).step("find the cgroups")?;
-        let claim = claim(&settings, &cgroups).await.step("claim the node's name and range")?;
-        let (verdict, groups) = choose(&settings, &program, &cgroups).await.step("choose the accelerator")?;
+        let (verdict, groups) = choose(&settings, &program, &machine.cgroups).await.step("choose the accelerator")?;
         let shut_in = prepare_jail(&settings, &program, verdict.accelerator).await;
         let jail = shut_in.step("prepare what VMMs are shut into")?;
-        let host = HostNetwork::new(settings.network.clone());
-        let dialer = NamespaceSockets::start().step("start the dialer")?;
-        let inner = Inner { settings, program, verdict, groups, cgroups, claim, jail, host, dialer };
-        let driver = Self(Arc::new(inner));
+        let driver = Self(Arc::new(Inner { settings, program, verdict, groups, machine, jail }));
         driver.blocking(Inner::prepare).await?;
         Ok(driver)
     }
@@ -126,12 +129,13 @@ impl Runtime for Qemu {
 
     async fn adopt(&self, spec: &GuestSpec, facts: &GuestFacts) -> Result<Option<Guest>, RuntimeError> {
         let id = spec.slot.run;
-        let GuestFacts::Qemu(VmmFacts { process }) = facts;
+        let GuestFacts::Qemu(VmmFacts { process }) = facts else { return Ok(None) };
         let found = process::find(process).during(RuntimeOperation::Adopt, id, "look for the VMM's process")?;
         let Some(handle) = found else { return Ok(None) };
-        let ours = self.0.cgroups.pids(&id.to_string()).during(RuntimeOperation::Adopt, id, "read its cgroup")?;
+        let ours =
+            self.0.machine.cgroups.pids(&id.to_string()).during(RuntimeOperation::Adopt, id, "read its cgroup")?;
         if !ours.contains(&process.pid) {
-            if self.0.runs_another(process.pid).during(RuntimeOperation::Adopt, id, "read the cgroups")? {
+            if self.0.machine.runs_another(process.pid).during(RuntimeOperation::Adopt, id, "read the cgroups")? {
                 return Ok(None);
             }
             // It runs, and under another node's limits: a second VMM would write to its disks.
@@ -161,8 +165,8 @@ impl Runtime for Qemu {
     }
 
     async fn connect(&self, id: RunId, port: u16) -> Result<Box<dyn GuestStream>, RuntimeError> {
-        let path = self.0.namespace(id).path();
-        match self.0.dialer.connect(path, port).await {
+        let path = self.0.machine.namespace(id).path();
+        match self.0.machine.dialer.connect(path, port).await {
             Ok(stream) => Ok(Box::new(stream)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(refused(RuntimeOperation::Connect, id, DriverRefusal::NotRunning))
@@ -173,14 +177,14 @@ impl Runtime for Qemu {
 
     async fn stats(&self, id: RunId) -> Result<GuestStats, RuntimeError> {
         let name = id.to_string();
-        let pids = self.0.cgroups.pids(&name).during(RuntimeOperation::Stats, id, "read its cgroup")?;
+        let pids = self.0.machine.cgroups.pids(&name).during(RuntimeOperation::Stats, id, "read its cgroup")?;
         let Some(pid) = pids.first() else {
             return Err(refused(RuntimeOperation::Stats, id, DriverRefusal::NotRunning));
         };
         let (cpu_us, memory_bytes) =
-            self.0.cgroups.usage(&name).during(RuntimeOperation::Stats, id, "read its cgroup")?;
+            self.0.machine.cgroups.usage(&name).during(RuntimeOperation::Stats, id, "read its cgroup")?;
         let resident_bytes = process::resident_bytes(*pid).during(RuntimeOperation::Stats, id, "read its memory")?;
-        let limited = self.blocking(move |inner| inner.namespace(id).limited()).await;
+        let limited = self.blocking(move |inner| inner.machine.namespace(id).limited()).await;
         let limited = limited.during(RuntimeOperation::Stats, id, "read what its network has dropped")?;
         Ok(GuestStats { cpu_us, memory_bytes, resident_bytes, limited })
     }
@@ -196,25 +200,32 @@ impl Runtime for Qemu {
     }
 
     async fn disk_usage(&self) -> Result<DiskUsage, DriverError> {
-        self.blocking(Inner::disk_usage).await
+        self.blocking(|inner| inner.machine.disk_usage()).await
     }
 
     async fn kept(&self, of: Option<PodId>) -> Result<Vec<KeptDisk>, DriverError> {
-        self.blocking(move |inner| inner.list_kept(of)).await
+        self.blocking(move |inner| inner.machine.list_kept(of)).await
     }
 
     async fn kept_data(&self, pod: PodId) -> Result<Option<u64>, DriverError> {
-        self.blocking(move |inner| inner.kept_data(pod)).await
+        self.blocking(move |inner| inner.machine.kept_data(pod)).await
+    }
+
+    async fn is_kept_of_machine(&self, pod: PodId) -> Result<bool, DriverError> {
+        self.blocking(move |inner| inner.machine.is_kept_of_machine(pod)).await
     }
 
     async fn erase(&self, name: &str) -> Result<(), DriverError> {
         let name = name.to_owned();
-        self.blocking(move |inner| inner.erase(&name)).await
+        self.blocking(move |inner| inner.machine.erase(&name)).await
     }
 
     async fn stop(&self, slot: Slot, disks: DiskRetention) -> Result<(), RuntimeError> {
-        let runs =
-            self.0.cgroups.pids(&slot.run.to_string()).during(RuntimeOperation::Stop, slot.run, "read its cgroup")?;
+        let runs = self.0.machine.cgroups.pids(&slot.run.to_string()).during(
+            RuntimeOperation::Stop,
+            slot.run,
+            "read its cgroup",
+        )?;
         if !runs.is_empty() {
             self.quit(slot).await;
         }
@@ -222,29 +233,18 @@ impl Runtime for Qemu {
     }
 
     async fn reconcile_network(&self) -> Result<(), DriverError> {
-        self.blocking(|inner| inner.host.reconcile_network()).await.step("look at the host's rules")
+        self.blocking(|inner| inner.machine.host.reconcile_network()).await.step("look at the host's rules")
     }
 
     async fn close(&self) -> Result<(), DriverError> {
-        self.blocking(|inner| {
-            let running = inner.cgroups.ids().step("list the guests")?;
-            if !running.is_empty() {
-                return Ok(());
-            }
-            inner.host.close().step("close the host's network")?;
-            inner.claim.forget().step("give the node's name back")
-        })
-        .await
+        self.blocking(|inner| inner.machine.close()).await
     }
 }
 
-async fn claim(settings: &QemuSettings, cgroups: &Cgroups) -> Result<NetworkReservation, DriverFailure> {
-    let (settings, cgroups) = (settings.clone(), cgroups.clone());
-    let taken = spawn_blocking(move || {
-        let QemuSettings { network, state, first_uid, .. } = &settings;
-        NetworkReservation::take(network, state, *first_uid, |name| cgroups.running(name))
-    });
-    taken.await.map_err(io::Error::other)?
+/// What can be refused before the node's name is claimed.
+fn check(settings: &QemuSettings) -> Result<(), DriverError> {
+    files::private_dir(&settings.state.join(GUESTS)).step("make the driver's folder")?;
+    check_socket_path(&settings.state).step("check the driver's folder")
 }
 
 fn find_program() -> Result<PathBuf, DriverFailure> {

@@ -15,6 +15,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 
 use super::jail::{Jail, JailEntry, JailHandles, before_exec};
+use crate::process;
 use crate::runtime::GuestExitWatch;
 
 /// Bytes a VMM may say on its standard output and error: the place is full then.
@@ -109,17 +110,11 @@ impl RunningVmm {
 
     /// Watches for its end, and buries it if it is our child.
     pub(super) fn watch(self) -> io::Result<GuestExitWatch> {
-        let handle = register(self.handle)?;
+        let handle = process::watchable(self.handle)?;
         let (announce, exit) = GuestExitWatch::channel();
         tokio::spawn(bury(handle, self.child, self.words, announce));
         Ok(exit)
     }
-}
-
-#[expect(unsafe_code, reason = "the runtime wants to be promised that the handle stays what it is")]
-fn register(handle: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an OwnedFd is open as long as it lives, and nobody replaces it.
-    Ok(unsafe { AsyncFd::register(handle) }?)
 }
 
 async fn bury(handle: AsyncFd<OwnedFd>, child: Option<Child>, words: File, announce: watch::Sender<Option<String>>) {

@@ -10,7 +10,7 @@ use super::arguments::{CommandLine, Disk};
 use super::jail::Jail;
 use super::launch::{RunningVmm, VmmLaunch};
 use super::probe::Accelerator;
-use crate::cgroup::{CgroupLimits, Cgroups, DeviceNumber, DiskRate};
+use crate::cgroup::{CgroupLimits, Cgroups, DiskRate, VMM_THREADS};
 use crate::{DriverFailure, files};
 
 /// What a guest's VMM takes beyond the guest's memory: QEMU itself and its threads. Measured;
@@ -72,7 +72,8 @@ impl VmmLauncher<'_> {
         let limits = CgroupLimits {
             cores: config.cores,
             memory_mib: config.memory_mib + overhead_mib(accelerator, self.settings),
-            disk: self.disk_rate(config.cores)?,
+            threads: VMM_THREADS,
+            disk: DiskRate::of(&self.settings.state, self.settings.disk_mib_per_second, config.cores)?,
         };
         let launch = VmmLaunch {
             program: self.program,
@@ -92,15 +93,6 @@ impl VmmLauncher<'_> {
                 .collect(),
         };
         launch.start().map_err(DriverFailure::Process)
-    }
-
-    fn disk_rate(&self, cores: u32) -> Result<Option<DiskRate>, DriverFailure> {
-        let QemuSettings { state, disk_mib_per_second, .. } = self.settings;
-        if *disk_mib_per_second == 0 {
-            return Ok(None);
-        }
-        let bytes_per_second = disk_mib_per_second * MIB * u64::from(cores);
-        Ok(Some(DiskRate { device: DeviceNumber::of(state)?, bytes_per_second }))
     }
 }
 

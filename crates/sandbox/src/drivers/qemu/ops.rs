@@ -1,16 +1,16 @@
 //! What the driver does with its hands: blocking, one call after the other.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use domain::{PodId, RunId};
-use wire::v1::node::{DataDisk, KeptDisk, Retention};
+use domain::RunId;
+use wire::v1::node::{DataDisk, Retention};
 use wire::v1::pod::VOLUME_SERIALS;
 
 use super::QemuSettings;
@@ -22,9 +22,8 @@ use super::probe::ProbeResult;
 use crate::cgroup::Cgroups;
 use crate::disk::{DATA, LAYER};
 use crate::error::{Step, step};
-use crate::kept::{self, KeptDisks};
-use crate::network::{HostNetwork, Namespace, NamespaceSockets, NetworkReservation};
-use crate::runtime::{DiskRetention, DiskUsage, GuestSpec, ObservedRun, Slot};
+use crate::machine::{GUESTS, NodeMachine, swept};
+use crate::runtime::{DiskRetention, GuestSpec, ObservedRun, Slot};
 use crate::{
     DriverError, DriverFailure, DriverRefusal, RuntimeError, RuntimeOperation, Volumes, disk, files, owner, process,
 };
@@ -40,11 +39,8 @@ pub(super) struct Inner {
     pub(super) program: PathBuf,
     pub(super) verdict: ProbeResult,
     pub(super) groups: Vec<u32>,
-    pub(super) cgroups: Cgroups,
-    pub(super) claim: NetworkReservation,
+    pub(super) machine: Arc<NodeMachine>,
     pub(super) jail: Jail,
-    pub(super) host: HostNetwork,
-    pub(super) dialer: NamespaceSockets,
 }
 
 impl Inner {
@@ -52,56 +48,17 @@ impl Inner {
         guest_dir(&self.settings.state, &id.to_string())
     }
 
-    pub(super) fn namespace(&self, id: RunId) -> Namespace<'_> {
-        Namespace::new(&self.settings.network, self.claim.mark(), id)
-    }
-
-    fn templates(&self) -> PathBuf {
-        self.settings.state.join("templates")
-    }
-
     pub(super) fn prepare(&self) -> Result<(), DriverError> {
         let QemuSettings { layer_mib, data_mib, .. } = self.settings;
         for mib in BTreeSet::from([layer_mib, data_mib]) {
-            disk::template(&self.templates(), mib).step("make the empty disks")?;
+            disk::template(&self.machine.templates(), mib).step("make the empty disks")?;
         }
-        if self.claim.inherited {
-            self.clear_inherited().step("clear away what the name's last node has left")?;
-        }
-        self.host.open().step("open the host's network")
-    }
-
-    /// The name was another node's, and nothing runs under it any more.
-    fn clear_inherited(&self) -> Result<(), DriverFailure> {
-        for id in self.host.namespaces()? {
-            self.host.remove_namespace(&id)?;
-        }
-        for slot in self.host.links()? {
-            // Goes with its namespace, though not at once.
-            if let Err(error) = self.host.remove_link(&slot) {
-                tracing::debug!(%error, slot, "a link of the name's last node is gone already");
-            }
-        }
-        for id in self.cgroups.ids()? {
-            self.cgroups.remove(&id)?;
-        }
-        Ok(())
-    }
-
-    fn kept(&self) -> KeptDisks {
-        KeptDisks::of(&self.settings.state)
-    }
-
-    /// Every sandbox of which the machine holds anything. The folder is its mark: it is
-    /// made first and removed last, so what has none here is not this node's.
-    fn found(&self) -> Result<BTreeSet<RunId>, DriverError> {
-        let found = files::names(&self.settings.state.join("guests")).step("list the guests' folders")?;
-        Ok(found.iter().filter_map(|name| name.parse().ok()).collect())
+        self.machine.open()
     }
 
     pub(super) fn observed_runs(&self) -> Result<BTreeMap<RunId, ObservedRun>, DriverError> {
         let one = |id: RunId| {
-            let pids = self.cgroups.pids(&id.to_string()).step("read a guest's cgroup")?;
+            let pids = self.machine.cgroups.pids(&id.to_string()).step("read a guest's cgroup")?;
             let slot = pids.iter().find_map(|pid| self.slot_of(*pid));
             let pod = owner::read(&self.guest_dir(id), id);
             if let Err(error) = &pod {
@@ -109,17 +66,7 @@ impl Inner {
             }
             Ok((id, ObservedRun { runs: !pids.is_empty(), slot, pod: pod.ok() }))
         };
-        self.found()?.into_iter().map(one).collect()
-    }
-
-    /// Whether a process is of any sandbox of this node.
-    pub(super) fn runs_another(&self, pid: u32) -> io::Result<bool> {
-        for name in self.cgroups.ids()? {
-            if self.cgroups.pids(&name)?.contains(&pid) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        self.machine.found(GUESTS)?.into_iter().map(one).collect()
     }
 
     /// The slot whose user runs this process.
@@ -133,62 +80,13 @@ impl Inner {
         known: &BTreeMap<RunId, Option<u16>>,
         retention: &Retention,
     ) -> Result<usize, DriverError> {
-        let unknown = self.found()?.into_iter().filter(|id| !known.contains_key(id));
+        let unknown = self.machine.found(GUESTS)?.into_iter().filter(|id| !known.contains_key(id));
         let removed = unknown.map(|id| swept(id, self.remove(id, None, DiskRetention::KeepAll(*retention))));
         let removed = removed.filter(|removed| *removed).count();
-        self.sweep_links(known)?;
-        self.kept().tidy(retention).step("look at the disks that are kept")?;
-        swept(PROBE_NAME, remove_probe(&self.settings, &self.cgroups));
+        self.machine.sweep_links(known)?;
+        self.machine.tidy_kept(retention)?;
+        swept(PROBE_NAME, remove_probe(&self.settings, &self.machine.cgroups));
         Ok(removed)
-    }
-
-    /// Removes the links of empty slots. Where a slot is not known, any link may be
-    /// the one that is used: then none is removed.
-    fn sweep_links(&self, known: &BTreeMap<RunId, Option<u16>>) -> Result<(), DriverError> {
-        let mut seated = BTreeSet::new();
-        let mut unseen = false;
-        for (id, slot) in known {
-            match slot {
-                Some(slot) => {
-                    seated.insert(*slot);
-                }
-                None => unseen |= !self.cgroups.pids(&id.to_string()).step("read a guest's cgroup")?.is_empty(),
-            }
-        }
-        if unseen {
-            tracing::warn!("links that nobody knows are left: which of them a guest uses cannot be seen");
-            return Ok(());
-        }
-        for slot in self.host.slots(self.claim.mark()).step("list the guests' links")? {
-            if !seated.contains(&slot) {
-                swept(slot, self.host.remove_link(&slot.to_string()));
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn disk_usage(&self) -> Result<DiskUsage, DriverError> {
-        let stat = rustix::fs::statvfs(&self.settings.state).step("look at the free space")?;
-        let mut guests = 0;
-        let dir = self.settings.state.join("guests");
-        for name in files::names(&dir).step("list the guests' folders")? {
-            guests += kept::allocated(&dir.join(name)).step("measure a guest's disks")?;
-        }
-        let bytes = |blocks: u64| blocks.saturating_mul(stat.f_frsize);
-        Ok(DiskUsage { size: bytes(stat.f_blocks), free: bytes(stat.f_bavail), guests })
-    }
-
-    pub(super) fn list_kept(&self, of: Option<PodId>) -> Result<Vec<KeptDisk>, DriverError> {
-        self.kept().list(of).step("list the disks that are kept")
-    }
-
-    pub(super) fn kept_data(&self, pod: PodId) -> Result<Option<u64>, DriverError> {
-        let newest = self.kept().newest_data(pod).step("look for the data that is kept of a POD")?;
-        Ok(newest.map(|data| data.bytes))
-    }
-
-    pub(super) fn erase(&self, name: &str) -> Result<(), DriverError> {
-        self.kept().erase(name).step("erase disks that were kept")
     }
 
     pub(super) fn create(&self, spec: &GuestSpec) -> Result<RunningVmm, RuntimeError> {
@@ -208,11 +106,21 @@ impl Inner {
         if spec.volumes.len() > VOLUME_SERIALS.len() {
             return no(DriverRefusal::TooManyVolumes { asked: spec.volumes.len(), most: VOLUME_SERIALS.len() });
         }
+        if spec.runtime.is_some_and(wire::v1::node::RuntimeName::is_container) {
+            let other = DriverFailure::Missing("a container is asked for, and this makes machines".to_owned());
+            return Err(other).during(RuntimeOperation::Create, id, step::VMM);
+        }
         let slots = self.settings.network.range.slots();
         if spec.slot.number >= slots {
             return no(DriverRefusal::NoSlot { slot: spec.slot.number, slots });
         }
-        if !self.cgroups.pids(&id.to_string()).during(RuntimeOperation::Create, id, "read its cgroup")?.is_empty() {
+        if !self
+            .machine
+            .cgroups
+            .pids(&id.to_string())
+            .during(RuntimeOperation::Create, id, "read its cgroup")?
+            .is_empty()
+        {
             return no(DriverRefusal::Runs);
         }
         if !spec.base.is_file() {
@@ -237,7 +145,7 @@ impl Inner {
                 source: error,
             }
         };
-        let namespace = self.namespace(id);
+        let namespace = self.machine.namespace(id);
         let dir = self.guest_dir(id);
         let base = match File::open(&spec.base) {
             // It was there when we looked; now it is being removed.
@@ -248,7 +156,8 @@ impl Inner {
         };
         files::private_dir(&dir).map_err(|error| during("make its folder")(error.into()))?;
         let (disks, tap) = std::thread::scope(|scope| {
-            let tap = scope.spawn(|| self.host.reconcile_network().and_then(|()| namespace.up(spec.slot.number)));
+            let tap =
+                scope.spawn(|| self.machine.host.reconcile_network().and_then(|()| namespace.up(spec.slot.number)));
             (self.disks(&dir, base, spec), tap.join())
         });
         let disks = disks.map_err(during(step::DISKS))?;
@@ -265,8 +174,8 @@ impl Inner {
             namespace: Some(namespace.path()),
             uid: self.uid(spec.slot.number),
         };
-        let Self { settings, program, cgroups, jail, .. } = self;
-        let launcher = VmmLauncher { settings, program, cgroups, jail };
+        let Self { settings, program, machine, jail, .. } = self;
+        let launcher = VmmLauncher { settings, program, cgroups: &machine.cgroups, jail };
         launcher.start(config, self.verdict.accelerator, self.verdict.tsc_khz, &self.groups).map_err(during(step::VMM))
     }
 
@@ -289,7 +198,7 @@ impl Inner {
             disk::must_be_there(&data)?;
         }
         self.data_disk(&data, spec)?;
-        disk::copy(&disk::template(&self.templates(), self.settings.layer_mib)?, &layer)?;
+        disk::copy(&disk::template(&self.machine.templates(), self.settings.layer_mib)?, &layer)?;
         let mut disks = vec![("base", true, base.into())];
         for (serial, path) in [("layer", layer), ("data", data)] {
             let file = OpenOptions::new().read(true).write(true).open(&path)?;
@@ -304,11 +213,13 @@ impl Inner {
     }
 
     fn data_disk(&self, path: &Path, spec: &GuestSpec) -> Result<(), DriverFailure> {
-        if path.try_exists()? || self.kept().take_back(spec.pod, path)? {
+        if path.try_exists()? || self.machine.kept().take_back(spec.pod, path)? {
             return Ok(());
         }
         match spec.data {
-            DataDisk::KeptOrEmpty => Ok(disk::copy(&disk::template(&self.templates(), self.settings.data_mib)?, path)?),
+            DataDisk::KeptOrEmpty => {
+                Ok(disk::copy(&disk::template(&self.machine.templates(), self.settings.data_mib)?, path)?)
+            }
             DataDisk::Kept => Err(DriverFailure::Missing(format!(
                 "nothing is kept of the POD {} on this node: put its data back from a backup, to {}, or end the run \
                  by a stop",
@@ -319,7 +230,7 @@ impl Inner {
     }
 
     pub(super) fn stop(&self, slot: Slot, disks: DiskRetention) -> Result<(), RuntimeError> {
-        let gone = wait_empty(&self.cgroups, &slot.run.to_string());
+        let gone = wait_empty(&self.machine.cgroups, &slot.run.to_string());
         gone.and_then(|()| self.remove(slot.run, Some(slot.number), disks)).during(
             RuntimeOperation::Stop,
             slot.run,
@@ -331,9 +242,9 @@ impl Inner {
     /// other: the VMM, its network, its limits, its files.
     fn remove(&self, id: RunId, slot: Option<u16>, disks: DiskRetention) -> Result<(), DriverFailure> {
         let name = id.to_string();
-        self.cgroups.kill(&name)?;
-        self.namespace(id).down(slot)?;
-        self.cgroups.remove(&name)?;
+        self.machine.cgroups.kill(&name)?;
+        self.machine.namespace(id).down(slot)?;
+        self.machine.cgroups.remove(&name)?;
         let dir = self.guest_dir(id);
         if disks != DiskRetention::Attached {
             disk::must_be_free(&dir)?;
@@ -354,29 +265,17 @@ impl Inner {
         remove_sockets(dir)?;
         for name in disk::names(dir)? {
             let path = dir.join(name);
-            if disk::is_as_made(&self.templates(), &path)? {
+            if disk::is_as_made(&self.machine.templates(), &path)? {
                 files::remove(&path)?;
             }
         }
-        Ok(self.kept().set_aside(dir, owner::read(dir, id)?, retention)?)
+        Ok(self.machine.kept().set_aside(dir, owner::read(dir, id)?, retention)?)
     }
 }
 
 fn remove_sockets(dir: &Path) -> Result<(), DriverFailure> {
     files::remove(&dir.join("control"))?;
     Ok(files::remove(&dir.join("console"))?)
-}
-
-/// Whether what nobody knows is gone. What cannot be removed stays until the next
-/// start, and keeps no node from serving.
-fn swept(what: impl Display, removed: Result<(), DriverFailure>) -> bool {
-    if let Err(error) = &removed {
-        tracing::error!(
-            %what, error = error as &dyn std::error::Error,
-            "what nobody knows cannot be removed: it stays until the next start, or is removed by hand"
-        );
-    }
-    removed.is_ok()
 }
 
 /// What is left of a start that failed; why it failed is told to whoever asked for it.

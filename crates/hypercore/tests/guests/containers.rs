@@ -1,0 +1,172 @@
+//! Containers on a real node: shut in, adopted, ended with nothing left, beside machines.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use client::NodeError;
+use domain::PodId;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::time::{Instant, sleep};
+use wire::fault::Code;
+use wire::v1::node::{DataPolicy, RuntimeName, SandboxPhase};
+
+use crate::machine::{Residue, processes_of};
+use crate::node::{CANARY, NodeProcess, PATIENCE, id};
+
+/// The root of the first container, on the node.
+const ROOT: u32 = 1_610_612_736;
+const RUNC: &str = "runtimes = [\"container-runc\"]";
+
+fn field(pid: u32, name: &str) -> Vec<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it lives");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {name}: {status}")).split_whitespace().map(str::to_owned).collect()
+}
+
+/// The processes of a container, on the node.
+fn inside(node: &str, run: domain::RunId) -> Vec<u32> {
+    let groups = [format!("pids/{node}/{run}"), format!("{node}/{run}")];
+    let text = groups
+        .iter()
+        .find_map(|group| fs::read_to_string(Path::new("/sys/fs/cgroup").join(group).join("cgroup.procs")).ok());
+    text.expect("a cgroup").lines().map(|line| line.parse().expect("a number")).collect()
+}
+
+fn shut_in(node: &str, run: domain::RunId, slot: u32, pod: u32) {
+    let namespace = |pid: &str, kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).expect("a namespace");
+    for kind in ["mnt", "pid", "ipc", "user", "net", "uts", "cgroup"] {
+        assert_ne!(namespace(&pod.to_string(), kind), namespace("self", kind), "{kind}");
+    }
+    let first = (ROOT + slot * 65_536).to_string();
+    let map = fs::read_to_string(format!("/proc/{pod}/uid_map")).expect("it lives");
+    assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", &first, "65536"]);
+    assert_eq!(field(pod, "NSpid").last().map(String::as_str), Some("1"));
+    assert_eq!(field(pod, "Uid"), vec![first; 4]);
+    let processes = inside(node, run);
+    assert!(processes.contains(&pod) && processes.len() > 1, "{processes:?}");
+    for process in processes {
+        assert_eq!((field(process, "NoNewPrivs"), field(process, "Seccomp")), (vec!["1".into()], vec!["2".into()]));
+        if process != pod {
+            for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+                assert_eq!(field(process, set), ["0000000000000000"], "{set}");
+            }
+        }
+    }
+    let mounts = fs::read_to_string(format!("/proc/{pod}/mountinfo")).expect("it lives");
+    for mount in mounts.lines() {
+        let (at, options) = (mount.split(' ').nth(4).expect("a place"), mount.split(' ').nth(5).expect("options"));
+        let has = |option: &str| options.split(',').any(|it| it == option);
+        let read_only = ["/sys", "/proc/sys", "/run/palatine/pod", "/etc/resolv.conf"].contains(&at);
+        assert!(!read_only || has("ro"), "{mount}");
+        assert!(
+            has("nosuid") || at.starts_with("/dev/") || at.starts_with("/proc/") || at.starts_with("/sys/"),
+            "{mount}"
+        );
+    }
+}
+
+/// Every file below a folder that holds these bytes.
+fn holding(folder: &Path, bytes: &[u8], found: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let (path, kind) = (entry.path(), entry.file_type().expect("a kind"));
+        if kind.is_dir() {
+            holding(&path, bytes, found);
+        } else if kind.is_file() {
+            let text = fs::read(&path).unwrap_or_default();
+            found.extend(text.windows(bytes.len()).any(|part| part == bytes).then(|| path.display().to_string()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn containers_are_shut_in_and_outlive_the_daemon_and_containerd() {
+    let before = Residue::of("pltco");
+    let mut node = NodeProcess::new("pltco", 22, RUNC).await;
+    let state = node.dir.path().to_owned();
+    let mut guests = Vec::new();
+    for bits in 1..=2 {
+        node.create(id(bits)).await;
+    }
+    for bits in 1..=2 {
+        let guest = node.ready(id(bits)).await;
+        assert_eq!(guest.runtime, RuntimeName::ContainerRunc);
+        shut_in("pltco", id(bits), u32::try_from(bits).unwrap() - 1, guest.pid.expect("it runs"));
+        guests.push(guest);
+    }
+    assert_eq!(node.client().info().await.unwrap().runtimes, [RuntimeName::ContainerRunc]);
+    let mut found = Vec::new();
+    holding(&state, CANARY.as_bytes(), &mut found);
+    assert!(found.is_empty(), "the secret lies in {found:?}");
+
+    node.kill();
+    node.start().await;
+    for (bits, guest) in (1..).zip(&guests) {
+        assert_eq!(&node.ready(id(bits)).await, guest);
+    }
+    for pid in processes_of(&state.join("node/containerd/config.toml")) {
+        kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    }
+    for (bits, guest) in (1..).zip(&guests) {
+        assert_eq!(node.run(id(bits), &["/usr/bin/agent-echo", "tell", "env", "CANARY"]).await.trim(), CANARY);
+        assert_eq!(&node.ready(id(bits)).await, guest);
+    }
+    // One dies, and is started again by the containerd that came after.
+    kill_process(Pid::from_raw(guests[0].pid.unwrap().try_into().unwrap()).unwrap(), Signal::KILL).unwrap();
+    let again = node.until(id(1), |sandbox| sandbox.restarts == 1 && sandbox.phase == SandboxPhase::Ready).await;
+    assert_ne!(again.pid, guests[0].pid);
+    for bits in 1..=2 {
+        node.delete(id(bits)).await;
+    }
+    node.end(&before);
+    assert_eq!(processes_of(&state), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_container_whose_shim_is_stuck_is_ended_all_the_same() {
+    let before = Residue::of("pltcs");
+    let node = NodeProcess::new("pltcs", 23, RUNC).await;
+    node.create(id(1)).await;
+    node.ready(id(1)).await;
+    let state = node.dir.path().to_owned();
+    let shims: Vec<_> = processes_of(&state.join("node/containerd/grpc.sock"));
+    assert!(!shims.is_empty());
+    for pid in shims {
+        kill_process(Pid::from_raw(pid.parse().unwrap()).unwrap(), Signal::STOP).unwrap();
+    }
+    node.delete(id(1)).await;
+    assert_eq!(processes_of(&state.join("node/containerd/grpc.sock")), Vec::<String>::new());
+    node.end(&before);
+}
+
+#[tokio::test]
+async fn one_node_has_machines_and_containers_and_data_goes_from_those_to_these_alone() {
+    let before = Residue::of("pltcm");
+    let both = "runtimes = [\"qemu\", \"container-runc\"]";
+    let mut node = NodeProcess::plan("pltcm", 24, both, "uplinks = [\"lo\"]");
+    node.start().await;
+    let info = node.client().info().await.unwrap();
+    assert_eq!(info.runtimes, [RuntimeName::QemuTcg, RuntimeName::ContainerRunc]);
+    let pod = PodId::chosen("agent-123").unwrap();
+    for (bits, runtime) in [(1, RuntimeName::ContainerRunc), (2, RuntimeName::QemuTcg)] {
+        node.runtime = Some(runtime);
+        node.client().create(id(bits), &node.spec(pod), None).await.unwrap();
+        assert_eq!(node.ready(id(bits)).await.runtime, runtime);
+        node.client().delete(id(bits), pod, Duration::from_secs(5), DataPolicy::Keep).await.unwrap();
+    }
+    for (runtime, why) in
+        [(RuntimeName::ContainerRunc, "written by a machine"), (RuntimeName::ContainerCrun, "not offer")]
+    {
+        node.runtime = Some(runtime);
+        let refused = node.client().create(id(3), &node.spec(pod), None).await.unwrap_err();
+        assert_eq!(refused.code(), Some(Code::InvalidRequest), "{refused}");
+        assert!(matches!(&refused, NodeError::Refused(_)) && refused.to_string().contains(why), "{refused}");
+    }
+    node.client().erase(pod).await.unwrap();
+    let until = Instant::now() + PATIENCE;
+    while node.client().info().await.unwrap().sandboxes > 0 {
+        assert!(Instant::now() < until);
+        sleep(Duration::from_millis(20)).await;
+    }
+    node.end(&before);
+}
