@@ -219,6 +219,7 @@ fn spawn_fault(error: &SpawnError) -> Fault {
             "the node cannot give the agent its volumes: it holds one of them no more, or still has it in use; its \
              operator's log says which",
         ),
+        SpawnError::VolumesNeedMachine => Fault::new(Code::InvalidRequest, error.to_string()).field("volumes"),
         SpawnError::Timeout { guest, .. } => Fault { guest: guest.clone(), ..failed_fault(FailReason::BootTimeout) },
         SpawnError::Failed { reason, guest } => Fault { guest: guest.clone(), ..failed_fault(*reason) },
         SpawnError::Stopped(_) => Fault::new(Code::WrongState, "the agent was stopped while it was starting"),

@@ -66,6 +66,9 @@ pub enum DriverRefusal {
         /// How many there may be.
         most: usize,
     },
+    /// A container is asked for, with volumes.
+    #[error("a guest with volumes has to be a machine: no host mounts what a machine wrote")]
+    VolumesNeedMachine,
     /// The slot has no address.
     #[error("slot {slot} is not one of this node's {slots}")]
     NoSlot {
@@ -191,6 +194,7 @@ impl RuntimeError {
                 DriverRefusal::Runs
                 | DriverRefusal::NotRunning
                 | DriverRefusal::TooManyVolumes { .. }
+                | DriverRefusal::VolumesNeedMachine
                 | DriverRefusal::NoSlot { .. } => NodeShortage::Host,
             },
             Self::Failed { source: DriverFailure::Cgroup(_), .. } => NodeShortage::Cgroup,

@@ -97,6 +97,7 @@ impl Node {
                 cores: 1,
                 memory_mib: GUEST_MIB,
                 volumes: Vec::new(),
+                runtime: None,
                 env: wire::Environment::default(),
             };
             self.client.create(id, &spec, None).await?;

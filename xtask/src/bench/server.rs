@@ -87,6 +87,7 @@ impl Node for InstantNode {
             version: String::new(),
             runtime: RuntimeName::QemuTcg,
             runtime_reason: String::new(),
+            runtimes: Vec::new(),
             cores: u32::MAX,
             free_cores: u32::MAX,
             memory_mib: u64::MAX,

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use wire::fault::{Code, Fault};
 use wire::v1::node::{
     AgentMark, DataDisk, DataPolicy, DeleteResponse, ImageNeeds, KeptData, MarksPage, NodeInfo, NodeVolume,
-    Quarantined, Sandbox, SandboxPhase, SandboxSpec, Sandboxes, VolumeSpec,
+    Quarantined, RuntimeName, Sandbox, SandboxPhase, SandboxSpec, Sandboxes, VolumeSpec,
 };
 
 use crate::fake::behaviour::{CallOutcome, Chaos, FakeNodeSpec};
@@ -308,6 +308,11 @@ impl FakeNode {
         let volume = state.volumes.entry(id).or_insert(NodeVolume { id, size_mib: 0, bytes: 4096, sandbox: None });
         volume.size_mib = volume.size_mib.max(spec.size_mib);
         Ok(*volume)
+    }
+
+    /// Has it offer these runtimes, the strongest first.
+    pub fn set_runtimes(&self, runtimes: &[RuntimeName]) {
+        self.state().runtimes = runtimes.to_vec();
     }
 
     /// Gives it a disk of this size for volumes.

@@ -29,6 +29,8 @@ pub(super) struct FakeNodeState {
     /// Disks that were set aside, and those that are held by no sandbox at all.
     pub(super) kept: BTreeMap<PodId, UnixMillis>,
     pub(super) quarantined: BTreeMap<RunId, Sandbox>,
+    /// What it offers; of an older node nothing is said.
+    pub(super) runtimes: Vec<RuntimeName>,
     /// Its disk for volumes, in MiB, where it has one.
     pub(super) disk_mib: Option<u64>,
     pub(super) volumes: BTreeMap<VolumeId, NodeVolume>,
@@ -58,6 +60,7 @@ impl FakeNodeState {
             kept: BTreeMap::new(),
             quarantined: BTreeMap::new(),
             disk_mib: None,
+            runtimes: Vec::new(),
             volumes: BTreeMap::new(),
             journal: "journal-1".to_owned(),
             marks: Vec::new(),
@@ -75,7 +78,7 @@ impl FakeNodeState {
             version: "fake".to_owned(),
             runtime: RuntimeName::QemuTcg,
             runtime_reason: "it is a fake".to_owned(),
-            runtimes: Vec::new(),
+            runtimes: self.runtimes.clone(),
             cores: self.spec.cores,
             free_cores,
             memory_mib: self.spec.memory_mib,
@@ -211,7 +214,7 @@ pub(super) fn sandbox(id: RunId, spec: &SandboxSpec, now: UnixMillis) -> Sandbox
         memory_mib: spec.memory_mib,
         port: 8080,
         phase: SandboxPhase::Booting,
-        runtime: RuntimeName::QemuTcg,
+        runtime: spec.runtime.unwrap_or(RuntimeName::QemuTcg),
         restarts: 0,
         created_at: now,
         ready_after_ms: None,

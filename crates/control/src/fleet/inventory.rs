@@ -182,11 +182,13 @@ impl Fleet {
         self.nodes().map(|node| node.name()).filter(unfit).map(str::to_owned).collect()
     }
 
-    /// What the nodes can promise of their disks, by what each said last: the most first.
+    /// What the nodes can promise of their disks, by what each said last: the most first. Of
+    /// those alone that make machines: no container is given a volume.
     pub(crate) fn disk_offers(&self) -> Vec<DiskOffer> {
         let reports = self.reports();
         let offer = |node: &Arc<dyn Node>| {
-            let disk = reports.get(node.name()).and_then(Report::info)?.disk?;
+            let info = reports.get(node.name()).and_then(Report::info)?;
+            let disk = info.disk.filter(|_| info.offers().into_iter().any(|runtime| !runtime.is_container()))?;
             let whole_mib = disk.promisable_mib.saturating_add(disk.promised_mib);
             Some(DiskOffer { node: Arc::clone(node), free_mib: disk.promisable_mib, whole_mib })
         };

@@ -35,6 +35,8 @@ pub struct SpawnAsk<'a> {
     /// Whether the data of the agent, which is started again, was written by a machine: no
     /// container is given it.
     pub data_of_machine: bool,
+    /// Whether the agent has volumes, which are written by machines: no container is given one.
+    pub has_volumes: bool,
 }
 
 /// Which image is asked for.
@@ -90,6 +92,12 @@ pub enum RuntimeRefusal {
         "the agent's data was written by a machine, and containers are not given such disks; start it in a machine"
     )]
     DataOfMachine,
+    /// No container is given volumes, which machines write.
+    #[error(
+        "an agent with volumes needs a machine: no container is given volumes; ask for {}, or for no volumes",
+        RuntimeKind::Qemu.as_str()
+    )]
+    VolumesNeedMachine,
     /// No node that holds the image offers it.
     #[error("no node that holds this image offers {}; they offer {}", names(.wanted), names(.offered))]
     NotOffered {
@@ -120,8 +128,14 @@ fn allowed_runtimes(tier: &Tier, ask: &SpawnAsk<'_>) -> Result<Vec<RuntimeName>,
     if allowed.is_empty() {
         return Err(RuntimeRefusal::NotAllowed { asked: name(), allowed: tier.runtimes });
     }
-    allowed.retain(|runtime| !(ask.data_of_machine && runtime.is_container()));
-    if allowed.is_empty() { Err(RuntimeRefusal::DataOfMachine) } else { Ok(allowed) }
+    if ask.has_volumes || ask.data_of_machine {
+        allowed.retain(|runtime| !runtime.is_container());
+    }
+    match allowed.is_empty() {
+        false => Ok(allowed),
+        true if ask.has_volumes => Err(RuntimeRefusal::VolumesNeedMachine),
+        true => Err(RuntimeRefusal::DataOfMachine),
+    }
 }
 
 /// Why a holder gets nothing.
@@ -354,6 +368,7 @@ mod tests {
             may_bring: &none,
             runtime,
             data_of_machine,
+            has_volumes: false,
         };
         let (runtimes, containers) = (RuntimeKinds::MACHINES, [RuntimeKind::Qemu, RuntimeKind::ContainerRunc]);
         let machines = Tier { min: 7, cores: 4, memory: 4_096, disk: 1_024, agents: 1, runtimes };
@@ -374,5 +389,12 @@ mod tests {
         assert!(matches!(refused(&both, "firecracker", false), RuntimeRefusal::Unknown { .. }));
         assert_eq!(refused(&both, "container", true), RuntimeRefusal::DataOfMachine);
         assert_eq!(allowed_runtimes(&both, &ask(None, true)), Ok(vec![QemuKvm, QemuTcg]));
+
+        let with_volumes = |runtime| SpawnAsk { has_volumes: true, ..ask(runtime, false) };
+        assert_eq!(allowed_runtimes(&both, &with_volumes(None)), Ok(vec![QemuKvm, QemuTcg]));
+        let containers = Tier { runtimes: [RuntimeKind::ContainerRunc].into_iter().collect(), ..machines };
+        for (tier, asked) in [(&both, Some("container")), (&both, Some("container-runc")), (&containers, None)] {
+            assert_eq!(allowed_runtimes(tier, &with_volumes(asked)), Err(RuntimeRefusal::VolumesNeedMachine));
+        }
     }
 }

@@ -31,6 +31,9 @@ pub enum SpawnError {
     /// runs has it.
     #[error("the node {0:?} cannot give the run its volumes")]
     NoVolume(String),
+    /// The run has volumes, and its holder or the node that holds them has no machine for it.
+    #[error("an agent with volumes needs a machine, and there is none for it: no container is given volumes")]
+    VolumesNeedMachine,
     /// Not ready in time; taken down.
     #[error("the agent was not ready within {after_ms} ms")]
     Timeout {

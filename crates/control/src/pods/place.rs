@@ -54,15 +54,23 @@ impl Context {
     /// Finds a node that takes the run. A node is written down before it is told.
     pub(super) async fn place(&self, run: ReservedRun) -> Result<(Arc<dyn Node>, Sandbox), SpawnFailure> {
         let volumes = self.volumes_of(&run).await?;
-        let ReservedRun { record, env, runtimes, traceparent, .. } = run;
+        let ReservedRun { record, env, mut runtimes, traceparent, .. } = run;
         let keeper = self.keeper(&record);
         let data = if keeper.is_some() { DataDisk::Kept } else { DataDisk::KeptOrEmpty };
         // All of a run's volumes are on one node.
         let keeper = keeper.or_else(|| Some(volumes.first()?.node.clone()));
+        let has_volumes = !volumes.is_empty();
+        if has_volumes {
+            // What machines write to is mounted by no host.
+            runtimes.retain(|runtime| !runtime.is_container());
+        }
         let volumes = volumes
             .into_iter()
             .map(|RunVolume { id, mount: VolumeMount { name, path }, .. }| SandboxVolume { id, name, path });
         let unfit = self.fleet.unfit(&runtimes);
+        if has_volumes && (runtimes.is_empty() || keeper.as_ref().is_some_and(|keeper| unfit.contains(keeper))) {
+            return Err(SpawnFailure::new(FailReason::NodeRefused, SpawnError::VolumesNeedMachine).on_no_node());
+        }
         let selector = NodeSelector { only: keeper, except: Vec::new(), unfit, runtimes };
         let mut search = Search { selector, ..Search::default() };
         let mut spec = SandboxSpec {

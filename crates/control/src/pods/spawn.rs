@@ -163,6 +163,7 @@ const fn label(error: &SpawnError) -> &'static str {
         SpawnError::NodeUnavailable(_) | SpawnError::DataAway(_) => "node_unavailable",
         SpawnError::NoData(_) => "no_data",
         SpawnError::NoVolume(_) => "no_volume",
+        SpawnError::VolumesNeedMachine => "volumes_need_machine",
         SpawnError::Timeout { .. } => "timeout",
         SpawnError::NodeLacks(_) => "node_lacks",
         SpawnError::Failed { .. } => "failed",

@@ -17,6 +17,7 @@ use store::{Admission, ReplayKey, RunRecord, RunReservation, Sqlite, Store};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use wire::Environment;
+use wire::v1::node::RuntimeName;
 
 /// How far time moves in one step.
 pub(crate) const STEP: Duration = Duration::from_millis(100);
@@ -192,7 +193,16 @@ impl TestCluster {
 
     /// Orders a run. `None`: something stands in its way.
     pub(crate) async fn order_run(&self, reservation: RunReservation) -> Option<SpawnHandle> {
-        let runtimes = wire::v1::node::RuntimeName::ALL.to_vec();
+        self.order_run_in(&RuntimeName::ALL, reservation).await
+    }
+
+    /// The same, in one of these runtimes.
+    pub(crate) async fn order_run_in(
+        &self,
+        runtimes: &[RuntimeName],
+        reservation: RunReservation,
+    ) -> Option<SpawnHandle> {
+        let runtimes = runtimes.to_vec();
         let order = SpawnOrder { reservation, env: Environment::default(), runtimes, traceparent: None };
         let (admission, starting) = self.control.spawn(order, |_| {}).await.unwrap();
         matches!(admission, Admission::Reserved(_)).then_some(starting)

@@ -254,6 +254,7 @@ async fn an_image_that_cannot_work_is_refused_before_anything_is_written_with_th
             may_bring: &none,
             runtime: None,
             data_of_machine: false,
+            has_volumes: false,
         };
         cluster.finish(cluster.control.admit(&ask)).await
     };

@@ -6,6 +6,7 @@ use domain::{VolumeId, VolumeMount, VolumeState};
 use palatine_control::fake::{Chaos, FakeNodeSpec};
 use palatine_control::{SpawnError, VolumeError, VolumeOrder};
 use store::{RunPod, RunReservation};
+use wire::v1::node::RuntimeName;
 
 use crate::cluster::{ClusterSetup, TestCluster, id, pod, reservation, wallet};
 
@@ -145,4 +146,38 @@ async fn a_run_whose_volume_its_node_has_lost_is_not_started_without() {
     // It is free for the next, should the disk be found.
     let volume = cluster.store.volume(wallet(1), VolumeId::from_bits(1)).await.unwrap().unwrap();
     assert_eq!(volume.attached, None);
+}
+
+#[tokio::test]
+async fn a_run_with_volumes_is_a_machines_and_is_refused_where_its_holder_or_its_node_has_none() {
+    let setup = two_nodes();
+    let cluster = setup.start();
+    let [machines, containers] = &cluster.nodes[..] else { panic!("two nodes") };
+    machines.set_runtimes(&[RuntimeName::QemuTcg, RuntimeName::ContainerRunc]);
+    containers.set_runtimes(&[RuntimeName::ContainerRunc]);
+    machines.set_disk(1_000);
+    containers.set_disk(2_000);
+    // Where no machines are made, no volume is either.
+    let made = cluster.finish(cluster.control.create_volume(order(1, "work", 100))).await.unwrap();
+    assert_eq!(made.node, "node-1");
+    let starting = cluster.order_run(with(1, &cluster)).await.expect("it is reserved");
+    let record = cluster.finish(starting.ready()).await.unwrap();
+    assert_eq!(record.runtime.as_deref(), Some("qemu-tcg"));
+    cluster.finish(cluster.control.stop(id(1), domain::StopReason::Requested)).await.unwrap();
+
+    let again = |n| RunReservation { pod: RunPod::Existing(pod(1)), ..reservation(1, n, cluster.now()) };
+    let refused = async |n, runtimes: &[RuntimeName]| {
+        let starting = cluster.order_run_in(runtimes, again(n)).await.expect("it is reserved");
+        let refused = cluster.finish(starting.ready()).await.unwrap_err();
+        assert!(matches!(refused, SpawnError::VolumesNeedMachine), "{refused}");
+        assert!(cluster.is_free(1).await && cluster.node().running().is_empty());
+    };
+    refused(2, &[RuntimeName::ContainerRunc]).await;
+    machines.set_runtimes(&[RuntimeName::ContainerRunc]);
+    cluster.pass(SETTLED).await;
+    refused(3, &RuntimeName::ALL).await;
+    machines.set_runtimes(&[RuntimeName::QemuTcg, RuntimeName::ContainerRunc]);
+    cluster.pass(SETTLED).await;
+    let starting = cluster.order_run(again(4)).await.expect("it is reserved");
+    assert_eq!(cluster.finish(starting.ready()).await.unwrap().runtime.as_deref(), Some("qemu-tcg"));
 }

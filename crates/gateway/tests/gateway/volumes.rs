@@ -1,15 +1,21 @@
 //! Volumes at the public API, over nodes in memory.
 
 use auth::Keypair;
-use domain::{Tier, TierName, Tiers};
+use domain::{RuntimeKind, Tier, TierName, Tiers};
 use reqwest::Method;
 use serde_json::{Value, json};
+use wire::v1::node::RuntimeName;
 
 use crate::edge::{Answer, Edge, Setup, holder};
 
 /// A gateway of one tier with two agents at once and a disk quota, over a node with a disk, in MiB.
 async fn edge(quota: u32, disk: u64) -> Edge {
-    let tier = Tier { min: 1, cores: 4, memory: 4096, disk: quota, agents: 2, images: None };
+    edge_of(domain::RuntimeKinds::MACHINES, quota, disk).await
+}
+
+/// The same, whose tier allows these runtimes.
+async fn edge_of(runtimes: domain::RuntimeKinds, quota: u32, disk: u64) -> Edge {
+    let tier = Tier { min: 1, cores: 4, memory: 4096, disk: quota, agents: 2, images: None, runtimes };
     let tiers = Tiers::new(vec![(TierName::try_from("team".to_owned()).unwrap(), tier)]).unwrap();
     let setup = Setup { tiers, ..Setup::default() };
     setup.node.set_disk(disk);
@@ -162,4 +168,40 @@ async fn a_volume_whose_node_is_away_is_not_made_and_one_that_is_removed_goes_wh
     assert_eq!(refused.code(), "no_volume");
     assert_eq!(ask(&edge, &holder, Method::DELETE, &path(&made), &Value::Null).await.status, 204);
     assert_eq!(edge.setup.node.volumes(), []);
+}
+
+#[tokio::test]
+async fn an_agent_with_volumes_is_no_container_when_it_is_spawned_and_when_it_is_started_again() {
+    let allowed = [RuntimeKind::Qemu, RuntimeKind::ContainerRunc].into_iter().collect();
+    let (edge, holder) = (edge_of(allowed, 10_000, 20_000).await, holder());
+    edge.setup.node.set_runtimes(&[RuntimeName::QemuTcg, RuntimeName::ContainerRunc]);
+    assert_eq!(make(&edge, &holder, "work", 512).await.status, 201);
+    let mounts = json!([{"name": "work", "path": "/workspace"}]);
+    let refused = |answer: &Answer| {
+        let told = (answer.status, answer.code(), &answer.body["field"]);
+        assert_eq!(told, (400, "invalid_request", &json!("volumes")), "{answer:?}");
+        assert!(answer.body["error"].as_str().unwrap().contains("needs a machine"), "{answer:?}");
+    };
+    let small = json!({"agent_type": "echo", "cores": 1, "memory": 512});
+    let with = |body: &Value, more: Value| {
+        let mut body = body.clone();
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        body
+    };
+    for runtime in ["container", "container-runc"] {
+        refused(&edge.post(&holder, "/spawn", &with(&small, json!({"runtime": runtime, "volumes": mounts}))).await);
+    }
+    assert_eq!(edge.setup.node.running(), []);
+    let spawned = spawn(&edge, &holder, mounts).await;
+    assert_eq!((spawned.status, &spawned.body["agent"]["runtime"]), (200, &json!("qemu-tcg")), "{spawned:?}");
+    let id = &spawned.body["agent"]["id"];
+    let stop = format!("/stop/{}", id.as_str().unwrap());
+    assert_eq!(edge.post(&holder, &stop, &Value::Null).await.status, 200);
+    let again = json!({"pod": id, "cores": 1, "memory": 512});
+    refused(&edge.post(&holder, "/spawn", &with(&again, json!({"runtime": "container"}))).await);
+    let again = edge.post(&holder, "/spawn", &again).await;
+    assert_eq!((again.status, &again.body["agent"]["runtime"]), (200, &json!("qemu-tcg")), "{again:?}");
+    // What has no volumes may be one.
+    let other = edge.post(&holder, "/spawn", &with(&small, json!({"runtime": "container"}))).await;
+    assert_eq!((other.status, &other.body["agent"]["runtime"]), (200, &json!("container-runc")), "{other:?}");
 }

@@ -69,7 +69,9 @@ impl From<CreateError> for ApiError {
             CreateError::Stale => plain(Code::StaleGeneration),
             CreateError::PodRunning { .. } => plain(Code::PodRunning),
             CreateError::NoData(_) => plain(Code::NoData),
-            CreateError::Volumes(_) => Self::field(Code::InvalidRequest, &error, "volumes"),
+            CreateError::Volumes(_) | CreateError::VolumesNeedMachine => {
+                Self::field(Code::InvalidRequest, &error, "volumes")
+            }
             CreateError::NoVolume { .. } => Self::field(Code::NoVolume, &error, "volumes"),
             CreateError::VolumeAttached { .. } => Self::field(Code::VolumeAttached, &error, "volumes"),
             CreateError::Stopping | CreateError::Quarantined(_) => plain(Code::WrongState),

@@ -19,7 +19,7 @@ use crate::policy::SpecWithoutEnv;
 /// | 3 | the run's POD and whether there must be data of it; the facts name their driver |
 /// | 4 | the run's volumes |
 /// | 5 | what isolates it, where that was said; the facts of containers |
-pub(crate) const VERSION: u32 = 4;
+pub(crate) const VERSION: u32 = 5;
 
 /// What is to become of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,6 +163,7 @@ fn migrate(fields: &mut Map<String, Value>, version: u64, id: RunId) {
 #[cfg(test)]
 mod tests {
     use sandbox::{ProcessFacts, VmmFacts};
+    use wire::v1::node::RuntimeName;
 
     use super::*;
 
@@ -170,6 +171,10 @@ mod tests {
     const RUNNING_2: &[u8] = include_bytes!("../../tests/formats/record-2-running.json");
     const FAILED_2: &[u8] = include_bytes!("../../tests/formats/record-2-failed.json");
     const ENDING_2: &[u8] = include_bytes!("../../tests/formats/record-2-ending.json");
+    const RUNNING_3: &[u8] = include_bytes!("../../tests/formats/record-3-running.json");
+    const RUNNING_4: &[u8] = include_bytes!("../../tests/formats/record-4-running.json");
+    /// What this one writes.
+    const RUNNING_5: &[u8] = include_bytes!("../../tests/formats/record-5-running.json");
     const RUNNING_1: &[u8] = include_bytes!("../../tests/formats/record-1-running.json");
 
     fn id() -> RunId {
@@ -210,12 +215,28 @@ mod tests {
     }
 
     #[test]
-    fn what_isolates_a_run_stands_in_its_record_and_of_earlier_ones_it_was_a_machine() {
-        let mut record = SandboxRecord::parse(RUNNING_2, id()).unwrap();
-        assert_eq!(record.desired.runtime, None);
-        record.desired.runtime = Some(wire::v1::node::RuntimeName::ContainerRunc);
-        let written = serde_json::to_vec(&record).unwrap();
-        assert_eq!(SandboxRecord::parse(&written, id()), Ok(record));
+    fn a_record_of_form_3_or_4_is_of_a_machine_with_the_volumes_that_it_names() {
+        let process = || ProcessFacts { pid: 1, started: 7, boot: "fake".to_owned() };
+        for (text, volumes) in [(RUNNING_3, vec![]), (RUNNING_4, vec!["work"])] {
+            let record = SandboxRecord::parse(text, id()).unwrap();
+            assert_eq!((record.version, record.desired.data), (VERSION, DataDisk::Kept));
+            assert_eq!(record.desired.pod.to_string(), "notes");
+            assert_eq!(record.desired.volumes.iter().map(|volume| volume.name.as_str()).collect::<Vec<_>>(), volumes);
+            assert_eq!(record.desired.runtime, None, "of a machine nothing was said");
+            assert_eq!(record.facts, Some(GuestFacts::Qemu(VmmFacts { process: process() })));
+            let written = serde_json::to_vec(&record).unwrap();
+            assert_eq!(SandboxRecord::parse(&written, id()), Ok(record));
+        }
+    }
+
+    #[test]
+    fn what_isolates_a_run_stands_in_its_record_in_the_form_that_is_kept_here() {
+        let record = SandboxRecord::parse(RUNNING_5, id()).unwrap();
+        assert_eq!(record.desired.runtime, Some(RuntimeName::ContainerRunc));
+        let Some(GuestFacts::Container(facts)) = &record.facts else { panic!("{:?}", record.facts) };
+        assert_eq!((facts.runtime, facts.process.pid), (RuntimeName::ContainerRunc, 1));
+        let kept: Value = serde_json::from_slice(RUNNING_5).unwrap();
+        assert_eq!(serde_json::to_value(&record).unwrap(), kept);
     }
 
     /// The part of the last program's record by which it knew a later one.

@@ -97,6 +97,10 @@ impl Node {
 
     /// No other takes the place of what is asked for.
     fn check_runtime(&self, spec: &SandboxSpec) -> Result<(), CreateError> {
+        let runtime = spec.runtime.unwrap_or_else(|| self.shared.runtime_of(None).name);
+        if !spec.volumes.is_empty() && runtime.is_container() {
+            return Err(CreateError::VolumesNeedMachine);
+        }
         let Some(wanted) = spec.runtime else { return Ok(()) };
         let offers = &self.shared.offers;
         if offers.iter().any(|offered| offered.name == wanted) {

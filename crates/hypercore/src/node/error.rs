@@ -23,6 +23,8 @@ pub(crate) enum CreateError {
         "the data of the POD {0} was written by a machine, and no host mounts such a disk: start it in a machine again"
     )]
     DataOfMachine(PodId),
+    #[error("a sandbox with volumes needs a machine: no host mounts what a machine wrote")]
+    VolumesNeedMachine,
     #[error("this node does not have the image {0}")]
     NoImage(domain::ImageDigest),
     #[error("{}", no_room(.0))]

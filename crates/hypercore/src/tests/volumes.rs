@@ -6,7 +6,7 @@ use domain::VolumeId;
 use sandbox::DiskUsage;
 use serde_json::{Value, json};
 use tower::ServiceExt;
-use wire::v1::node::{SandboxSpec, SandboxVolume};
+use wire::v1::node::{RuntimeName, SandboxSpec, SandboxVolume};
 
 use super::node::{Daemon, TestNode, id, spec};
 use super::pod::PodBehavior;
@@ -111,6 +111,11 @@ async fn a_volume_has_one_sandbox_and_is_neither_erased_nor_grown_while_that_is_
     let told = host.guests.with(id(1), |guest| guest.identities.last().cloned()).unwrap();
     let volumes: Vec<_> = told.volumes.iter().map(|volume| (volume.name.as_str(), volume.path.as_str())).collect();
     assert_eq!(volumes, [("work", "/workspace")]);
+    let in_container = SandboxSpec { runtime: Some(RuntimeName::ContainerRunc), ..with_volume() };
+    let (status, fault) = call(&daemon, Method::PUT, "/v1/sandboxes/00000000-0000-0002", json!(in_container)).await;
+    let told = (fault["code"].as_str(), fault["field"].as_str());
+    assert_eq!((status, told), (StatusCode::BAD_REQUEST, (Some("invalid_request"), Some("volumes"))), "{fault}");
+    assert!(fault["error"].as_str().unwrap().contains("needs a machine"), "{fault}");
     // The same again is no other.
     daemon.offer(id(1), &with_volume()).await.unwrap();
     let second = daemon.offer(id(2), &with_volume()).await;

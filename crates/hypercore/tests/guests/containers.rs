@@ -5,11 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use client::NodeError;
-use domain::PodId;
+use domain::{PodId, VolumeId};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep};
 use wire::fault::Code;
-use wire::v1::node::{DataPolicy, RuntimeName, SandboxPhase};
+use wire::v1::node::{DataPolicy, RuntimeName, SandboxPhase, SandboxSpec, SandboxVolume, VolumeSpec};
 
 use crate::machine::{Residue, processes_of};
 use crate::node::{CANARY, NodeProcess, PATIENCE, id};
@@ -162,6 +162,16 @@ async fn one_node_has_machines_and_containers_and_data_goes_from_those_to_these_
         assert_eq!(refused.code(), Some(Code::InvalidRequest), "{refused}");
         assert!(matches!(&refused, NodeError::Refused(_)) && refused.to_string().contains(why), "{refused}");
     }
+    let volume = VolumeId::from_bits(7);
+    node.client().put_volume(volume, &VolumeSpec { size_mib: 64, exists: false }).await.unwrap();
+    node.runtime = Some(RuntimeName::ContainerRunc);
+    let other = PodId::chosen("agent-124").unwrap();
+    let mount = SandboxVolume { id: volume, name: "work".parse().unwrap(), path: "/workspace".parse().unwrap() };
+    let with_volume = SandboxSpec { volumes: vec![mount], ..node.spec(other) };
+    let refused = node.client().create(id(4), &with_volume, None).await.unwrap_err();
+    assert!(refused.to_string().contains("needs a machine"), "{refused}");
+    assert_eq!(node.client().info().await.unwrap().sandboxes, 0);
+    node.client().erase_volume(volume).await.unwrap();
     node.client().erase(pod).await.unwrap();
     let until = Instant::now() + PATIENCE;
     while node.client().info().await.unwrap().sandboxes > 0 {

@@ -131,6 +131,12 @@ fn processes(name: &str) -> Vec<String> {
         .into_iter()
         .filter(|pid| pid.bytes().all(|byte| byte.is_ascii_digit()))
         .filter(|pid| {
+            // One that has ended and that nobody buries: a container's, whose shim was killed, is
+            // left to the machine's first process.
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            if stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')) {
+                return false;
+            }
             let cgroup = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
             cgroup.contains(&format!("/{name}/"))
         })

@@ -53,7 +53,7 @@ pub struct SandboxSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<SandboxVolume>,
     /// What isolates it: one of those that the node offers, and no other in its place. The
-    /// strongest of those where it is absent.
+    /// strongest of those where it is absent. With volumes it must be a machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<RuntimeName>,
     /// The agent's environment. Sealed on the node's disk, wiped at stop; in no

@@ -1,7 +1,7 @@
 //! What a request for a spawn asks for, read and admitted: everything that can be refused
 //! before anything is written.
 
-use control::{AdmitError, Grant, ImageAsk, SpawnAsk, UnmetNeed};
+use control::{AdmitError, Grant, ImageAsk, RuntimeRefusal, SpawnAsk, UnmetNeed};
 use domain::{HeldImageName, PodId, ResourceRequest, RunId, RuntimeKind, VolumeMount};
 use http::header::HeaderMap;
 use store::{IdempotencyKey, RunExpiry, RunPod, RunReservation};
@@ -62,6 +62,7 @@ impl Gateway {
             may_bring: &self.config.byo_image_tiers,
             runtime: request.runtime.as_deref(),
             data_of_machine: requested.data_of_machine,
+            has_volumes: requested.has_volumes || !volumes.is_empty(),
         };
         let grant = self.parts.control.admit(&ask).await.map_err(refused)?;
         let expiry = self.expiry(request.timeout_seconds).await?;
@@ -81,6 +82,8 @@ impl Gateway {
         let last = self.owned(pod, holder.wallet).await?;
         let ran_in = last.runtime.as_deref().unwrap_or_default();
         let data_of_machine = last.data.is_some() && RuntimeKind::Qemu.is_of(ran_in);
+        // Where no runtime is asked for, control finds one that its volumes allow.
+        let has_volumes = request.runtime.is_some() && !self.parts.store.run_volumes(last.id).await?.is_empty();
         let image_ref = request.image_ref.clone();
         let before = Some(last.ask());
         let same = request.agent_type.is_none() && image_ref.is_none();
@@ -91,6 +94,7 @@ impl Gateway {
             public: request.public.unwrap_or(last.public),
             before,
             data_of_machine,
+            has_volumes,
         })
     }
 
@@ -146,6 +150,8 @@ struct RequestedPod {
     before: Option<ResourceRequest>,
     /// Whether what is kept of it was written by a machine.
     data_of_machine: bool,
+    /// Whether it has volumes already, as far as what is asked for depends on that.
+    has_volumes: bool,
 }
 
 impl Gateway {
@@ -162,6 +168,7 @@ impl Gateway {
             public: request.public.unwrap_or(false),
             before: None,
             data_of_machine: false,
+            has_volumes: false,
         })
     }
 
@@ -220,6 +227,9 @@ pub(crate) fn refused(error: AdmitError) -> ApiError {
             fault.into()
         }
         AdmitError::Unmet { unmet, working } => unmet_need(&unmet, working),
+        AdmitError::Runtime(refusal @ RuntimeRefusal::VolumesNeedMachine) => {
+            fault(Code::InvalidRequest, "volumes", &refusal.to_string())
+        }
         AdmitError::Runtime(refusal) => fault(Code::InvalidRequest, "runtime", &refusal.to_string()),
         AdmitError::Share { field, .. } => fault(Code::InvalidRequest, field, &error.to_string()),
     }

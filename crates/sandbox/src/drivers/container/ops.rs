@@ -99,6 +99,9 @@ impl Inner {
         let id = spec.slot.run;
         let no = |refusal| Err(refused(RuntimeOperation::Create, id, refusal));
         let runtime = self.runtime_of(spec)?;
+        if !spec.volumes.is_empty() {
+            return no(DriverRefusal::VolumesNeedMachine);
+        }
         let slots = self.slots();
         if spec.slot.number >= slots {
             return no(DriverRefusal::NoSlot { slot: spec.slot.number, slots });
