@@ -107,13 +107,13 @@ async fn reaches_the_internet_and_nothing_else(
     node.ready(id(1)).await;
     node.ready(id(2)).await;
 
-    let (host, udp) = (listen("0.0.0.0"), UdpSocket::bind("0.0.0.0:0").unwrap());
+    let (host, udp) = (listen("0.0.0.0"), UdpSocket::bind("0.0.0.0:0").expect("a port"));
     let mut closed: Vec<String> = Vec::new();
     let gateway = format!("11.22.{third}.1");
     let (ours, neighbours) = (format!("{range}.1"), format!("{range}.5"));
     for address in ["10.200.0.1", &ours, &neighbours, &gateway, "192.0.2.2", "127.0.0.1", "169.254.169.254"] {
         closed.extend(["tcp".to_owned(), format!("{address}:{host}"), "icmp".to_owned(), address.to_owned()]);
-        closed.extend(["udp".to_owned(), format!("{address}:{}", udp.local_addr().unwrap().port())]);
+        closed.extend(["udp".to_owned(), format!("{address}:{}", udp.local_addr().expect("bound").port())]);
     }
     // The neighbour, by each name it could have; private, shared, special and IPv6 addresses.
     let [agent, pod] = [8_080, 49_983].map(|port| format!("{range}.6:{port}"));
@@ -137,7 +137,6 @@ async fn reaches_the_internet_and_nothing_else(
     let mut words = vec!["/usr/bin/agent-echo", "probe"];
     words.extend(closed.iter().map(String::as_str));
     let said = node.run(id(1), &words).await;
-    println!("{said}");
     assert!(said.lines().count() >= 30 && !said.contains("answered"), "{said}");
     assert!(
         udp.set_nonblocking(true).is_ok() && udp.recv(&mut [0; 9]).is_err(),
@@ -147,7 +146,6 @@ async fn reaches_the_internet_and_nothing_else(
     // A public address answers: an echo of the site's own kernel.
     let open = format!("{site}:81");
     let said = node.run(id(1), &["/usr/bin/agent-echo", "probe", "icmp", &site, "tcp", &open]).await;
-    println!("{said}");
     assert!(said.contains("refused"), "{said}");
     for bits in 1..=2 {
         node.delete(id(bits)).await;
