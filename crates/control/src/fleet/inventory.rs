@@ -198,8 +198,8 @@ impl Fleet {
     }
 
     /// The runtimes of the nodes, by what each said last.
-    pub(crate) fn runtimes(&self) -> BTreeSet<&'static str> {
-        self.reports().values().filter_map(Report::info).flat_map(NodeInfo::offers).map(RuntimeName::as_str).collect()
+    pub(crate) fn runtimes(&self) -> BTreeSet<RuntimeName> {
+        self.reports().values().filter_map(Report::info).flat_map(NodeInfo::offers).collect()
     }
 
     /// The node that a holder's image goes to: of those that were heard lately the one with the

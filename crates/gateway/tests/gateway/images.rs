@@ -250,7 +250,15 @@ async fn what_is_asked_of_an_image_has_bounds_that_are_named() {
 /// A gateway whose lowest tier gives images this much, and whose middle one nothing.
 fn with_quota(mib: u32) -> Setup {
     let row = |name: &str, min, cores, images| {
-        let tier = Tier { min, cores, memory: 1024 * cores, disk: 1024, agents: 1, images: Some(images) };
+        let tier = Tier {
+            min,
+            cores,
+            memory: 1024 * cores,
+            disk: 1024,
+            agents: 1,
+            images: Some(images),
+            runtimes: domain::RuntimeKinds::MACHINES,
+        };
         (TierName::try_from(name.to_owned()).unwrap(), tier)
     };
     let tiers = Tiers::new(vec![row("basic", 1, 1, mib), row("none", 5_000_000, 2, 0)]).unwrap();

@@ -80,9 +80,9 @@ async fn a_volume_goes_from_one_agent_to_the_next_with_all_that_is_on_it() {
     cli(&stack, &holder, &["volume", "resize", "work", "--size", "256M"]);
     let second = spawn(&stack, &holder);
     assert!(read(&stack, &holder, &second) == written);
-    // The room that it was grown by is the agent's.
+    // The room that it was grown by is the agent's: a file goes up in pieces, which become one.
     let large = stack.path("large");
-    File::create(&large).unwrap().set_len(150 << 20).unwrap();
+    File::create(&large).unwrap().set_len(100 << 20).unwrap();
     cli(&stack, &holder, &["cp", large.to_str().unwrap(), &format!("{second}:/workspace/large")]);
     stack.remove(&holder, &second).await.expect(200);
 
