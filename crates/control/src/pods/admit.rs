@@ -327,12 +327,33 @@ fn share_of(tier: Tier, ask: &SpawnAsk<'_>) -> Result<Tier, AdmitError> {
 mod tests {
     use super::*;
 
-    const TIER: Tier = Tier { min: 7, cores: 4, memory: 4_096, disk: 1_024, agents: 1, images: None };
+    const TIER: Tier = Tier {
+        min: 7,
+        cores: 4,
+        memory: 4_096,
+        disk: 1_024,
+        agents: 1,
+        images: None,
+        runtimes: RuntimeKinds::MACHINES,
+    };
 
     fn share(cores: Option<u32>, memory_mib: Option<u32>, before: Option<(u32, u64)>) -> Result<Tier, AdmitError> {
         let before = before.map(|(cores, memory_mib)| ResourceRequest { cores, memory_mib });
         let (holder, image, none) = (Wallet([1; 32]), ImageAsk::Named("any"), BTreeSet::new());
-        share_of(TIER, &SpawnAsk { holder, image, cores, memory_mib, before, may_bring: &none })
+        share_of(
+            TIER,
+            &SpawnAsk {
+                holder,
+                image,
+                cores,
+                memory_mib,
+                before,
+                may_bring: &none,
+                runtime: None,
+                data_of_machine: false,
+                has_volumes: false,
+            },
+        )
     }
 
     #[test]
@@ -359,21 +380,23 @@ mod tests {
 
     #[test]
     fn a_runtime_is_had_where_the_tier_allows_it_by_name_and_the_strongest_comes_first() {
+        use RuntimeName::{ContainerRunc, QemuKvm, QemuTcg};
+
         let none = BTreeSet::new();
         let ask = |runtime, data_of_machine| SpawnAsk {
             holder: Wallet([1; 32]),
             image: ImageAsk::Named("echo"),
             cores: None,
             memory_mib: None,
+            before: None,
             may_bring: &none,
             runtime,
             data_of_machine,
             has_volumes: false,
         };
         let (runtimes, containers) = (RuntimeKinds::MACHINES, [RuntimeKind::Qemu, RuntimeKind::ContainerRunc]);
-        let machines = Tier { min: 7, cores: 4, memory: 4_096, disk: 1_024, agents: 1, runtimes };
+        let machines = Tier { min: 7, cores: 4, memory: 4_096, disk: 1_024, agents: 1, images: None, runtimes };
         let both = Tier { runtimes: containers.into_iter().collect(), ..machines };
-        use RuntimeName::{ContainerRunc, QemuKvm, QemuTcg};
         let cases = [
             (&machines, None, vec![QemuKvm, QemuTcg]),
             (&both, None, vec![QemuKvm, QemuTcg, ContainerRunc]),
