@@ -1,5 +1,5 @@
 //! Images that holders bring to a fake node: bytes in memory. An archive that begins with `bad`
-//! is no image; one that begins with `slow` becomes one when the test says so.
+//! is no image; one that begins with `slow` becomes one, twice as large, when the test says so.
 
 use async_trait::async_trait;
 use client::NodeError;

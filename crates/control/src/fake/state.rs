@@ -184,7 +184,7 @@ impl FakeUpload {
             } else if self.bytes.starts_with(b"slow") {
                 HeldImage::Importing { step: "unpack".to_owned() }
             } else {
-                self.held()
+                self.held(self.spec.size)
             });
         }
         self.shown()
@@ -193,13 +193,13 @@ impl FakeUpload {
     /// What is worked on is done.
     pub(super) fn finish(&mut self) {
         if let Some(HeldImage::Importing { .. }) = self.made {
-            self.made = Some(self.held());
+            self.made = Some(self.held(2 * self.spec.size));
         }
     }
 
-    fn held(&self) -> HeldImage {
+    fn held(&self, bytes: u64) -> HeldImage {
         let digest = ImageDigest(self.spec.sha256.0);
-        HeldImage::Held { digest, bytes: self.spec.size, needs: ImageNeeds::default() }
+        HeldImage::Held { digest, bytes, needs: ImageNeeds::default() }
     }
 }
 

@@ -288,7 +288,7 @@ async fn images_have_their_tiers_quota_which_one_holder_fills_for_itself_alone()
 #[tokio::test]
 async fn one_image_of_a_wallet_is_made_at_a_time_and_what_was_made_counts_for_the_next() {
     let (edge, owner, other) = (with_quota(2).start().await, holder(), holder());
-    let (slow, next) = ([&b"slow"[..], &[b'x'; 1_048_576]].concat(), b"next".to_vec());
+    let (slow, next) = ([&b"slow"[..], &[b'x'; 786_432]].concat(), b"next".to_vec());
     let first = Upload::begin(&edge, &owner, "first", &slow).await;
     let second = Upload::begin(&edge, &owner, "second", &next).await;
     first.append(&edge, 0, &slow).await;
