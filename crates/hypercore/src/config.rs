@@ -92,9 +92,10 @@ pub struct Config {
     /// leave alone.
     pub first_uid: u32,
     /// Milliseconds from a guest's start to its readiness, or it is started again, after two
-    /// thirds of them if its `pod` has not spoken yet; as many within ten minutes that it may
-    /// be unready later on. So much less than the gateway's `spawn_timeout_ms` that a guest
-    /// that hangs at boot can be started once more within it. Default 45000.
+    /// thirds of them, and 30 s at most, if its `pod` has not spoken yet; as many within ten
+    /// minutes that it may be unready later on. So much less than the gateway's
+    /// `spawn_timeout_ms` that a guest that hangs at boot can be started once more within it.
+    /// Default 45000.
     pub boot_deadline_ms: u64,
     /// Milliseconds between two looks at an agent. Default 2000.
     pub health_period_ms: u64,

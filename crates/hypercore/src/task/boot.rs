@@ -27,6 +27,8 @@ use crate::policy::ReadinessHistory;
 const ENTROPY_BYTES: usize = 64;
 /// How much of a guest's words on its agent's end is repeated.
 const LAST_EXIT_CHARS: usize = 200;
+/// A kernel that has not come to `pod` after so long hangs: it takes two seconds where it is emulated.
+const FIRST_WORD: Duration = Duration::from_secs(30);
 /// Pause after an answer that came before its time.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -186,8 +188,8 @@ impl SandboxTask {
 
 /// Until when `pod` must have spoken, of the time that there is to be ready: whoever hangs
 /// before is started again while its holder still waits.
-const fn first_word(most: Duration) -> Duration {
-    most.saturating_mul(2).checked_div(3).expect("three is not zero")
+fn first_word(most: Duration) -> Duration {
+    (most * 2 / 3).min(FIRST_WORD)
 }
 
 fn identity(
