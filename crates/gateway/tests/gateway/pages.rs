@@ -63,7 +63,8 @@ fn writing() -> Vec<(Method, String)> {
     let document: Value = serde_json::from_str(&palatine_gateway::openapi()).unwrap();
     let paths = document["paths"].as_object().unwrap();
     let calls = paths.iter().flat_map(|(path, calls)| {
-        let path = path.replace("{id}", "a1b2c3d4-e5f6-7890").replace("{method}", "StreamInput");
+        let path =
+            path.replace("{id}", "a1b2c3d4-e5f6-7890").replace("{method}", "StreamInput").replace("{image}", "mine");
         let path = path.replace("{task}", &format!("0x{}", "5e".repeat(32)));
         let written = [("post", Method::POST), ("put", Method::PUT)].into_iter();
         written.filter(|(name, _)| calls.get(name).is_some()).map(move |(_, method)| (method, path.clone()))
