@@ -99,6 +99,12 @@ pub struct Tier {
 }
 
 impl Tier {
+    /// What the record of a run keeps of it: what else the tier allows was decided at admission.
+    #[must_use]
+    pub const fn as_kept(self) -> Self {
+        Self { images: None, runtimes: RuntimeKinds::MACHINES, ..self }
+    }
+
     /// The disk quota of a tier that names none, in MiB.
     pub const DEFAULT_DISK_MIB: u32 = 10 * 1024;
     /// The agents at once of a tier that names none.

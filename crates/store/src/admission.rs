@@ -196,7 +196,7 @@ impl RunReservation {
             agent_type: self.agent_type.clone(),
             image: self.image,
             tier: self.tier.clone(),
-            tier_config: self.tier_config,
+            tier_config: self.tier_config.as_kept(),
             public: self.public,
             spawned_at: self.now,
             ended_at: None,
