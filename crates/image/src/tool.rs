@@ -227,7 +227,7 @@ mod tests {
     fn what_a_tool_has_started_ends_with_it() {
         let dir = tempfile::tempdir().unwrap();
         let began = dir.path().join("began");
-        let script = "sleep 1000 & echo $! > \"$0.draft\" && mv \"$0.draft\" \"$0\"; wait";
+        let script = "sleep 1000 & echo $! > \"$0.draft\" && ln \"$0.draft\" \"$0\"; wait";
         let stopped = SHELL.run_told(&Unwanted(began.clone()), |c| c.args(["-c", script]).arg(&began));
         assert!(matches!(stopped, Err(ToolError::Stopped { .. })), "{stopped:?}");
         let id = std::fs::read_to_string(&began).unwrap();

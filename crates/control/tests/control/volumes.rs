@@ -10,8 +10,10 @@ use wire::v1::node::RuntimeName;
 
 use crate::cluster::{ClusterSetup, TestCluster, id, pod, reservation, wallet};
 
-/// How long what was cut off may take to be settled.
-const SETTLED: Duration = Duration::from_secs(200);
+/// Longer than what was cut off may take to be looked at again.
+const SETTLED: Duration = Duration::from_secs(25);
+/// Longer than whoever asks for a volume is left to make it.
+const LONG_AGO_MS: u64 = 70_000;
 
 fn order(n: u64, name: &str, size_mib: u64) -> VolumeOrder {
     VolumeOrder { holder: wallet(1), id: VolumeId::from_bits(n), name: name.parse().unwrap(), size_mib }
@@ -90,7 +92,7 @@ async fn a_volume_whose_making_was_cut_off_is_made_and_one_whose_removal_was_is_
             size_mib: 100,
             node: "node-1".to_owned(),
             state: VolumeState::Creating,
-            created_at: cluster.now(),
+            created_at: domain::UnixMillis(cluster.now().0 - LONG_AGO_MS),
             attached: None,
         },
         quota: store::VolumeQuota { disk_mib: 1_000, volumes: 9 },

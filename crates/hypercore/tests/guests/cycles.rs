@@ -9,9 +9,9 @@ use crate::node::{NodeProcess, id};
 
 #[tokio::test]
 async fn five_cycles_leave_the_machine_as_it_was() {
-    let before = Residue::of("pltc");
-    let mut node = NodeProcess::new("pltc", 2, "").await;
-    let idle = Residue::of("pltc");
+    let before = Residue::of("pltz");
+    let mut node = NodeProcess::new("pltz", 2, "").await;
+    let idle = Residue::of("pltz");
     for bits in 1..=5 {
         node.create(id(bits)).await;
         if bits == 1 {
@@ -21,7 +21,7 @@ async fn five_cycles_leave_the_machine_as_it_was() {
             sleep(Duration::from_millis(150 * (bits - 2))).await;
         }
         node.delete(id(bits)).await;
-        assert_eq!(Residue::of("pltc"), idle, "after cycle {bits}");
+        assert_eq!(Residue::of("pltz"), idle, "after cycle {bits}");
     }
     for folder in ["guests", "sandboxes"] {
         assert_eq!(std::fs::read_dir(node.dir.path().join("node").join(folder)).unwrap().count(), 0);
@@ -32,6 +32,6 @@ async fn five_cycles_leave_the_machine_as_it_was() {
     node.kill();
     node.start().await;
     node.delete(id(6)).await;
-    assert_eq!(Residue::of("pltc"), idle);
+    assert_eq!(Residue::of("pltz"), idle);
     node.end(&before);
 }
