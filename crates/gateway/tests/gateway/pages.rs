@@ -69,7 +69,8 @@ fn writing() -> Vec<(Method, String)> {
         let written = [("post", Method::POST), ("put", Method::PUT)].into_iter();
         written.filter(|(name, _)| calls.get(name).is_some()).map(move |(_, method)| (method, path.clone()))
     });
-    let calls: Vec<_> = calls.collect();
+    // An upload is opened by its own token, in a header that no page can send unasked.
+    let calls: Vec<_> = calls.filter(|(_, path)| !path.starts_with("/images/uploads/")).collect();
     assert!(calls.len() > 10 && calls.iter().all(|(_, path)| !path.contains('{')), "{calls:?}");
     calls
 }
