@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use palatine_gateway::Config;
 
-use crate::edge::{Answer, Edge, PATIENCE, Setup, holder, instant};
+use crate::edge::{Answer, Edge, Setup, holder, instant};
 
 #[tokio::test]
 async fn a_spawn_answers_with_the_seeds_json_and_ours_beside_it() {
@@ -89,8 +89,8 @@ async fn images_that_no_node_has_told_yet_are_503() {
     let (edge, holder) = (setup.start().await, holder());
     let answer = edge.spawn(&holder).await;
     assert_eq!((answer.status, answer.code()), (503, "node_unavailable"));
-    let ready = Answer::of(edge.client.get(edge.url("/ready"))).await;
-    assert_eq!((ready.status, &ready.body["status"]), (503, &json!("node: no node answers")));
+    let ready = edge.ready(503, "the only node is down").await;
+    assert_eq!(ready["status"], json!("node: no node answers"));
 }
 
 #[tokio::test]
@@ -155,7 +155,7 @@ async fn tiers_health_and_the_document_are_open() {
     let get = |path: &'static str| Answer::of(edge.client.get(edge.url(path)));
     insta::assert_json_snapshot!("tiers", get("/tiers").await.body);
     insta::assert_json_snapshot!("health", get("/health").await.masked());
-    assert_eq!(get("/ready").await.status, 200);
+    edge.ready(200, "nothing is wrong").await;
     let document = get("/openapi.json").await;
     assert_eq!(document.body, serde_json::from_str::<Value>(&palatine_gateway::openapi()).unwrap());
 }
@@ -335,33 +335,22 @@ async fn metrics_are_for_those_the_operator_named() {
 async fn fault_1_0_ready_says_which_part_fails_and_since_when() {
     let config = Config { probe_ms: 20, ..Config::default() };
     let edge = Setup { config, ..Setup::default() }.start().await;
-    let ready = async |status: u16, what: &str| {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
-        loop {
-            let answer = Answer::of(edge.client.get(edge.url("/ready"))).await;
-            if answer.status == status {
-                return answer.body;
-            }
-            assert!(tokio::time::Instant::now() < deadline, "{what}: {} {}", answer.status, answer.body);
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
-    };
     let part = |body: &Value, name: &str| {
         let parts = body["parts"].as_array().unwrap().clone();
         parts.into_iter().find(|part| part["part"] == name).unwrap()
     };
-    let well = ready(200, "all parts answer").await;
+    let well = edge.ready(200, "all parts answer").await;
     assert_eq!((&well["status"], &part(&well, "solana")["state"]), (&json!("ok"), &json!("ok")));
     // The chain hangs: nobody spawns anything, and yet it is noticed.
     edge.setup.balances.fail(true);
-    let sick = ready(503, "a chain that does not answer is noticed").await;
+    let sick = edge.ready(503, "a chain that does not answer is noticed").await;
     assert_eq!(sick["status"], "solana: no Solana endpoint gives a balance");
     let since = part(&sick, "solana")["since"].as_u64().unwrap();
     assert!(since >= part(&well, "solana")["since"].as_u64().unwrap());
-    assert_eq!(part(&ready(503, "it stays so").await, "solana")["since"], since, "the first sight is what counts");
+    assert_eq!(part(&edge.ready(503, "it stays so").await, "solana")["since"], since, "the first sight is what counts");
     assert_eq!(part(&sick, "store")["state"], "ok");
     edge.setup.balances.fail(false);
-    assert_eq!(ready(200, "it answers again").await["status"], "ok");
+    assert_eq!(edge.ready(200, "it answers again").await["status"], "ok");
 }
 
 #[tokio::test]

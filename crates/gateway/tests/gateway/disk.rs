@@ -4,9 +4,8 @@ use std::path::Path;
 
 use reqwest::Method;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
-use serde_json::Value;
 
-use crate::edge::{Answer, Edge, PATIENCE, Setup, holder};
+use crate::edge::{Answer, Edge, Setup, holder};
 
 /// Big enough for a store and for the room it keeps.
 const SIZE: &std::ffi::CStr = c"size=48m,mode=0700";
@@ -32,11 +31,6 @@ async fn ask(edge: &Edge, who: &auth::Keypair, method: Method, path: &str, body:
     Answer::of(edge.signed(who, method, path, body)).await
 }
 
-async fn ready(edge: &Edge) -> (u16, Value) {
-    let answer = Answer::of(edge.client.get(edge.url("/ready"))).await;
-    (answer.status, answer.body["status"].clone())
-}
-
 #[test]
 fn case_disk_full_what_is_new_waits_and_what_there_is_can_be_seen_and_stopped() {
     let setup = Setup::default();
@@ -53,7 +47,7 @@ async fn full(setup: Setup) {
     let spawned = ask(&edge, &owner, Method::POST, "/spawn", echo).await;
     assert_eq!(spawned.status, 200, "{}", spawned.body);
     let id = spawned.body["agent"]["id"].as_str().unwrap().to_owned();
-    assert_eq!(ready(&edge).await.0, 200);
+    edge.ready(200, "nothing is wrong yet").await;
     fill(&ballast);
     // What the log's last pages still hold goes first.
     let mut refused = None;
@@ -67,8 +61,8 @@ async fn full(setup: Setup) {
     let refused = refused.expect("the disk never got full");
     assert_eq!((refused.status, refused.code()), (503, "store_unavailable"), "{}", refused.body);
     assert!(refused.body["retry_after"].as_u64().is_some_and(|seconds| seconds > 0));
-    let (status, why) = ready(&edge).await;
-    assert!(status == 503 && why.as_str().is_some_and(|why| why.contains("its disk is full")), "{status} {why}");
+    let why = edge.ready(503, "the disk is full").await["status"].clone();
+    assert!(why.as_str().is_some_and(|why| why.contains("its disk is full")), "{why}");
     for path in ["/agents".to_owned(), format!("/status/{id}")] {
         for _ in 0..20 {
             let answer = ask(&edge, &owner, Method::GET, &path, b"").await;
@@ -81,10 +75,6 @@ async fn full(setup: Setup) {
     let again = ask(&edge, &owner, Method::POST, "/spawn", echo).await;
     assert_eq!(again.code(), "store_unavailable");
     std::fs::remove_file(&ballast).unwrap();
-    let until = tokio::time::Instant::now() + PATIENCE;
-    while ready(&edge).await.0 != 200 {
-        assert!(tokio::time::Instant::now() < until, "it does not get well: {:?}", ready(&edge).await);
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-    }
+    edge.ready(200, "it gets well").await;
     assert_eq!(ask(&edge, &owner, Method::POST, "/spawn", echo).await.status, 200);
 }

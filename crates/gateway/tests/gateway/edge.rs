@@ -166,6 +166,21 @@ impl Edge {
         setup.start().await
     }
 
+    /// What `/ready` says, once it does so with this status; `what` is being waited for. The
+    /// parts are asked in the background, so that the first answers may not know of them yet.
+    pub(crate) async fn ready(&self, status: u16, what: &str) -> Value {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let answer = Answer::of(self.client.get(self.url("/ready"))).await;
+            let is_asked = !answer.body["status"].as_str().is_some_and(|status| status.contains("was not asked yet"));
+            if answer.status == status && is_asked {
+                return answer.body;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "{what}: {} {}", answer.status, answer.body);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
