@@ -35,10 +35,17 @@ impl Machine {
             memory_mib: kib / 1024,
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             qemu: first_line("qemu-system-x86_64", &["--version"])?,
-            commit: first_line("git", &["describe", "--always", "--dirty"])?,
+            commit: commit()?,
             date: first_line("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"])?,
         })
     }
+}
+
+/// The commit that is measured, and whether anything but earlier figures differs from it.
+fn commit() -> Result<String> {
+    let commit = first_line("git", &["describe", "--always"])?;
+    let changed = first_line("git", &["status", "--porcelain", "--untracked-files=no", "--", ".", ":!bench/results"])?;
+    Ok(if changed.is_empty() { commit } else { format!("{commit}-dirty") })
 }
 
 fn first_line(program: &str, arguments: &[&str]) -> Result<String> {
