@@ -6,6 +6,9 @@ pub const AT: &str = "PALATINE_KILL_AT";
 /// A file to which a debug build adds the name of each point it passes, so that a
 /// test learns which there are.
 pub const SEEN: &str = "PALATINE_KILL_POINTS";
+/// The name of a program: where a debug build would kill itself it kills its own child of that
+/// name instead, and goes on.
+pub const CHILD: &str = "PALATINE_KILL_CHILD";
 
 /// A point at which tests kill the program. Release builds have none.
 #[inline]
@@ -18,15 +21,15 @@ pub fn failpoint(what: &str, step: &str) {
 
 #[cfg(debug_assertions)]
 mod debug {
-    use std::fs::OpenOptions;
+    use std::fs::{self, OpenOptions};
     use std::io::Write;
     use std::path::PathBuf;
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use rustix::process::{Signal, getpid, kill_process};
+    use rustix::process::{Pid, Signal, getpid, kill_process};
 
-    use super::{AT, SEEN};
+    use super::{AT, CHILD, SEEN};
 
     static PLAN: LazyLock<Option<Plan>> = LazyLock::new(|| Plan::read(&std::env::var(AT).ok()?));
     static LIST: LazyLock<Option<PathBuf>> = LazyLock::new(|| std::env::var_os(SEEN).map(PathBuf::from));
@@ -54,11 +57,30 @@ mod debug {
         let Some(plan) = &*PLAN else { return };
         let here = plan.point.strip_prefix(what).and_then(|rest| rest.strip_prefix('.')) == Some(step);
         if here && plan.left.fetch_sub(1, Ordering::SeqCst) == 1 {
+            if let Ok(name) = std::env::var(CHILD) {
+                for child in children(&name) {
+                    let _ = kill_process(child, Signal::KILL);
+                }
+                return;
+            }
             let _ = kill_process(getpid(), Signal::KILL);
             // The signal is on its way; nothing more is done here.
             loop {
                 std::thread::park();
             }
         }
+    }
+
+    /// The children of this process that are called so.
+    fn children(name: &str) -> impl Iterator<Item = Pid> {
+        let ours = format!(" ({name}) ");
+        let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw));
+        pids.filter(move |pid| {
+            // `<pid> (<name>) <state> <parent> …`
+            let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).unwrap_or_default();
+            let parent = stat.split_once(&ours).and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
+            parent == Some(getpid().as_raw_nonzero().get())
+        })
     }
 }

@@ -11,7 +11,7 @@ mod file;
 mod folder;
 mod reserve;
 
-pub use failpoint::{AT, SEEN, failpoint};
+pub use failpoint::{AT, CHILD, SEEN, failpoint};
 pub use file::{create, make_dir, move_to, name_aside, replace, set_aside, wipe};
 pub use folder::{parent, sync_parent};
 pub use reserve::BallastFile;

@@ -5,6 +5,7 @@ mod confined;
 mod containers;
 mod crash;
 mod cycles;
+mod deaths;
 mod driver;
 mod machine;
 mod names;

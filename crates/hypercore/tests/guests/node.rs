@@ -27,6 +27,8 @@ pub(crate) struct NodeProcess {
     pub(crate) image: ImageDigest,
     /// What its runs are to be in, where that is said.
     pub(crate) runtime: Option<RuntimeName>,
+    /// What its daemon is told by its environment, from its next start on.
+    pub(crate) environment: Vec<(&'static str, String)>,
     daemon: Option<Child>,
 }
 
@@ -54,7 +56,7 @@ impl NodeProcess {
             220 + number,
         );
         std::fs::write(dir.path().join("palatine.toml"), config).expect("a file");
-        Self { name, dir, image, runtime: None, daemon: None }
+        Self { name, dir, image, runtime: None, environment: Vec::new(), daemon: None }
     }
 
     /// Starts the daemon, which must not come up, and gives what it said.
@@ -86,12 +88,40 @@ impl NodeProcess {
     /// The same through other programs, which end by becoming the daemon.
     pub(crate) async fn start_by(&mut self, entry: &[&str]) {
         self.daemon = Some(self.spawn(entry));
+        assert!(self.comes_up().await, "the daemon has ended: {}", self.log());
+    }
+
+    /// Starts the daemon where none is; says whether it answers, or has ended before it could.
+    pub(crate) async fn comes_up(&mut self) -> bool {
+        if self.daemon.is_none() {
+            self.daemon = Some(self.spawn(&[]));
+        }
         let until = Instant::now() + PATIENCE;
         while self.client().health().await.is_err() {
-            let ended = self.daemon.as_mut().expect("a daemon").try_wait().expect("a child");
-            assert!(ended.is_none() && Instant::now() < until, "the daemon does not answer: {}", self.log());
+            if self.has_died() {
+                return false;
+            }
+            assert!(Instant::now() < until, "the daemon does not answer: {}", self.log());
             sleep(Duration::from_millis(20)).await;
         }
+        true
+    }
+
+    /// Whether the daemon has ended; one that has is forgotten.
+    pub(crate) fn has_died(&mut self) -> bool {
+        let died = self.daemon.as_mut().is_none_or(|daemon| daemon.try_wait().expect("a child").is_some());
+        if died {
+            self.daemon = None;
+        }
+        died
+    }
+
+    /// Changes a line of its configuration, for its next start.
+    pub(crate) fn configure(&self, line: &str, instead: &str) {
+        let config = self.dir.path().join("palatine.toml");
+        let text = std::fs::read_to_string(&config).expect("a file");
+        assert!(text.lines().any(|own| own == line), "there is no line {line:?}: {text}");
+        std::fs::write(config, text.replacen(line, instead, 1)).expect("a file");
     }
 
     fn spawn(&self, entry: &[&str]) -> Child {
@@ -100,6 +130,7 @@ impl NodeProcess {
         let daemon = Command::new(words[0])
             .args(&words[1..])
             .arg(self.dir.path().join("palatine.toml"))
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stderr(log)
             .spawn();
@@ -180,24 +211,33 @@ impl NodeProcess {
 
     /// Runs a command in the guest; what it printed.
     pub(crate) async fn run(&self, id: RunId, words: &[&str]) -> String {
+        self.try_run(id, words).await.expect("a stream from pod")
+    }
+
+    /// The same, where `pod` may go away before the command has ended.
+    pub(crate) async fn try_run(&self, id: RunId, words: &[&str]) -> Option<String> {
         let request = json!({ "process": { "cmd": words[0], "args": words[1..], "envs": {} }, "stdin": false });
         let mut body = BytesMut::new();
         Envelope { end: false, message: Bytes::from(request.to_string()) }.encode(&mut body);
         let request = http::Request::post("/").header("content-type", STREAM_TYPE).body(Full::new(body.freeze()));
-        let answer =
-            self.client().forward(id, "/process.Process/Start", request.expect("a request")).await.expect("pod");
-        let mut said = BytesMut::from(&answer.into_body().collect().await.expect("a stream").to_bytes()[..]);
+        let answer = self.client().forward(id, "/process.Process/Start", request.expect("a request")).await.ok()?;
+        let mut said = BytesMut::from(&answer.into_body().collect().await.ok()?.to_bytes()[..]);
         let mut printed = String::new();
         while let Ok(Some(envelope)) = Envelope::decode(&mut said) {
             if let Ok(frame) = serde_json::from_slice::<ProcessEventFrame>(&envelope.message) {
                 printed.push_str(&output(&frame));
             }
         }
-        printed
+        Some(printed)
     }
 
     /// Ends everything and checks that nothing is left.
     pub(crate) fn end(mut self, before: &machine::Residue) {
+        self.stop_clean(before);
+    }
+
+    /// The same, for who has more to check.
+    pub(crate) fn stop_clean(&mut self, before: &machine::Residue) {
         self.stop();
         assert_eq!(&machine::Residue::of(self.name), before);
     }

@@ -77,16 +77,21 @@ impl Container {
     async fn try_create(&self, spec: &GuestSpec, runtime: OciRuntime) -> Result<Guest, RuntimeError> {
         let (id, slot, wanted) = (spec.slot.run, spec.slot, spec.clone());
         self.blocking(move |inner| inner.lay(&wanted)).await?;
+        durable::failpoint("container", "laid");
         let registered = self.0.client.create_container(self.0.record(spec, runtime)).await;
         registered.during(RuntimeOperation::Create, id, step::VMM)?;
+        durable::failpoint("container", "registered");
         let made = self.0.client.create_task(self.0.task(id)).await;
         let pid = made.during(RuntimeOperation::Create, id, step::VMM)?;
+        durable::failpoint("container", "made");
         let facts = process::facts(pid).during(RuntimeOperation::Create, id, "look at its first process")?;
         let linked = self.blocking(move |inner| inner.connect(slot, pid)).await;
         linked.during(RuntimeOperation::Create, id, step::NETWORK)?;
+        durable::failpoint("container", "connected");
         self.printed().insert(id);
         let started = self.0.client.start_task(&id.to_string()).await;
         started.during(RuntimeOperation::Create, id, step::VMM)?;
+        durable::failpoint("container", "started");
         let found = process::find(&facts).during(RuntimeOperation::Create, id, "look at its first process")?;
         let handle = found
             .ok_or_else(|| DriverFailure::Vmm(format!("it ended at once{}", last_words(&self.0.mounts(id).console()))));
@@ -112,6 +117,7 @@ impl Container {
     /// either.
     async fn end(&self, id: RunId) -> Result<(), DriverFailure> {
         self.blocking(move |inner| inner.kill(id)).await?;
+        durable::failpoint("container", "killed");
         let (name, socket) = (id.to_string(), self.0.shim_socket(id));
         if self.forget_task(&name).await.is_err() {
             let inner = Arc::clone(&self.0);
@@ -120,7 +126,9 @@ impl Container {
             tracing::warn!(%id, killed, "a container's shim did not end its task, and was killed");
             self.forget_task(&name).await?;
         }
+        durable::failpoint("container", "without task");
         self.0.client.delete_container(&name).await?;
+        durable::failpoint("container", "forgotten");
         if let Some(socket) = socket {
             files::remove(&socket)?;
         }

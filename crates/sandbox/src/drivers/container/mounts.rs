@@ -97,8 +97,11 @@ impl Mounts {
         let users = user_namespace(parts.first_uid)?;
         let read_only = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
         shift(parts.base, &self.path("base"), read_only, &users)?;
+        durable::failpoint("container mounts", "base");
         self.layer(parts)?;
+        durable::failpoint("container mounts", "layer");
         attach(parts.data, &self.path("disk"))?;
+        durable::failpoint("container mounts", "disk");
         shift(&self.path("disk"), &self.path("data"), MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, &users)?;
         unmount(self.path("disk"), UnmountFlags::empty())?;
         let pod = self.path("pod");

@@ -273,9 +273,12 @@ impl Inner {
     pub(super) fn remove(&self, id: RunId, slot: Option<u16>, disks: DiskRetention) -> Result<(), DriverFailure> {
         let (name, dir) = (id.to_string(), self.dir(id));
         self.machine.namespace(id).down(slot)?;
+        durable::failpoint("container", "without network");
         self.machine.cgroups.remove(&name)?;
         self.machine.cgroups.remove_foreign(&name)?;
+        durable::failpoint("container", "without limits");
         self.mounts(id).down()?;
+        durable::failpoint("container", "unmounted");
         match disks {
             DiskRetention::Attached => Ok(()),
             DiskRetention::KeepData(retention) => {
