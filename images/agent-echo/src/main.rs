@@ -8,6 +8,7 @@
 //! agent-echo tell cores|memory|user|open <path>|env <NAME>|exit <code>   what it is like inside
 //! agent-echo shell                          answers lines at a terminal: size, user, env <NAME>, exit <code>
 //! agent-echo cat                            copies its input to its output
+//! agent-echo usurp kill|hang|file|lie|flood|noise   what a hostile root does to process 1
 //! ```
 //! All but the first are for `palatine exec` and `palatine shell`: the image holds no other program.
 
@@ -22,6 +23,7 @@ mod signal;
 mod state;
 mod tell;
 mod upstream;
+mod usurp;
 
 use std::process::ExitCode;
 
@@ -36,9 +38,10 @@ async fn main() -> ExitCode {
         ["tell", ref rest @ ..] => tell::run(rest),
         ["shell"] => shell::run(),
         ["cat"] => tell::cat(),
+        ["usurp", how] => usurp::run(how),
         _ => {
             log::line(
-                "usage: agent-echo [serve | probe tcp|udp|icmp <target>… | signal <pid> <number> | tell … | shell | cat]",
+                "usage: agent-echo [serve | probe tcp|udp|icmp <target>… | signal <pid> <number> | tell … | shell | cat | usurp …]",
             );
             ExitCode::from(2)
         }

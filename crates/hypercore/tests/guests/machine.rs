@@ -18,11 +18,25 @@ pub(crate) fn kernel() -> Kernel {
 
 /// The reference agent, taken in once for all tests.
 pub(crate) fn echo() -> (PathBuf, ImageDigest) {
+    build(&assets().join("images/agent-echo"), "echo")
+}
+
+/// The same, whose agent is root.
+pub(crate) fn echo_as_root() -> ImageDigest {
+    let (from, to) = (assets().join("images/agent-echo"), tempfile::tempdir().expect("a folder"));
+    std::fs::copy(from.join("agent-echo"), to.path().join("agent-echo")).expect("the agent");
+    let recipe = std::fs::read_to_string(from.join("image.toml")).expect("a recipe");
+    let user = "user = \"1000:1000\"";
+    assert!(recipe.contains(user), "{recipe}");
+    std::fs::write(to.path().join("image.toml"), recipe.replacen(user, "user = \"0:0\"", 1)).expect("a recipe");
+    build(to.path(), "echo-root").1
+}
+
+fn build(recipe: &Path, name: &str) -> (PathBuf, ImageDigest) {
     let store = std::env::temp_dir().join("palatine-hypercore-tests");
     let config = image::Config { store: store.clone(), ..image::Config::default() };
     let images = image::ImageStore::open(&config).expect("an image store");
-    let recipe = assets().join("images/agent-echo");
-    let made = images.build(&recipe, &image::BuildOptions::default(), "echo", &image::NoProgress);
+    let made = images.build(recipe, &image::BuildOptions::default(), name, &image::NoProgress);
     let made = made.expect("the reference agent's image");
     (store, made.digest)
 }

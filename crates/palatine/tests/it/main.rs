@@ -16,6 +16,7 @@ mod disk;
 mod documents;
 mod failpoints;
 mod guest;
+mod hostile;
 mod images;
 mod imports;
 mod isolation;
