@@ -54,11 +54,35 @@ fn pod() -> PodId {
 /// The result of one rule: which was broken, and how.
 pub type RuleResult = Result<(), String>;
 
-/// Runs the suite: two boots, and a VMM that is started once more.
+/// The list of the rules, in the order in which they are tried. Behind `volumes` stands what is
+/// asked of those drivers alone that have volumes.
+pub const CASES: &str = include_str!("conformance.txt");
+
+/// The rules that a driver must keep.
+#[must_use]
+pub fn cases(has_volumes: bool) -> Vec<&'static str> {
+    let lines = CASES.lines().map(|line| line.strip_prefix("volumes ").ok_or(line));
+    lines.filter_map(|rule| if has_volumes { Some(rule.unwrap_or_else(|rule| rule)) } else { rule.err() }).collect()
+}
+
+/// The rules that were kept.
+#[derive(Default)]
+struct Kept(Vec<&'static str>);
+
+/// Tries a rule, and notes by its name that it was kept.
+macro_rules! case {
+    ($kept:ident, $rule:ident($($with:expr),*)) => {
+        $rule($($with),*).await?;
+        $kept.0.push(stringify!($rule));
+    };
+}
+
+/// Runs the suite: two boots, and a VMM that is started once more. The names of the rules that
+/// were kept: those of [`cases`], or the driver was not held to all of them.
 ///
 /// # Errors
 /// The first rule that the driver breaks.
-pub async fn run(harness: &dyn Harness) -> RuleResult {
+pub async fn run(harness: &dyn Harness) -> Result<Vec<&'static str>, String> {
     let driver = harness.driver().await;
     let spec = |bits, slot| GuestSpec {
         slot: Slot { run: RunId::from_bits(bits), number: slot },
@@ -72,58 +96,73 @@ pub async fn run(harness: &dyn Harness) -> RuleResult {
         state_dir: "/data".to_owned(),
         ran: false,
     };
-    let one = spec(0x0c0f_0001, 1);
-    what_was_never_made_can_be_stopped(&*driver, &one).await?;
-    what_does_not_run_is_refused(&*driver, &one).await?;
-    a_missing_seat_is_refused(&*driver, &spec(0x0c0f_0002, u16::MAX)).await?;
-    let mut guest = done("create", driver.create(&one).await)?;
-    a_guest_is_made_once(&*driver, &one).await?;
-    answers(&*driver, one.slot.run, harness.boot_deadline()).await?;
-    a_running_guest_can_be_measured(&*driver, &one).await?;
-    a_running_guest_is_said_to_run(&*driver, &one).await?;
-    what_is_there_is_seen(&*driver, &one).await?;
+    let (mut kept, one) = (Kept::default(), spec(0x0c0f_0001, 1));
+    case!(kept, what_was_never_made_can_be_stopped(&*driver, &one));
+    case!(kept, what_does_not_run_is_refused(&*driver, &one));
+    case!(kept, a_missing_seat_is_refused(&*driver, &spec(0x0c0f_0002, u16::MAX)));
+    let guest = done("create", driver.create(&one).await)?;
+    case!(kept, a_guest_is_made_once(&*driver, &one));
+    case!(kept, a_guest_answers_at_its_port(&*driver, one.slot.run, harness.boot_deadline()));
+    case!(kept, a_running_guest_can_be_measured(&*driver, &one));
+    case!(kept, a_running_guest_is_said_to_run(&*driver, &one));
+    case!(kept, what_is_there_is_seen(&*driver, &one));
     // A daemon ends before the next one begins.
     drop(driver);
     let next = harness.driver().await;
-    a_guest_is_adopted_by_its_own_facts_only(&*next, &one, &guest.facts).await?;
-    a_sweep_spares_the_known(&*next, &one).await?;
-    let adopted = done("adopt", next.adopt(&one, &guest.facts).await)?;
-    let mut adopted = adopted.ok_or("adopt: a running guest is not found by its facts")?;
-    harness.crash(one.slot.run, &guest.facts).await;
-    heard("the next driver", timeout(harness.boot_deadline(), adopted.exit.wait()).await)?;
-    done("stop(Attached)", next.stop(one.slot, DiskRetention::Attached).await)?;
-    harness.write(one.slot.run, TEXT).await;
-    guest = done("create after a crash", next.create(&one).await)?;
-    a_sweep_removes_the_unknown(&*next, &one).await?;
-    a_sweep_erases_nothing(&*next).await?;
-    heard("the driver that made it", timeout(harness.boot_deadline(), guest.exit.wait()).await)?;
-    what_does_not_run_is_refused(&*next, &one).await?;
+    case!(kept, a_guest_is_adopted_by_its_own_facts_only(&*next, &one, &guest.facts));
+    case!(kept, a_sweep_spares_the_known(&*next, &one));
+    case!(kept, the_end_of_an_adopted_guest_is_heard_and_it_starts_again(harness, &*next, &one, &guest.facts));
+    case!(kept, a_sweep_erases_nothing(&*next));
+    case!(kept, what_does_not_run_is_refused(&*next, &one));
     let two = GuestSpec { data: DataDisk::Kept, ..spec(0x0c0f_0004, 2) };
-    the_data_of_a_pod_comes_back_in_its_next_run(harness, &*next, &two).await?;
-    the_data_of_a_pod_is_kept_at_the_end_of_each_run(harness, &*next, &two).await?;
-    what_is_kept_can_be_erased(&*next).await?;
-    no_empty_disk_takes_the_place_of_data_that_is_gone(&*next, &two).await?;
-    the_end_may_come_twice(&*next, &one).await?;
-    a_volume_is_had_by_one_guest_and_outlives_it(harness, &*next, spec).await?;
-    done("close", next.close().await)
+    case!(kept, the_data_of_a_pod_comes_back_in_its_next_run(harness, &*next, &two));
+    case!(kept, the_data_of_a_pod_is_kept_at_the_end_of_each_run(harness, &*next, &two));
+    case!(kept, what_is_kept_can_be_erased(&*next));
+    case!(kept, no_empty_disk_takes_the_place_of_data_that_is_gone(&*next, &two));
+    case!(kept, the_end_may_come_twice(&*next, &one));
+    let volumes = vec![VolumeId::from_bits(7)];
+    let three = GuestSpec { volumes: volumes.clone(), ..spec(0x0c0f_0005, 3) };
+    case!(kept, a_guest_without_its_volume_is_not_made(&*next, &three));
+    if harness.make_volume(VolumeId::from_bits(7)).await {
+        let four = GuestSpec { volumes, ..spec(0x0c0f_0006, 4) };
+        case!(kept, a_volume_is_had_by_one_guest_and_outlives_it(&*next, &three, &four));
+    }
+    done("close", next.close().await)?;
+    Ok(kept.0)
+}
+
+/// One that a daemon has adopted dies, and is made again; then nobody knows it any more, and the
+/// sweep that ends it is heard of too.
+async fn the_end_of_an_adopted_guest_is_heard_and_it_starts_again(
+    harness: &dyn Harness,
+    driver: &dyn Runtime,
+    spec: &GuestSpec,
+    facts: &GuestFacts,
+) -> RuleResult {
+    let adopted = done("adopt", driver.adopt(spec, facts).await)?;
+    let mut adopted = adopted.ok_or("adopt: a running guest is not found by its facts")?;
+    harness.crash(spec.slot.run, facts).await;
+    heard("the next driver", timeout(harness.boot_deadline(), adopted.exit.wait()).await)?;
+    done("stop(Attached)", driver.stop(spec.slot, DiskRetention::Attached).await)?;
+    harness.write(spec.slot.run, TEXT).await;
+    let mut guest = done("create after a crash", driver.create(spec).await)?;
+    a_sweep_removes_the_unknown(driver, spec).await?;
+    heard("the driver that made it", timeout(harness.boot_deadline(), guest.exit.wait()).await)
+}
+
+async fn a_guest_without_its_volume_is_not_made(driver: &dyn Runtime, spec: &GuestSpec) -> RuleResult {
+    is_not_made("create with a volume that is not there", driver, spec).await
 }
 
 async fn a_volume_is_had_by_one_guest_and_outlives_it(
-    harness: &dyn Harness,
     driver: &dyn Runtime,
-    spec: impl Fn(u64, u16) -> GuestSpec,
+    one: &GuestSpec,
+    two: &GuestSpec,
 ) -> RuleResult {
-    let volumes = vec![VolumeId::from_bits(7)];
-    let one = GuestSpec { volumes: volumes.clone(), ..spec(0x0c0f_0005, 3) };
-    let two = GuestSpec { volumes, ..spec(0x0c0f_0006, 4) };
-    is_not_made("create with a volume that is not there", driver, &one).await?;
-    if !harness.make_volume(VolumeId::from_bits(7)).await {
-        return Ok(());
-    }
-    done("create with a volume", driver.create(&one).await)?;
-    is_not_made("create with another guest's volume", driver, &two).await?;
+    done("create with a volume", driver.create(one).await)?;
+    is_not_made("create with another guest's volume", driver, two).await?;
     done("stop(Erase)", driver.stop(one.slot, DiskRetention::Erase).await)?;
-    done("create with a volume that is free again", driver.create(&two).await)?;
+    done("create with a volume that is free again", driver.create(two).await)?;
     done("stop(Erase)", driver.stop(two.slot, DiskRetention::Erase).await)
 }
 
@@ -163,7 +202,7 @@ async fn a_guest_is_made_once(driver: &dyn Runtime, spec: &GuestSpec) -> RuleRes
     refuses("create of what runs", driver.create(spec).await, &DriverRefusal::Runs)
 }
 
-async fn answers(driver: &dyn Runtime, id: RunId, deadline: Duration) -> RuleResult {
+async fn a_guest_answers_at_its_port(driver: &dyn Runtime, id: RunId, deadline: Duration) -> RuleResult {
     let until = Instant::now() + deadline;
     loop {
         match timeout(deadline, health(driver, id)).await {

@@ -59,5 +59,5 @@ fn healthy(arrival: GuestConnection) -> bool {
 async fn the_fake_conforms() {
     let host = FakeHost::new(healthy);
     host.lose_volumes();
-    conformance::run(&OnFakes(host)).await.unwrap();
+    assert_eq!(conformance::run(&OnFakes(host)).await.unwrap(), conformance::cases(true));
 }
