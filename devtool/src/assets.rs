@@ -110,7 +110,7 @@ fn python(dev: &mut Dev, requirements: &Path) -> Result<()> {
     if mark(&into.join(MARK)) == stamp {
         return Ok(());
     }
-    say("Installing OpenAI's client for Python, and Hypercorn");
+    say("Installing OpenAI's and E2B's clients for Python, and Hypercorn");
     dev::remove(&into)?;
     let mut pip = dev.command("python3");
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--root-user-action", "ignore"]);

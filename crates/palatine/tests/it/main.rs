@@ -14,6 +14,7 @@ mod crash;
 mod deal;
 mod disk;
 mod documents;
+mod e2b;
 mod failpoints;
 mod guest;
 mod hostile;
