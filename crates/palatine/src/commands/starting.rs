@@ -4,11 +4,12 @@
 //! agent and the same token come of it. One that is slow is left to start, its id and token at
 //! hand, and looked at until it is settled.
 
+use std::cell::Cell;
 use std::fmt;
 use std::pin::pin;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use client::{ClientError, GatewayClient, SpawnOptions};
 use domain::{PodId, StateName};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -65,6 +66,8 @@ pub(crate) struct Starting<'a> {
     request: SpawnRequest,
     key: String,
     patience: Patience,
+    /// The agent, once the gateway has named it.
+    begun: Cell<Option<PodId>>,
 }
 
 impl<'a> Starting<'a> {
@@ -79,7 +82,12 @@ impl<'a> Starting<'a> {
             Some(key) => key,
             None => minted_key()?,
         };
-        Ok(Self { client, tokens, request, key, patience: Patience::default() })
+        Ok(Self { client, tokens, request, key, patience: Patience::default(), begun: Cell::default() })
+    }
+
+    /// The agent, where the gateway has named it: it may run, however its start came out here.
+    pub(crate) const fn begun(&self) -> Option<PodId> {
+        self.begun.get()
     }
 
     /// Has it reserved, and does not wait for it.
@@ -123,8 +131,16 @@ impl<'a> Starting<'a> {
             }
             answer => answer?,
         };
-        if let Some(token) = &answer.agent.token {
-            self.tokens.keep(answer.agent.id, token).context("keep the agent's token")?;
+        let id = answer.agent.id;
+        let is_first = self.begun.replace(Some(id)).is_none();
+        if let Some(token) = &answer.agent.token
+            && let Err(error) = self.tokens.keep(id, token)
+            && is_first
+        {
+            // The agent is there all the same, and whoever asked for it hears of it.
+            eprintln!(
+                "warning: the token of {id} is not kept here ({error}): palatine ask and chat need it as --token"
+            );
         }
         Ok(answer)
     }
@@ -274,6 +290,14 @@ impl Drop for Shown {
 }
 
 #[cfg(test)]
+impl Starting<'_> {
+    /// The same, for a test that waits for no minutes.
+    pub(crate) fn impatient(self) -> Self {
+        Self { patience: tests::PATIENCE, ..self }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use std::future::pending;
     use std::sync::{Arc, Mutex};
@@ -289,7 +313,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Patience = Patience {
+    pub(super) const PATIENCE: Patience = Patience {
         prompt: Duration::from_millis(100),
         look: Duration::from_millis(10),
         away: Duration::from_secs(5),
@@ -356,10 +380,16 @@ mod tests {
 
     async fn start(url: &str, interrupted: impl Future<Output = ()>) -> (Result<SpawnResponse>, Option<Secret>) {
         let dir = tempfile::tempdir().unwrap();
-        let tokens = TokenFolder::at(dir.path().join("tokens"));
+        start_with(url, TokenFolder::at(dir.path().join("tokens")), interrupted).await
+    }
+
+    async fn start_with(
+        url: &str,
+        tokens: TokenFolder,
+        interrupted: impl Future<Output = ()>,
+    ) -> (Result<SpawnResponse>, Option<Secret>) {
         let client = GatewayClient::new(url).unwrap().signed_by(Keypair::generate(&[7; 32]));
-        let starting = Starting::new(&client, &tokens, SpawnRequest::default(), None).unwrap();
-        let starting = Starting { patience: PATIENCE, ..starting };
+        let starting = Starting::new(&client, &tokens, SpawnRequest::default(), None).unwrap().impatient();
         let done = starting.until_ready(interrupted).await;
         (done, tokens.find(id()))
     }
@@ -377,6 +407,17 @@ mod tests {
         assert_eq!(token.unwrap().expose(), "plt_x");
         let keys = gateway.keys.lock().unwrap().clone();
         assert!(keys.len() == 2 && keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+    }
+
+    #[tokio::test]
+    async fn an_agent_whose_token_cannot_be_kept_here_is_told_of_all_the_same() {
+        let (_gateway, url) = SlowGateway::serve(&["booting", "ready"]).await;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        // A folder in the place of a file cannot be made, as on a disk that is full.
+        let (answer, kept) = start_with(&url, TokenFolder::at(file.path().join("tokens")), pending()).await;
+        let agent = answer.unwrap().agent;
+        assert_eq!((agent.id, agent.token.unwrap().expose()), (id(), "plt_x"));
+        assert!(kept.is_none());
     }
 
     #[tokio::test]

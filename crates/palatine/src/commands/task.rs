@@ -7,9 +7,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use client::{AgentEndpoint, ChatPrompt, GatewayClient};
+use client::{AgentEndpoint, ChatPrompt, ClientError, GatewayClient};
 use domain::PodId;
 use futures_util::StreamExt;
+use wire::fault::Code;
 use wire::v1::public::Agent;
 
 use super::asked::first_model;
@@ -85,38 +86,80 @@ impl Task<'_> {
         interrupted: impl Future<Output = ()>,
         again: impl FnOnce() -> Result<F>,
     ) -> Result<ExitCode> {
+        let (done, ended) = self.work(starting, interrupted, again).await;
+        let told = done.map_or(Ok(()), |done| self.tell(&done));
+        ended?;
+        told?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// What was answered, if anything was, however it went on from there.
+    async fn work<F: Future<Output = ()>>(
+        &self,
+        starting: Starting<'_>,
+        interrupted: impl Future<Output = ()>,
+        again: impl FnOnce() -> Result<F>,
+    ) -> (Option<TaskDone>, Result<()>) {
         let mut interrupted = pin!(interrupted);
         let agent = match starting.until_ready(interrupted.as_mut()).await {
             Ok(answer) => answer.agent,
-            Err(error) => {
-                let Some(Interrupted { id }) = error.downcast_ref() else { return Err(error) };
-                return Err(self.leave(*id, again()?).await.into());
-            }
+            Err(error) => return (None, self.not_started(&starting, error, again).await),
         };
         let id = agent.id;
         let asked = tokio::select! {
             asked = self.ask(agent) => asked,
-            () = interrupted.as_mut() => return Err(self.leave(id, again()?).await.into()),
+            () = interrupted.as_mut() => return (None, self.left(id, again).await),
         };
-        let stopped = if self.keep { Ok(()) } else { self.stop(id, again()?).await };
-        let done = match (asked, stopped) {
+        let stopped = match again() {
+            _ if self.keep => Ok(()),
+            Ok(again) => self.stop(id, again).await,
+            Err(error) => Err(error),
+        };
+        match (asked, stopped) {
             (Ok(done), stopped) => {
-                stopped.with_context(|| format!("{id} has answered and may run on; stop it: palatine stop {id}"))?;
-                done
+                let kept = self.keep || stopped.is_err();
+                let left = || format!("{id} has answered and may run on; stop it: palatine stop {id}");
+                (Some(TaskDone { kept, ..done }), stopped.with_context(left))
             }
             (Err(error), stopped) => {
                 if let Err(left) = stopped {
                     eprintln!("error: {left:#}\n  stop it: palatine stop {id}");
                 }
-                return Err(error);
+                (None, Err(error))
             }
-        };
+        }
+    }
+
+    fn tell(&self, done: &TaskDone) -> std::io::Result<()> {
         if self.json {
-            show(true, &done, |_| String::new())?;
-        } else if self.keep {
+            return show(true, done, |_| String::new());
+        }
+        if self.keep {
+            let id = done.agent;
             eprintln!("{id} runs on; talk with it: palatine chat {id}, or stop it: palatine stop {id}");
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(())
+    }
+
+    /// Ends what was begun and is not ready; why.
+    async fn not_started<F: Future<Output = ()>>(
+        &self,
+        starting: &Starting<'_>,
+        error: anyhow::Error,
+        again: impl FnOnce() -> Result<F>,
+    ) -> Result<()> {
+        if let Some(Interrupted { id }) = error.downcast_ref() {
+            return self.left(*id, again).await;
+        }
+        if let Some(id) = starting.begun().filter(|_| !self.keep) {
+            self.clear_away(id, again()?).await;
+        }
+        Err(error)
+    }
+
+    /// That we were asked to end, once the agent is ended too.
+    async fn left<F: Future<Output = ()>>(&self, id: PodId, again: impl FnOnce() -> Result<F>) -> Result<()> {
+        Err(self.leave(id, again()?).await.into())
     }
 
     /// What the agent answers; a person sees it as it comes.
@@ -166,12 +209,25 @@ impl Task<'_> {
         TaskInterrupted { id, agent }
     }
 
+    /// Ends an agent whose start failed here: it may run all the same. One that the gateway has
+    /// taken down is not there any more.
+    async fn clear_away(&self, id: PodId, again: impl Future<Output = ()>) {
+        let Err(error) = self.stop(id, again).await else { return };
+        let code = error.downcast_ref().and_then(ClientError::code);
+        if !matches!(code, Some(Code::NotFound | Code::WrongState)) {
+            eprintln!("error: {error:#}\n  {id} may run: palatine stop {id}");
+        }
+    }
+
     async fn stop(&self, id: PodId, again: impl Future<Output = ()>) -> Result<()> {
         tokio::select! {
             stopped = self.client.stop(id) => stopped?,
             () = again => return Err(anyhow!("interrupted while {id} was being stopped")),
         };
-        self.tokens.forget(id).context("forget the agent's token")
+        if let Err(error) = self.tokens.forget(id) {
+            eprintln!("warning: the token of {id}, which is stopped, is still kept here: {error}");
+        }
+        Ok(())
     }
 }
 
@@ -184,9 +240,9 @@ mod tests {
     use axum::Router;
     use axum::extract::State;
     use axum::routing::{get, post};
-    use http::StatusCode;
+    use http::{StatusCode, Uri};
     use serde_json::{Value, json};
-    use wire::fault::{Code, Fault};
+    use wire::fault::Fault;
     use wire::v1::public::SpawnRequest;
 
     use super::*;
@@ -205,6 +261,8 @@ mod tests {
         Words,
         Nothing,
         AnError,
+        /// The agent boots, and then nobody says how it is.
+        Lost,
     }
 
     impl FakeGateway {
@@ -215,6 +273,7 @@ mod tests {
             let gateway = Self { url, answers, can_stop, heard: Arc::default() };
             let routes = Router::new()
                 .route("/spawn", post(spawn))
+                .route("/status/{id}", get(status))
                 .route("/stop/{id}", post(stop))
                 .route("/v1/models", get(async || json!({"data": [{"id": "first"}, {"id": "second"}]}).to_string()))
                 .route("/v1/chat/completions", post(chat))
@@ -228,14 +287,24 @@ mod tests {
         }
 
         /// Runs a task, and says what came of it and what was asked of the gateway.
-        async fn run(&self, keep: bool, interrupted: impl Future<Output = ()>) -> (Result<ExitCode>, Vec<String>) {
+        async fn run(&self, keep: bool, interrupted: impl Future<Output = ()>) -> (Result<()>, Vec<String>) {
+            let ((_, ended), heard) = self.work(keep, interrupted).await;
+            (ended, heard)
+        }
+
+        async fn work(
+            &self,
+            keep: bool,
+            interrupted: impl Future<Output = ()>,
+        ) -> ((Option<TaskDone>, Result<()>), Vec<String>) {
             let dir = tempfile::tempdir().unwrap();
             let tokens = TokenFolder::at(dir.path().join("tokens"));
             let client = GatewayClient::new(&self.url).unwrap().signed_by(Keypair::generate(&[7; 32]));
             let starting = Starting::new(&client, &tokens, SpawnRequest::default(), None).unwrap();
+            let starting = if self.answers == Answers::Lost { starting.impatient() } else { starting };
             let (client, text) = (&client, "do it".to_owned());
             let task = Task { client, tokens: &tokens, text, model: None, keep, json: true };
-            let done = task.run(starting, interrupted, || Ok(pending())).await;
+            let done = task.work(starting, interrupted, || Ok(pending())).await;
             let is_kept = tokens.find("agent-123".parse().unwrap()).is_some();
             let heard = self.heard.lock().unwrap().clone();
             assert_eq!(is_kept, keep || heard.last().is_none_or(|last| last != "stop"), "its token");
@@ -243,16 +312,26 @@ mod tests {
         }
     }
 
-    async fn spawn(State(gateway): State<FakeGateway>) -> String {
+    async fn spawn(State(gateway): State<FakeGateway>, uri: Uri) -> String {
         gateway.hear("spawn".to_owned());
+        let is_lost = gateway.answers == Answers::Lost;
+        if is_lost && uri.query() != Some("wait=false") {
+            pending::<()>().await;
+        }
+        let state = if is_lost { "booting" } else { "ready" };
         let agent = json!({
             "id": "agent-123", "run": "a1b2c3d4-e5f6-7890", "url": gateway.url, "wallet":
-            "11111111111111111111111111111111", "tier": "small", "created_at": 1, "spawned_at": 1, "state": "ready",
+            "11111111111111111111111111111111", "tier": "small", "created_at": 1, "spawned_at": 1, "state": state,
             "ephemeral": true, "agent_type": "echo", "image": format!("sha256:{}", "7".repeat(64)), "public": false,
             "restarts": 0, "token": "plt_x",
         });
         let tier = json!({"min": 1, "cores": 1, "memory": 128, "disk": 1});
         json!({"success": true, "agent": agent, "tier_config": tier}).to_string()
+    }
+
+    async fn status() -> (StatusCode, String) {
+        let fault = Fault::new(Code::Internal, "something failed");
+        (StatusCode::INTERNAL_SERVER_ERROR, serde_json::to_string(&fault).unwrap())
     }
 
     async fn stop(State(gateway): State<FakeGateway>) -> (StatusCode, String) {
@@ -274,7 +353,7 @@ mod tests {
                 (StatusCode::OK, json!({"choices": [{"message": message, "finish_reason": "stop"}]}).to_string())
             }
             Answers::AnError => (StatusCode::BAD_GATEWAY, json!({"error": {"message": "no key"}}).to_string()),
-            Answers::Nothing => pending().await,
+            Answers::Nothing | Answers::Lost => pending().await,
         }
     }
 
@@ -302,6 +381,25 @@ mod tests {
         let (done, heard) = gateway.run(false, pending()).await;
         assert!(format!("{:#}", done.unwrap_err()).contains("no key"));
         assert_eq!(heard.last().unwrap(), "stop");
+    }
+
+    #[tokio::test]
+    async fn an_agent_whose_start_cannot_be_watched_is_stopped_unless_it_was_to_stay() {
+        for keep in [false, true] {
+            let gateway = FakeGateway::serve(Answers::Lost, true).await;
+            let (done, heard) = gateway.run(keep, pending()).await;
+            assert!(format!("{:#}", done.unwrap_err()).contains("something failed"));
+            assert_eq!(heard.contains(&"stop".to_owned()), !keep, "{heard:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_told_also_where_its_agent_could_not_be_stopped() {
+        let gateway = FakeGateway::serve(Answers::Words, false).await;
+        let (done, ended) = gateway.work(false, pending()).await.0;
+        assert!(ended.unwrap_err().to_string().contains("palatine stop agent-123"));
+        let done = done.unwrap();
+        assert_eq!((done.answer.as_str(), done.kept), ("done", true));
     }
 
     #[tokio::test]
