@@ -8,10 +8,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use futures_util::StreamExt;
 use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
+
+use crate::edge::streams::broken_off;
 
 /// Counts from the last bytes that moved.
 #[derive(Clone, Debug)]
@@ -43,10 +44,9 @@ impl IdleTimer {
         }
     }
 
-    /// An answer that ends when no bytes have moved for so long.
+    /// An answer that breaks off when no bytes have moved for so long.
     pub(crate) fn bound(self, answer: axum::body::Body, most: Duration) -> axum::body::Body {
-        let silent = Box::pin(async move { self.expired(most).await });
-        axum::body::Body::from_stream(answer.into_data_stream().take_until(silent))
+        broken_off(answer, async move { self.expired(most).await }, "nothing has moved for too long")
     }
 
     /// The same body, or the same connection, whose bytes restart the timer.

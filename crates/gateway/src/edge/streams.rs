@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use wire::fault::{Code, Fault};
 
 use crate::Limits;
+use crate::edge::guarded::GuardedBody;
 use crate::edge::requester::{QuotaKey, Requester};
 use crate::edge::semaphore::{KeyedPermit, KeyedSemaphore};
 use crate::error::ApiError;
@@ -22,6 +23,8 @@ use crate::error::ApiError;
 /// there are some three times as many: the rest is its holder's, whoever has such a URL.
 const SIGNED: u32 = 16;
 const SIGNED_PER_ADDRESS: u32 = 8;
+/// Why what goes on breaks off.
+pub(crate) const GOES_DOWN: &str = "the gateway goes down";
 
 /// How many streams one gateway has open at once.
 pub(crate) struct StreamLimiter {
@@ -102,14 +105,10 @@ impl StreamLimiter {
     }
 }
 
-/// The same body, which ends when the gateway goes down and holds its permit until then.
+/// The same body, which breaks off when the gateway goes down and holds its permit until then.
 pub(crate) fn until_drained(body: Body, permit: StreamPermit, draining: &CancellationToken) -> Body {
-    let draining = draining.clone().cancelled_owned();
-    let held = body.into_data_stream().map(move |chunk| {
-        let _ = &permit;
-        chunk
-    });
-    Body::from_stream(held.take_until(draining))
+    let held = Body::new(GuardedBody::new(body, permit));
+    broken_off(held, draining.clone().cancelled_owned(), GOES_DOWN)
 }
 
 /// The same body, which breaks off once `over` comes: whoever reads it takes what came for no more

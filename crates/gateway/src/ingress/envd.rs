@@ -28,13 +28,12 @@ use wire::TRACEPARENT;
 use wire::fault::Fault;
 use wire::filesystem::FilesError;
 
-use crate::edge::guarded::GuardedBody;
 use crate::edge::headers;
 use crate::edge::idle::IdleTimer;
 use crate::edge::limits::client_key;
 use crate::edge::requester::Requester;
 use crate::edge::source::RequestSource;
-use crate::edge::streams::broken_off;
+use crate::edge::streams::until_drained;
 use crate::error::ApiError;
 use crate::ingress::target::{SANDBOX_ID, SANDBOX_PORT};
 use crate::ingress::tunnel;
@@ -125,9 +124,7 @@ async fn answer(
     };
     let (mut head, body) = answer.map_err(ApiError::from)?.into_parts();
     client::strip_hop_by_hop(&mut head.headers);
-    let body = Body::new(GuardedBody::new(Body::new(body), permit));
-    let over = gateway.draining.clone().cancelled_owned();
-    let body = gateway.while_good(key, broken_off(body, over, "the gateway goes down"));
+    let body = gateway.while_good(key, until_drained(Body::new(body), permit, &gateway.draining));
     if call.target != STREAM_INPUT {
         return Ok(Response::from_parts(head, body));
     }

@@ -97,12 +97,23 @@ async fn a_followed_log_arrives_line_by_line() {
 }
 
 #[tokio::test]
-async fn a_gateway_that_goes_down_ends_its_streams_and_finishes_its_requests() {
+async fn a_gateway_that_goes_down_breaks_its_streams_off_and_finishes_its_requests() {
     let (edge, holder) = (Edge::start().await, holder());
     let (id, _) = edge.agent(&holder, false).await;
-    let events = edge.signed(&holder, Method::GET, &format!("/agents/{id}/events"), b"").send().await.unwrap();
+    let lines = futures_util::stream::once(async { Ok::<_, std::io::Error>(Bytes::from_static(b"one\n")) });
+    let lines = Body::from_stream(lines.chain(futures_util::stream::pending()));
+    edge.setup.guests.logs.lock().unwrap().push_back(lines);
+    let read = async |what: &str| {
+        let path = format!("/agents/{id}/{what}");
+        edge.signed(&holder, Method::GET, &path, b"").send().await.unwrap()
+    };
+    let cut = [read("events").await, read("logs?follow=true").await];
     edge.stop.cancel();
-    assert!(ends(events).await);
+    for response in cut {
+        let path = response.url().path().to_owned();
+        let told = tokio::time::timeout(PATIENCE, response.bytes()).await.expect("it ends");
+        assert!(told.is_err(), "{path} is taken for whole");
+    }
     tokio::time::timeout(PATIENCE, edge.task).await.unwrap().unwrap().unwrap();
     assert!(edge.client.get(format!("http://{}/health", edge.address)).send().await.is_err());
 }

@@ -2,7 +2,6 @@
 //! events. A reader that comes back with `Last-Event-ID` misses none.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +9,6 @@ use axum::extract::State;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use domain::PodId;
-use futures_util::StreamExt;
 use futures_util::stream::{Stream, unfold};
 use http::header::HeaderMap;
 use store::{RunChange, Store, StoreError};
@@ -21,7 +19,7 @@ use wire::v1::public::StateChange;
 
 use crate::api::extract::PodPath;
 use crate::auth::caller::ReadOnlyHolder;
-use crate::edge::streams::StreamPermit;
+use crate::edge::streams::{GOES_DOWN, StreamPermit, broken_off};
 use crate::error::ApiError;
 use crate::state::Gateway;
 
@@ -60,10 +58,10 @@ pub(crate) async fn events(
     // Listening begins before reading: what happens in between is heard.
     let news = store.subscribe();
     let feed = Feed { store, news, id, after, pending: VecDeque::new(), ended: false, _permit: permit };
-    let events = feed.stream().take_until(gateway.draining.clone().cancelled_owned());
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
-    let response = Sse::new(events).keep_alive(keep_alive).into_response();
-    Ok(response.map(|body| gateway.while_good(holder.key(), body)))
+    let response = Sse::new(feed.stream()).keep_alive(keep_alive).into_response();
+    let over = gateway.draining.clone().cancelled_owned();
+    Ok(response.map(|body| gateway.while_good(holder.key(), broken_off(body, over, GOES_DOWN))))
 }
 
 fn last_seen(headers: &HeaderMap) -> Result<u64, ApiError> {
@@ -84,17 +82,26 @@ struct Feed {
 }
 
 impl Feed {
-    fn stream(self) -> impl Stream<Item = Result<Event, Infallible>> {
-        unfold((self, true), |(mut feed, first)| async move {
-            if first && let Err(error) = feed.read().await {
-                return failed(feed.id, &error);
-            }
-            match feed.next().await {
-                Ok(Some(change)) => Some((Ok(event(&change)), (feed, false))),
-                Ok(None) => None,
-                Err(error) => failed(feed.id, &error),
+    /// Ends after the last change. Where the changes cannot be read it breaks off: its reader comes
+    /// back with the last id that it saw.
+    fn stream(self) -> impl Stream<Item = Result<Event, StoreError>> {
+        unfold(Some((self, true)), |open| async move {
+            let (mut feed, first) = open?;
+            match feed.change(first).await {
+                Ok(change) => change.map(|change| (Ok(event(&change)), Some((feed, false)))),
+                Err(error) => {
+                    tracing::error!(agent = %feed.id, %error, "an agent's changes cannot be read; the stream breaks off");
+                    Some((Err(error), None))
+                }
             }
         })
+    }
+
+    async fn change(&mut self, first: bool) -> Result<Option<RunChange>, StoreError> {
+        if first {
+            self.read().await?;
+        }
+        self.next().await
     }
 
     /// The next change; `None` after the last.
@@ -130,12 +137,6 @@ impl Feed {
         }
         Ok(())
     }
-}
-
-/// Ends the stream: the reader comes back with the last id it saw.
-fn failed<T>(agent: PodId, error: &StoreError) -> Option<T> {
-    tracing::error!(%agent, %error, "an agent's changes cannot be read; the stream ends, and its reader may resume it");
-    None
 }
 
 fn event(change: &RunChange) -> Event {
