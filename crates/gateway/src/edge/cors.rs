@@ -13,6 +13,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderVal
 use http::{Method, Request};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 use wire::fault::Code;
+use wire::v1::images::{UPLOAD_COMPLETE, UPLOAD_LENGTH, UPLOAD_OFFSET};
 use wire::v1::keys::X_API_KEY;
 use wire::v1::public::{IDEMPOTENCY_KEY, X_AUDIENCE, X_SIGNATURE, X_TIMESTAMP, X_WALLET};
 
@@ -48,16 +49,25 @@ pub(crate) fn cors(origins: &BTreeSet<Origin>) -> CorsLayer {
     } else {
         AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::try_from(origin.to_string()).ok()))
     };
-    let asked =
-        [X_WALLET, X_SIGNATURE, X_TIMESTAMP, X_AUDIENCE, X_API_KEY, IDEMPOTENCY_KEY, "connect-protocol-version"];
+    let asked = [
+        X_WALLET,
+        X_SIGNATURE,
+        X_TIMESTAMP,
+        X_AUDIENCE,
+        X_API_KEY,
+        IDEMPOTENCY_KEY,
+        "connect-protocol-version",
+        UPLOAD_OFFSET,
+    ];
     let asked = asked.map(HeaderName::from_static).into_iter();
     let asked = asked.chain([CONTENT_TYPE, AUTHORIZATION, x402::PAYMENT_SIGNATURE, x402::X_PAYMENT]);
     let told = [X_TRACE_ID, RETRY_AFTER, x402::PAYMENT_REQUIRED, x402::PAYMENT_RESPONSE, x402::X_PAYMENT_RESPONSE];
+    let uploads = [UPLOAD_OFFSET, UPLOAD_LENGTH, UPLOAD_COMPLETE].map(HeaderName::from_static);
     CorsLayer::new()
         .allow_origin(allowed)
-        .allow_methods([Method::GET, Method::POST, Method::PUT])
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
         .allow_headers(asked.collect::<Vec<_>>())
-        .expose_headers(told)
+        .expose_headers(told.into_iter().chain(uploads).collect::<Vec<_>>())
         .max_age(REMEMBERED)
 }
 

@@ -58,19 +58,32 @@ async fn fault_2_7_a_target_and_a_host_that_disagree_are_refused() {
     assert!(ask("http://evil.example/health", "evil.example").await.starts_with("HTTP/1.1 421"));
 }
 
-/// Every call of the API that takes a body.
-fn writing() -> Vec<(Method, String)> {
+/// Every call of the API.
+fn calls() -> Vec<(String, Method)> {
     let document: Value = serde_json::from_str(&palatine_gateway::openapi()).unwrap();
     let paths = document["paths"].as_object().unwrap();
     let calls = paths.iter().flat_map(|(path, calls)| {
         let path =
             path.replace("{id}", "a1b2c3d4-e5f6-7890").replace("{method}", "StreamInput").replace("{image}", "mine");
-        let path = path.replace("{task}", &format!("0x{}", "5e".repeat(32)));
-        let written = [("post", Method::POST), ("put", Method::PUT)].into_iter();
-        written.filter(|(name, _)| calls.get(name).is_some()).map(move |(_, method)| (method, path.clone()))
+        let path = path.replace("{task}", &format!("0x{}", "5e".repeat(32))).replace("{wallet}", "mine");
+        let methods = calls.as_object().unwrap().keys().filter_map(|name| name.to_uppercase().parse().ok());
+        let methods: Vec<Method> = methods.filter(|method| METHODS.contains(method)).collect();
+        methods.into_iter().map(move |method| (path.clone(), method))
     });
+    let calls: Vec<_> = calls.collect();
+    assert!(calls.len() > 20, "{calls:?}");
+    calls
+}
+
+/// Those that the API has.
+const METHODS: [Method; 5] = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+
+/// Every call of the API that takes a body.
+fn writing() -> Vec<(Method, String)> {
+    let written = calls().into_iter().filter(|(_, method)| matches!(*method, Method::POST | Method::PUT));
     // An upload is opened by its own token, in a header that no page can send unasked.
-    let calls: Vec<_> = calls.filter(|(_, path)| !path.starts_with("/images/uploads/")).collect();
+    let written = written.filter(|(path, _)| !path.starts_with("/images/uploads/"));
+    let calls: Vec<_> = written.map(|(path, method)| (method, path)).collect();
     assert!(calls.len() > 10 && calls.iter().all(|(_, path)| !path.contains('{')), "{calls:?}");
     calls
 }
@@ -113,9 +126,19 @@ async fn fault_2_7_pages_of_the_configured_origins_alone_may_call() {
     let granted = preflight(&edge, "https://app.example").await;
     assert_eq!((granted.status, granted.header("access-control-allow-origin")), (200, "https://app.example"));
     assert!(granted.header("access-control-allow-headers").contains("x-wallet"), "{granted:?}");
+    // Whatever the API has, such a page may ask for it.
+    for (path, method) in calls() {
+        let request = edge.client.request(Method::OPTIONS, edge.url(&path)).header("Origin", "https://app.example");
+        let request = request.header("Access-Control-Request-Method", method.as_str());
+        let granted = Answer::of(request.header("Access-Control-Request-Headers", "upload-offset")).await;
+        let methods = granted.header("access-control-allow-methods");
+        assert!(methods.split(',').any(|one| one.trim() == method.as_str()), "{method} {path}: {granted:?}");
+        assert!(granted.header("access-control-allow-headers").contains("upload-offset"), "{granted:?}");
+    }
     assert_eq!(preflight(&edge, "https://evil.example").await.header("access-control-allow-origin"), "");
     let read = Answer::of(edge.client.get(edge.url("/tiers")).header("Origin", "https://app.example")).await;
     assert_eq!(read.header("access-control-allow-origin"), "https://app.example");
+    assert!(read.header("access-control-expose-headers").contains("upload-offset"), "{read:?}");
     assert_eq!(read.header("access-control-allow-credentials"), "");
 }
 
