@@ -15,18 +15,21 @@ pub(crate) enum Heard {
 }
 
 /// Signals that end us, and the one of another size. Caught from when this is made.
-pub(crate) struct TerminalSignals([(Heard, Signal); 5]);
+pub(crate) struct TerminalSignals(Vec<(Heard, Signal)>);
 
 impl TerminalSignals {
     pub(crate) fn listen() -> io::Result<Self> {
-        let heard = |heard, kind| Ok::<_, io::Error>((heard, signal(kind)?));
-        Ok(Self([
-            heard(Heard::End(1), SignalKind::hangup())?,
-            heard(Heard::End(2), SignalKind::interrupt())?,
-            heard(Heard::End(3), SignalKind::quit())?,
-            heard(Heard::End(15), SignalKind::terminate())?,
-            heard(Heard::Resized, SignalKind::window_change())?,
-        ]))
+        let mut all = Self::ending()?;
+        all.0.push((Heard::End(2), signal(SignalKind::interrupt())?));
+        all.0.push((Heard::Resized, signal(SignalKind::window_change())?));
+        Ok(all)
+    }
+
+    /// Those alone that end also who takes Ctrl-C for something else.
+    pub(crate) fn ending() -> io::Result<Self> {
+        let kinds = [(1, SignalKind::hangup()), (3, SignalKind::quit()), (15, SignalKind::terminate())];
+        let heard = kinds.map(|(number, kind)| Ok((Heard::End(number), signal(kind)?)));
+        heard.into_iter().collect::<io::Result<_>>().map(Self)
     }
 
     /// The next one. Safe to cancel.

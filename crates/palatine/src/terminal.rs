@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 use std::panic;
 use std::sync::{Mutex, Once, PoisonError};
 
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use wire::process::PtySize;
 
 /// The size of a terminal that does not say its own.
@@ -22,10 +22,21 @@ pub(crate) struct RawTerminal(());
 impl RawTerminal {
     /// Makes the terminal at our standard input raw: each key is handed on as it is.
     pub(crate) fn enter() -> io::Result<Self> {
+        Self::with(OptionalActions::Now, Termios::make_raw)
+    }
+
+    /// Keys come as they are pressed, and are neither shown nor obeyed; what is written is shown as ever.
+    pub(crate) fn keys() -> io::Result<Self> {
+        Self::with(OptionalActions::Drain, |modes| {
+            modes.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG);
+        })
+    }
+
+    fn with(when: OptionalActions, change: impl FnOnce(&mut Termios)) -> io::Result<Self> {
         let stdin = io::stdin();
         let before = tcgetattr(&stdin)?;
         let mut raw = before.clone();
-        raw.make_raw();
+        change(&mut raw);
         // In this order: whatever happens between, what is put back is what was there.
         *lock() = Some(before);
         HOOK.call_once(|| {
@@ -36,7 +47,7 @@ impl RawTerminal {
             }));
         });
         let raw_terminal = Self(());
-        tcsetattr(&stdin, OptionalActions::Now, &raw)?;
+        tcsetattr(&stdin, when, &raw)?;
         Ok(raw_terminal)
     }
 }
@@ -51,8 +62,8 @@ fn lock() -> std::sync::MutexGuard<'static, Option<Termios>> {
     BEFORE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Puts the terminal back, where it is not yet.
-fn restore() {
+/// Puts the terminal back, where it is not yet: also for one who ends while another thread reads keys.
+pub(crate) fn restore() {
     // One that is gone needs nothing any more.
     if let Some(before) = lock().take() {
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, &before);

@@ -18,9 +18,12 @@ use super::asked::first_model;
 use super::conversation::{Conversation, Entry, HELP, MAX_ANSWER};
 use super::editor::{LineEditor, Typed};
 use super::markdown::{MarkdownWriter, ScreenSize, has_colours, printable};
+use super::shell::BY_SIGNAL;
 use crate::answers::ChatTurn;
 use crate::failure::{self, Exit};
 use crate::output::show;
+use crate::signals::{Heard, TerminalSignals};
+use crate::terminal;
 
 /// Bytes of a line of the standard input, at most.
 const MAX_LINE: u64 = 1024 * 1024;
@@ -83,6 +86,21 @@ enum Ended {
 
 impl Chat<'_> {
     async fn at_terminal(&mut self, history: &Path) -> Result<ExitCode> {
+        let mut ending = TerminalSignals::ending().context("listen for signals")?;
+        tokio::select! {
+            left = self.talk(history) => left,
+            heard = ending.next() => {
+                // Keys are perhaps still read, on a thread that nobody waits for.
+                terminal::restore();
+                Ok(match heard {
+                    Heard::End(number) => ExitCode::from(BY_SIGNAL + number),
+                    Heard::Resized => Exit::Other.into(),
+                })
+            }
+        }
+    }
+
+    async fn talk(&mut self, history: &Path) -> Result<ExitCode> {
         println!("Talking with {} ({}). /help says what may be typed, Ctrl-D leaves.", self.endpoint.url, self.model);
         let mut editor = LineEditor::open(history)?;
         let mut again = String::new();
@@ -104,6 +122,8 @@ impl Chat<'_> {
                 Entry::Question(question) => question,
                 Entry::Exit => return Ok(ExitCode::SUCCESS),
                 other => {
+                    // What was pressed before is not meant for it.
+                    let _ = self.interrupts.recv().now_or_never();
                     if let Err(error) = self.obey(other).await {
                         failure::report(&error);
                     }
@@ -138,18 +158,26 @@ impl Chat<'_> {
                     Ended::Whole => {}
                     Ended::Interrupted => return Ok(Exit::Interrupted.into()),
                 },
-                other => self.obey(other).await?,
+                other => {
+                    if self.obey(other).await? == Ended::Interrupted {
+                        return Ok(Exit::Interrupted.into());
+                    }
+                }
             }
         }
     }
 
     /// Does what a word means that is no question.
-    async fn obey(&mut self, entry: Entry) -> Result<()> {
+    async fn obey(&mut self, entry: Entry) -> Result<Ended> {
         match entry {
             Entry::Empty | Entry::Exit | Entry::Question(_) => {}
             Entry::Help => eprintln!("{HELP}"),
             Entry::Models => {
-                for model in self.client.models(&self.endpoint).await? {
+                let models = tokio::select! {
+                    models = self.client.models(&self.endpoint) => models?,
+                    _ = self.interrupts.recv() => return Ok(Ended::Interrupted),
+                };
+                for model in models {
                     let mark = if model == self.model { "*" } else { " " };
                     eprintln!("{mark} {}", printable(&model));
                 }
@@ -164,7 +192,7 @@ impl Chat<'_> {
             }
             Entry::Unknown(word) => eprintln!("{word} is not known; /help says what is"),
         }
-        Ok(())
+        Ok(Ended::Whole)
     }
 
     /// Asks, and shows the answer. What was heard of one that was interrupted is remembered; of
@@ -181,7 +209,8 @@ impl Chat<'_> {
         };
         shown.end()?;
         let ended = listened?;
-        if self.view == View::Json {
+        // No part of an answer is told as one.
+        if self.view == View::Json && ended == Ended::Whole {
             let (model, question) = (self.model.clone(), question.to_owned());
             show(true, &ChatTurn { model, question, answer: answer.clone() }, |_| String::new())?;
         }

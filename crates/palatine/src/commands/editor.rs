@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use console::{Key, Term};
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use unicode_width::UnicodeWidthChar;
+
+use crate::terminal::RawTerminal;
 
 /// Lines that are remembered.
 const MAX_HISTORY: usize = 1_000;
@@ -192,25 +193,6 @@ impl<W: Write> ShownLine<'_, W> {
     }
 }
 
-/// Keys come as they are pressed, until this is dropped.
-struct RawKeys(Termios);
-
-impl RawKeys {
-    fn begin() -> io::Result<Self> {
-        let before = tcgetattr(io::stdin())?;
-        let mut raw = before.clone();
-        raw.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG);
-        tcsetattr(io::stdin(), OptionalActions::Drain, &raw)?;
-        Ok(Self(before))
-    }
-}
-
-impl Drop for RawKeys {
-    fn drop(&mut self) {
-        let _ = tcsetattr(io::stdin(), OptionalActions::Drain, &self.0);
-    }
-}
-
 /// Where lines are typed.
 pub(crate) struct LineEditor {
     line: LineBuffer,
@@ -238,7 +220,7 @@ impl LineEditor {
 
     /// Reads a line behind this prompt; it begins with this text.
     pub(crate) fn read(&mut self, prompt: &str, begun: &str, columns: usize) -> io::Result<Typed> {
-        let _raw = RawKeys::begin()?;
+        let _raw = RawTerminal::keys()?;
         let keys = Term::stdout();
         self.line.begin(begun);
         let mut shown = ShownLine { out: io::stdout(), prompt, columns, row: 0 };

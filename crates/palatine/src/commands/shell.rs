@@ -123,7 +123,7 @@ pub(crate) async fn run(
 }
 
 /// What a shell says of a program that a signal ended, beside the signal's number.
-const BY_SIGNAL: u8 = 128;
+pub(crate) const BY_SIGNAL: u8 = 128;
 
 /// A name by which a shell is found again, whatever else gets its process's number.
 fn minted_name() -> Result<String> {

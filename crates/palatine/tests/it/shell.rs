@@ -7,7 +7,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use fixtures::{Holder, PLAIN, SMALL, Stack, stderr_of, stdout_of, until};
+use axum::routing::get;
+use axum::{Json, Router};
+use fixtures::{Holder, PLAIN, SMALL, Stack, program, stderr_of, stdout_of, until};
 use reqwest::Method;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
@@ -196,6 +198,29 @@ async fn a_shell_outlives_its_gateway_and_goes_on_where_it_was() {
     terminal.type_in("exit 3\r");
     assert_eq!(terminal.exit().await, Some(3), "{}", terminal.text());
     stack.end();
+}
+
+#[tokio::test]
+async fn a_chat_that_is_told_to_end_while_a_line_is_typed_leaves_the_terminal_as_it_was() {
+    let routes = Router::new().route("/v1/models", get(async || Json(json!({"data": [{"id": "one"}]}))));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    let dir = tempfile::tempdir().unwrap();
+    let keypair = dir.path().join("id.json");
+    assert!(Command::new(program("palatine")).arg("keygen").arg(&keypair).status().unwrap().success());
+    for (signal, code) in [(Signal::TERM, 128 + 15), (Signal::HUP, 128 + 1)] {
+        let mut command = Command::new(program("palatine"));
+        command.args(["chat", "--gateway", &url, "--url", &url]).env("TERM", "xterm");
+        command.env("PALATINE_KEYPAIR", &keypair).env("PALATINE_STATE", dir.path().join("state"));
+        let mut chat = Terminal::run(command);
+        chat.shows("> ", 1).await;
+        until("keys are read", async || chat.is_raw().then_some(())).await;
+        chat.type_in("half a line");
+        chat.shows("half a line", 1).await;
+        chat.signal(signal);
+        assert_eq!(chat.exit().await, Some(code));
+    }
 }
 
 #[tokio::test]

@@ -279,6 +279,18 @@ async fn in_a_pipe_each_line_is_a_question_and_one_that_fails_ends_the_talk_with
     let told = stdout_of(&talk(&["--json"], b"three\n/exit\n").await);
     let turn: Value = serde_json::from_str(&told).unwrap();
     assert_eq!(turn, json!({"model": "scripted", "question": "three", "answer": "**heard** three\n"}));
+    // An answer that is cut is told as none.
+    let before = agent.0.lock().unwrap().len();
+    let mut command = tokio::process::Command::new(program("palatine"));
+    command.args(["chat", "--json", "--gateway", &url, "--url", &url]);
+    command.env("PALATINE_KEYPAIR", &keypair).env("PALATINE_STATE", dir.path().join("state"));
+    let mut cut = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    tokio::io::AsyncWriteExt::write_all(cut.stdin.as_mut().unwrap(), b"for ever\n").await.unwrap();
+    until("it is asked", async || (agent.0.lock().unwrap().len() > before).then_some(())).await;
+    let id = i32::try_from(cut.id().unwrap()).unwrap();
+    kill_process(Pid::from_raw(id).unwrap(), Signal::INT).unwrap();
+    let cut = cut.wait_with_output().await.unwrap();
+    assert_eq!((cut.status.code(), cut.stdout.as_slice()), (Some(130), &b""[..]), "{}", stderr_of(&cut));
     let failed = talk(&[], b"fail once\nnever\n").await;
     assert_eq!(failed.status.code(), Some(1), "{}", stderr_of(&failed));
     assert!(stderr_of(&failed).contains("quota"), "{}", stderr_of(&failed));
