@@ -12,7 +12,7 @@
 //! may be one that nobody writes to. Out of an agent those alone get them that are made here.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -208,7 +208,8 @@ impl Copying {
         if !matches!(refused, Some(403 | 501)) && ours != Some(io::ErrorKind::PermissionDenied) {
             return Err(error);
         }
-        self.bar.suspend(|| eprintln!("warning: {path}: its permissions are not kept: {error:#}"));
+        let said = printable(&format!("{path}: its permissions are not kept: {error:#}"), SHOWN);
+        self.bar.suspend(|| eprintln!("warning: {said}"));
         Ok(())
     }
 
@@ -361,12 +362,14 @@ impl Copying {
     async fn file_down(&mut self, source: &EntryInfo, target: &Path) -> Result<()> {
         self.bar.set_message(printable(&source.path, SHOWN));
         let at = || target.display().to_string();
+        // A device or a pipe would be gone, and a file in its place.
+        let is_other = fs::metadata(target).is_ok_and(|found| !found.is_file());
+        ensure!(!is_other, "{} is here and is no file: nothing is put in its place", target.display());
         let agent = self.files.agent();
-        let name = key((agent.as_str(), &source.path, source.size, &source.modified_time, target.file_name()));
-        let beside = |kind: &str| target.with_file_name(format!(".palatine-cp.{name:016x}.{kind}"));
-        let (part, tag) = (beside("part"), beside("tag"));
+        let [part, tag] = ["part", "tag"].map(|kind| beside(agent.as_str(), source, target, kind));
         let before = self.bar.position();
-        let bytes = persistent(|| self.part_down(source, &part, &tag, before)).await?;
+        // Ours until it has its name: nobody adds to what is whole.
+        let (bytes, _taken) = persistent(|| self.part_down(source, &part, &tag, before)).await?;
         // What the umask has left of what the guest says.
         let left = fs::symlink_metadata(&part).with_context(at)?.mode() & source.mode & PERMISSIONS;
         fs::set_permissions(&part, Permissions::from_mode(left)).with_context(at)?;
@@ -377,14 +380,20 @@ impl Copying {
         Ok(())
     }
 
-    /// Adds to a part what it lacks; says how many bytes it has then.
-    async fn part_down(&self, source: &EntryInfo, part: &Path, tag: &Path, before: u64) -> Result<u64> {
+    /// Adds to a part what it lacks; says how many bytes it has then. It is nobody else's while the
+    /// file is open.
+    async fn part_down(&self, source: &EntryInfo, part: &Path, tag: &Path, before: u64) -> Result<(u64, File)> {
         let at = || part.display().to_string();
+        let mut file = take_part(part, source.mode)?;
         let known = fs::read_to_string(tag).ok();
-        let have = fs::symlink_metadata(part).map_or(0, |found| found.len());
+        let have = file.metadata().with_context(at)?.len();
         let from = known.as_deref().filter(|_| have > 0).map(|tag| (have, tag));
-        let mut answer = self.files.read(&source.path, from).await?;
-        let mut file = open_beside(part, source.mode).with_context(at)?;
+        let answer = self.files.read(&source.path, from).await;
+        if have == 0 && answer.is_err() {
+            // Nothing has come that a later copy could go on with.
+            let _ = fs::remove_file(part);
+        }
+        let mut answer = answer?;
         if answer.offset == 0 {
             file.set_len(0).with_context(at)?;
             let mut tag = open_beside(tag, OWNERS).with_context(at)?;
@@ -402,7 +411,37 @@ impl Copying {
             file.write_all(&bytes).with_context(at)?;
             self.bar.inc(u64::try_from(bytes.len())?);
         }
-        Ok(length)
+        Ok((length, file))
+    }
+}
+
+/// What lies beside a copy until it is whole, by what it is a copy of.
+fn beside(agent: &str, source: &EntryInfo, target: &Path, kind: &str) -> PathBuf {
+    let name = key((agent, &source.path, source.size, &source.modified_time, target.file_name()));
+    target.with_file_name(format!(".palatine-cp.{name:016x}.{kind}"))
+}
+
+/// Opens a part as its only writer: two copies of one file would both add to it, and none of them
+/// be whole.
+fn take_part(part: &Path, mode: u32) -> Result<File> {
+    let at = || part.display().to_string();
+    loop {
+        let file = open_beside(part, mode).with_context(at)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                bail!("{} is being written: another copy of that file is under way here", part.display())
+            }
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(error).with_context(at),
+        }
+        // The part that was opened may have become a whole file meanwhile.
+        let ours = file.metadata().with_context(at)?;
+        let is_there =
+            fs::symlink_metadata(part).is_ok_and(|found| (found.dev(), found.ino()) == (ours.dev(), ours.ino()));
+        if is_there {
+            return Ok(file);
+        }
     }
 }
 
@@ -587,6 +626,37 @@ mod tests {
         let many: Vec<_> = (0..41).map(|n| entry("SYMLINK", &format!("/data/work/{n}"))).collect();
         let many = said(Guest::folder(&many)).await;
         assert!(many.contains("more than 40 files"), "{many}");
+    }
+
+    #[tokio::test]
+    async fn two_copies_of_one_file_do_not_write_into_each_other() {
+        let home = tempfile::tempdir().unwrap();
+        let target = home.path().join("x");
+        let source: EntryInfo = serde_json::from_value(entry("FILE", "/x")).unwrap();
+        let other = take_part(&beside("agent-123", &source, &target, "part"), 0o600).unwrap();
+        let refused = fetch(Guest::file("/x").files().await, "/x", &target, BOUNDS).await.unwrap_err().to_string();
+        assert!(refused.contains("another copy of that file is under way") && !target.exists(), "{refused}");
+        drop(other);
+        fetch(Guest::file("/x").files().await, "/x", &target, BOUNDS).await.unwrap();
+        assert_eq!(
+            (fs::read(&target).unwrap().as_slice(), fs::read_dir(home.path()).unwrap().count()),
+            (&b"hello"[..], 1)
+        );
+    }
+
+    #[tokio::test]
+    async fn what_is_here_and_no_file_stays_what_it_is() {
+        let home = tempfile::tempdir().unwrap();
+        let (pipe, link) = (home.path().join("pipe"), home.path().join("link"));
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        for target in [&pipe, &link] {
+            let before = fs::symlink_metadata(target).unwrap().file_type();
+            let refused = fetch(Guest::file("/x").files().await, "/x", target, BOUNDS).await;
+            assert!(refused.unwrap_err().to_string().contains("is no file"), "{target:?}");
+            assert_eq!(fs::symlink_metadata(target).unwrap().file_type(), before);
+        }
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 2);
     }
 
     #[tokio::test]
