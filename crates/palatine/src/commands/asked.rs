@@ -114,6 +114,27 @@ pub(crate) fn not_obeyed(words: &str) -> String {
     words.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
 }
 
+/// Text that comes in pieces, for a terminal that obeys none of it.
+#[derive(Debug, Default)]
+pub(crate) struct ShownPieces {
+    /// The beginning of a character whose end has not come yet.
+    begun: Vec<u8>,
+}
+
+impl ShownPieces {
+    /// What of it is to be shown now.
+    pub(crate) fn take(&mut self, piece: &[u8]) -> String {
+        self.begun.extend_from_slice(piece);
+        let last = self.begun.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
+        let is_begun = std::str::from_utf8(last).is_err_and(|error| error.error_len().is_none());
+        let whole = self.begun.len() - if is_begun { last.len() } else { 0 };
+        let rest = self.begun.split_off(whole);
+        let shown = not_obeyed(&String::from_utf8_lossy(&self.begun));
+        self.begun = rest;
+        shown
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -167,6 +188,18 @@ mod tests {
     #[test]
     fn an_answer_moves_no_cursor_and_sets_no_title() {
         assert_eq!(not_obeyed("one\n\ttwo\r\u{1b}]0;x\u{7}\u{9b}2J é"), "one\n\ttwo]0;x2J é");
+    }
+
+    #[test]
+    fn text_in_pieces_is_shown_as_it_is_and_not_obeyed_wherever_it_is_cut() {
+        let text = "one\u{1b}[2J\u{9b}2J é 日本\r\n\u{1b}]0;x\u{7}two\n".as_bytes();
+        for size in 1..=text.len() {
+            let mut pieces = ShownPieces::default();
+            let shown: String = text.chunks(size).map(|piece| pieces.take(piece)).collect();
+            assert_eq!(shown, "one[2J2J é 日本\n]0;xtwo\n", "{size}");
+        }
+        let mut pieces = ShownPieces::default();
+        assert_eq!([pieces.take(b"a\xffb\xe6\x97"), pieces.take(b"x")], ["a\u{fffd}b", "\u{fffd}x"]);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use wire::fault::{Code, Fault};
 use wire::v1::public::{AgentsResponse, SpawnRequest};
 use wire::v1::vault::Prices;
 
-use super::asked::{Asked, first_model, not_obeyed, only, payers_model, read_question};
+use super::asked::{Asked, ShownPieces, first_model, not_obeyed, only, payers_model, read_question};
 use super::environment::environment;
 use super::pay::LimitedPayer;
 use super::starting::{Starting, wait};
@@ -245,8 +245,14 @@ impl Session<'_> {
         let source = if options.console { LogSource::Console } else { LogSource::Agent };
         let mut lines = self.client.logs(options.id, source, options.follow).await?;
         let mut out = std::io::stdout();
+        // In a pipe they are as the agent wrote them.
+        let mut pieces = out.is_terminal().then(ShownPieces::default);
         while let Some(bytes) = lines.next().await {
-            out.write_all(&bytes?)?;
+            let bytes = bytes?;
+            match &mut pieces {
+                Some(pieces) => out.write_all(pieces.take(&bytes).as_bytes())?,
+                None => out.write_all(&bytes)?,
+            }
             out.flush()?;
         }
         Ok(())
