@@ -25,6 +25,24 @@ impl From<&ImageSummary> for ImageRow {
     }
 }
 
+/// What `image export` wrote.
+#[derive(Serialize)]
+pub(crate) struct ExportedImage {
+    pub(crate) name: String,
+    pub(crate) digest: ImageDigest,
+    pub(crate) file: PathBuf,
+}
+
+/// What `image rm` took out of a store.
+#[derive(Serialize)]
+pub(crate) struct RemovedStoreImage {
+    pub(crate) name: String,
+    pub(crate) digest: ImageDigest,
+    /// Whether the image went with its name.
+    pub(crate) gone: bool,
+    pub(crate) freed_bytes: u64,
+}
+
 /// What `cp` copied.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Copied {

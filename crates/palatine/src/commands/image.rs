@@ -9,7 +9,7 @@ use client::NodeClient;
 use domain::ImageDigest;
 use image::{BuildOptions, ImageStore, ImageSummary};
 
-use crate::answers::ImageRow;
+use crate::answers::{ExportedImage, ImageRow, RemovedStoreImage};
 use crate::cli::{ImageCommand, ImageStoreArgs};
 use crate::commands::build::BuildProgress;
 use crate::config::Config;
@@ -49,7 +49,8 @@ pub(crate) fn run(state: &StateDir, named: &ImageStoreArgs, command: ImageComman
             let step = Step::start("Writing the archive");
             let digest = store.export(&name, &file, &step)?;
             step.done();
-            println!("{name} {digest} {}", file.display());
+            let exported = ExportedImage { name, digest, file };
+            show(json, &exported, |one| format!("{} {} {}", one.name, one.digest, one.file.display()))?;
         }
         ImageCommand::Push(_) | ImageCommand::Tag { .. } | ImageCommand::Publish { .. } => {
             unreachable!("these commands ask a gateway and are not passed here")
@@ -60,7 +61,11 @@ pub(crate) fn run(state: &StateDir, named: &ImageStoreArgs, command: ImageComman
         }
         ImageCommand::Rm { name } => {
             let removed = store.remove(&name, &location.in_use()?)?;
-            println!("{name} ({}): {} MiB freed", removed.digest, removed.freed_bytes / (1024 * 1024));
+            let image::Removal { digest, gone, freed_bytes } = removed;
+            let removed = RemovedStoreImage { name, digest, gone, freed_bytes };
+            show(json, &removed, |one| {
+                format!("{} ({}): {} MiB freed", one.name, one.digest, one.freed_bytes / (1024 * 1024))
+            })?;
         }
     }
     Ok(())

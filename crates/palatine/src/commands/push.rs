@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,6 @@ use domain::{ArchiveSum, ImageRef};
 use futures_util::stream::{self, Stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
 use wire::fault::{Code, Fault};
 use wire::v1::images::{HolderImage, ImageRequest, ImageUpload, UploadState};
 
@@ -53,8 +53,8 @@ pub(crate) async fn push(client: &GatewayClient, path: &Path, image: &ImageRef) 
 struct Archive {
     path: PathBuf,
     size: u64,
-    /// The archive of a layout that is a folder; it goes with this.
-    _made: Option<NamedTempFile>,
+    /// The archive of a layout that is a folder. It has no name, and goes with us however we end.
+    _made: Option<File>,
 }
 
 impl Archive {
@@ -68,8 +68,9 @@ impl Archive {
             bail!("{}: it is a folder, and no OCI layout (such as skopeo copy … oci:FOLDER makes)", path.display());
         }
         let made = packed(path).with_context(|| format!("pack {}", path.display()))?;
-        let size = made.as_file().metadata()?.len();
-        Ok(Self { path: made.path().to_owned(), size, _made: Some(made) })
+        let size = made.metadata()?.len();
+        let path = PathBuf::from(format!("/proc/self/fd/{}", made.as_raw_fd()));
+        Ok(Self { path, size, _made: Some(made) })
     }
 
     fn sum(&self, bar: &ProgressBar) -> Result<ArchiveSum> {
@@ -102,8 +103,8 @@ impl Archive {
 
 /// A layout's folder as one archive: of the same folder always the same, so that a push of it
 /// goes on where it broke off.
-fn packed(folder: &Path) -> Result<NamedTempFile> {
-    let mut archive = tar::Builder::new(NamedTempFile::new()?);
+fn packed(folder: &Path) -> Result<File> {
+    let mut archive = tar::Builder::new(tempfile::tempfile()?);
     let mut folders = vec![PathBuf::new()];
     while let Some(inner) = folders.pop() {
         let mut entries = std::fs::read_dir(folder.join(&inner))?.collect::<io::Result<Vec<_>>>()?;
@@ -256,6 +257,8 @@ mod tests {
         });
         let names: std::collections::BTreeMap<_, _> = names.collect();
         assert_eq!((names["blobs/sha256/aa"].as_str(), names.len()), ("blob", 4));
+        let place = std::fs::read_link(&first.path).unwrap();
+        assert!(place.display().to_string().ends_with("(deleted)"), "a push that is killed leaves {place:?}");
         let plain = tempfile::tempdir().unwrap();
         assert!(Archive::of(plain.path()).err().unwrap().to_string().contains("no OCI layout"));
     }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use client::GatewayClient;
 use domain::{VolumeId, VolumeName};
 use wire::v1::volumes::VolumeRequest;
@@ -35,18 +35,28 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: VolumeComman
     Ok(ExitCode::SUCCESS)
 }
 
-/// Removes one after the other, once all of them are known to be there.
+/// Removes one after the other, once all of them are known to be there; one that is refused keeps
+/// none of the others.
 async fn remove(client: &GatewayClient, json: bool, volumes: &[String]) -> Result<()> {
     let mut ids = Vec::new();
     for volume in volumes {
         ids.push(find(client, volume).await?);
     }
-    let mut removed = Vec::new();
+    let (mut removed, mut refused) = (Vec::new(), Vec::new());
     for (id, volume) in ids.into_iter().zip(volumes) {
-        client.remove_volume(id).await.with_context(|| format!("remove {volume}"))?;
-        removed.push(id);
+        match client.remove_volume(id).await {
+            Ok(()) => removed.push(id),
+            Err(error) => refused.push(anyhow::Error::from(error).context(format!("remove {volume}"))),
+        }
     }
-    Ok(show(json, &RemovedVolumes { removed }, output::removed_volumes)?)
+    if json || !removed.is_empty() {
+        show(json, &RemovedVolumes { removed }, output::removed_volumes)?;
+    }
+    let Some(last) = refused.pop() else { return Ok(()) };
+    for error in refused {
+        eprintln!("error: {error:#}");
+    }
+    Err(last)
 }
 
 /// The volume that is meant: that of this name, or that with this id.
