@@ -93,6 +93,8 @@ impl ImageStore {
     /// # Errors
     /// When the store cannot be written.
     pub fn unpin(&self, pin: ImageId) -> Result<(), ImageError> {
+        // A sweep between the two steps would find the pin there, and the image on its way nowhere.
+        let _lock = self.shared()?;
         let Some(digest) = self.pinned(pin) else { return unlink(&self.pin_path(pin)).map(drop) };
         let _turn = self.turn(&digest)?;
         self.going(&digest)?;
@@ -212,5 +214,33 @@ impl Staged {
             }
         }
         durable::sync_parent(&to.join("x")).map_err(|source| ImageError::file("write", to, source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{RecvTimeoutError, channel};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_pin_is_not_taken_away_while_the_images_that_go_are_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = ImageStore::open(&Config { store: dir.path().join("images"), ..Config::default() }).unwrap();
+        let (pin, digest) = (ImageId::from_bits(1), ImageDigest([7; 32]));
+        store.pin(&digest, pin).unwrap();
+        let sweeping = Lock::exclusive(&store.lock_path()).unwrap();
+        let (done, waits) = channel();
+        let unpinning = std::thread::spawn({
+            let store = store.clone();
+            move || done.send(store.unpin(pin).is_ok())
+        });
+        assert_eq!(waits.recv_timeout(Duration::from_millis(300)), Err(RecvTimeoutError::Timeout));
+        assert_eq!(store.pinned(pin), Some(digest));
+        drop(sweeping);
+        assert_eq!(waits.recv(), Ok(true));
+        unpinning.join().unwrap().unwrap();
+        assert_eq!(store.pinned(pin), None);
     }
 }
