@@ -11,7 +11,8 @@ use crate::port::port;
 
 /// For how long it is told that an archive was no image.
 pub(crate) const FAILED_TOLD_MS: u64 = 60 * 60 * 1000;
-/// Rows of what is over that are given at once.
+/// Rows of what is over that are given at once, of each node as many as of the others: one that is
+/// away for long holds up none of them.
 pub(crate) const OVER_BATCH: u32 = 100;
 /// Bytes of an error that are kept.
 const MAX_ERROR: usize = 2_000;
@@ -176,7 +177,8 @@ port! {
         /// The one of this name that is there.
         fn held_image_named(&self, wallet: Wallet, image: ImageRef) -> Option<HeldImageRecord>;
 
-        /// Those that everybody may spawn, newest first: `most` at most.
+        /// Those that everybody may spawn, newest first: `most` at most, of each wallet as many as of
+        /// the others, so that nobody hides what others have published.
         fn published_images(&self, most: u32) -> Vec<HeldImageRecord>;
 
         /// An upload has become an image. What had its name is gone.

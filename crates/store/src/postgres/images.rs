@@ -43,7 +43,11 @@ impl HeldImageStore for Postgres {
     }
 
     async fn published_images(&self, most: u32) -> Result<Vec<HeldImageRecord>, StoreError> {
-        let select = select_images!("published = 1 AND state = 'ready' ORDER BY created_at DESC, id LIMIT $1");
+        let select = select_images!(
+            "id IN (SELECT id FROM images WHERE published = 1 AND state = 'ready' ORDER BY \
+             row_number() OVER (PARTITION BY wallet ORDER BY created_at DESC, id), created_at DESC, id LIMIT $1) \
+             ORDER BY created_at DESC, id"
+        );
         self.many(READ, select.bind(i64::from(most)), decode).await
     }
 
@@ -107,7 +111,8 @@ impl HeldImageStore for Postgres {
         let end = "UPDATE images SET state = 'gone' WHERE state IN ('open', 'failed') AND expires_at <= $1";
         self.execute(NAME, query(end).bind(integer(now.0))).await?;
         let sql = "SELECT id, pin, node, EXISTS (SELECT 1 FROM images AS other WHERE other.pin = images.pin AND \
-                   other.state <> 'gone') FROM images WHERE state = 'gone' ORDER BY expires_at LIMIT $1";
+                   other.state <> 'gone') FROM images WHERE state = 'gone' \
+                   ORDER BY row_number() OVER (PARTITION BY node ORDER BY expires_at, id), expires_at LIMIT $1";
         let id = |column: i64| ImageId::from_bits(column.cast_unsigned());
         let over = |row: &PgRow| {
             let (id, pin) = (id(row.try_get(0)?), id(row.try_get(1)?));

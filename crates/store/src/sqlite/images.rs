@@ -31,7 +31,9 @@ impl HeldImageStore for Sqlite {
     }
 
     async fn published_images(&self, most: u32) -> Result<Vec<HeldImageRecord>, StoreError> {
-        let at = "published = 1 AND state = 'ready' ORDER BY created_at DESC, id LIMIT ?1";
+        let at = "id IN (SELECT id FROM images WHERE published = 1 AND state = 'ready' ORDER BY \
+                  row_number() OVER (PARTITION BY wallet ORDER BY created_at DESC, id), created_at DESC, id LIMIT ?1) \
+                  ORDER BY created_at DESC, id";
         self.read(READ, move |conn| many(conn, at, (most,))).await
     }
 
@@ -363,7 +365,8 @@ impl Over {
         let end = "UPDATE images SET state = 'gone' WHERE state IN ('open', 'failed') AND expires_at <= ?1";
         conn.prepare_cached(end)?.execute((integer(self.0.0),))?;
         let sql = "SELECT id, pin, node, EXISTS (SELECT 1 FROM images AS other WHERE other.pin = images.pin AND \
-                   other.state <> 'gone') FROM images WHERE state = 'gone' ORDER BY expires_at LIMIT ?1";
+                   other.state <> 'gone') FROM images WHERE state = 'gone' \
+                   ORDER BY row_number() OVER (PARTITION BY node ORDER BY expires_at, id), expires_at LIMIT ?1";
         let id = |column: i64| ImageId::from_bits(column.cast_unsigned());
         let mut select = conn.prepare_cached(sql)?;
         let rows = select.query_map((OVER_BATCH,), |row| {

@@ -235,8 +235,33 @@ pub(crate) async fn what_is_published_is_everybodys_until_it_is_taken_back_or_re
     assert_eq!(store.published_images(1).await.unwrap().len(), 1);
     publish(2, "work", false).await.unwrap();
     assert_eq!(all().await.len(), 1);
+    // Who publishes much hides nobody else's.
+    for n in 11..=14 {
+        there(&store, 3, n, &format!("many:{n}"), 1).await;
+        publish(3, &format!("many:{n}"), true).await.unwrap();
+    }
+    let shown = store.published_images(3).await.unwrap();
+    assert_eq!(shown.iter().map(|image| image.wallet).collect::<Vec<_>>(), [3, 3, 1].map(wallet));
+    for n in 11..=14 {
+        publish(3, &format!("many:{n}"), false).await.unwrap();
+    }
     there(&store, 1, 3, "work", 1).await;
     assert_eq!(all().await, [], "what has come in its place was published by nobody");
+}
+
+pub(crate) async fn what_is_over_on_a_node_that_is_away_holds_up_no_other_nodes(place: &Place) {
+    let store = open(place).await;
+    let gone = async |n, node: &str| {
+        let upload = NewImageUpload { node: node.to_owned(), ..upload(n, n, "a") };
+        begun(&store, upload).await;
+        assert!(store.give_up_image(id(n)).await.unwrap());
+    };
+    for n in 1..=150 {
+        gone(n, "away").await;
+    }
+    gone(200, "one").await;
+    let over = store.images_over(NOW).await.unwrap();
+    assert!(over.len() < 150 && over.iter().any(|over| over.node == "one"), "{}", over.len());
 }
 
 pub(crate) async fn an_upload_whose_time_is_over_or_that_is_given_up_goes_and_is_no_image_any_more(place: &Place) {

@@ -77,6 +77,7 @@ cases! {
         tags_share_what_their_node_has_until_the_last_of_them_goes,
         tags_are_counted,
         what_is_published_is_everybodys_until_it_is_taken_back_or_replaced,
+        what_is_over_on_a_node_that_is_away_holds_up_no_other_nodes,
         an_upload_whose_time_is_over_or_that_is_given_up_goes_and_is_no_image_any_more,
     }
     index {
