@@ -61,8 +61,8 @@ const OTHER_REQUEST: [&str; 18] = [
     "http2-settings",
 ];
 
-/// The prefix of agents' tokens. API keys are told by their own shape.
-const TOKEN: &[u8] = b"plt_";
+/// The prefixes of agents' and uploads' tokens. API keys are told by their own shape.
+const TOKENS: [&[u8]; 2] = [b"plt_", b"plu_"];
 /// Where clients put credentials.
 const CREDENTIALS: [&str; 6] =
     ["authorization", "proxy-authorization", "x-api-key", "api-key", "x-auth-token", "x-access-token"];
@@ -174,7 +174,9 @@ pub(crate) fn strip_ours(headers: &mut HeaderMap) {
 
 fn holds_token(value: &HeaderValue) -> bool {
     let mut words = value.as_bytes().split(|byte| byte.is_ascii_whitespace() || *byte == b',');
-    words.any(|word| word.starts_with(TOKEN) || str::from_utf8(word).is_ok_and(ApiKey::is_claimed))
+    words.any(|word| {
+        TOKENS.iter().any(|token| word.starts_with(token)) || str::from_utf8(word).is_ok_and(ApiKey::is_claimed)
+    })
 }
 
 /// Removes the payment, which is taken here.
@@ -248,6 +250,7 @@ mod tests {
         for (name, value) in [
             ("authorization", "Bearer plt_x"),
             ("authorization", "plt_x"),
+            ("authorization", "Bearer plu_x"),
             ("x-api-key", "plt_x"),
             ("api-key", "a,plt_x"),
             ("authorization", "Bearer pal_x"),
