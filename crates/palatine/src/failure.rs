@@ -163,7 +163,9 @@ const fn known_advice(code: Code) -> KnownAdvice {
         Code::ExpiredSignature => "check this machine's clock: it must be within 5 minutes of the gateway's",
         Code::InvalidSignature => "check that --keypair is the wallet you mean",
         Code::OtherGateway => "check that --gateway is the URL its operator gave you",
-        Code::InvalidToken => "pass the agent's token with --token; it was shown once, when the agent was spawned",
+        Code::InvalidToken => {
+            "pass the agent's token with --token: its last start has shown it, and exec, shell and cp ask for it themselves"
+        }
         Code::InvalidKey | Code::ExpiredKey => {
             "see which are good: palatine key ls; make another: palatine key create --scope run"
         }

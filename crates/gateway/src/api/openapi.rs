@@ -35,10 +35,11 @@ pub fn openapi() -> String {
         asked for as ever.\n\n| | `read` | `run` | the wallet's signature alone |\n|---|---|---|---|\n| `GET /agents`, \
         `/status/{id}`, `/usage/{wallet}`, `/agents/{id}/logs`, `…/events`, `…/prices`, `…/vault`, `/volumes`, \
         `/volumes/{id}`, `/images`, `/images/{image}`, `/keys/self` | yes | yes | |\n| `POST /spawn` (a start again too), \
-        `POST /stop/{id}`, `POST /volumes`, `PUT /volumes/{id}`, `/agents/{id}/process.Process/*`, and the \
-        agents themselves, as their tokens do | | yes | |\n| `DELETE /agents/{id}`, `PUT /agents/{id}/prices`, \
-        `DELETE /volumes/{id}`, vaults and tasks, `POST /images`, `PUT` and `DELETE /images/{image}`, `/links`, `/keys` \
-        | | | yes |\n\nA stop removes an agent that was spawned `ephemeral`, by a key too: \
+        `POST /stop/{id}`, `POST /agents/{id}/timeout`, `POST /volumes`, `PUT /volumes/{id}`, \
+        `/agents/{id}/process.Process/*`, and the agents themselves, as their tokens do | | yes | |\n| `DELETE /agents/{id}`, `GET /agents/{id}/token`, \
+        `PUT /agents/{id}/prices`, `DELETE /volumes/{id}`, vaults and tasks, `POST /images`, `PUT` and \
+        `DELETE /images/{image}`, `/links`, `/keys` | | | yes |\n\nWhat follows on `POST /images` (`/images/uploads/{id}`) \
+        is opened by the token that it answers with. A stop removes an agent that was spawned `ephemeral`, by a key too: \
         that was said when it was spawned. A key is known by its digest alone; once it is revoked it opens nothing, and \
         an answer that it opened before ends within ten seconds.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
