@@ -48,10 +48,20 @@ install_missing() { # levels…
     fi
     need_root "install packages"
     # shellcheck disable=SC2086
-    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages; } >/dev/null \
+    (unstarted && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages) >/dev/null \
         || fail "apt-get could not install $packages. Is there a network? Nothing else was changed."
     rows=$(missing "$@")
     [ -z "$rows" ] || fail "Still missing after apt-get: ${rows//$'\t'/ }"
+}
+
+# Until this shell ends no package starts a service of its own (containerd, PostgreSQL): what we need of them we start
+# ourselves. A machine that has a policy keeps it.
+unstarted() {
+    local policy=${PALATINE_POLICY:-/usr/sbin/policy-rc.d}
+    [ ! -e "$policy" ] || return 0
+    # shellcheck disable=SC2064
+    trap "rm -f '$policy'" EXIT
+    printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy"
 }
 
 # Makes PATH one folder of links: to the declared programs of these levels, and to Rust's own without rustup's

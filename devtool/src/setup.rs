@@ -99,3 +99,18 @@ fn a_build_of_devtool_that_waits_for_another_one_says_so() {
     assert_eq!(status, Some(1));
     assert!(why.contains("Blocking waiting for file lock") && why.contains("could not be built"), "{why}");
 }
+
+#[test]
+fn no_package_starts_a_service_while_it_is_installed_and_a_policy_of_the_machine_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = dir.path().join("policy-rc.d");
+    let install = || {
+        let at = format!("PALATINE_POLICY={}", policy.display());
+        ended(start(dir.path(), dir.path(), &format!("{at}; (unstarted && bash \"$PALATINE_POLICY\" || echo $?)")))
+    };
+    assert_eq!(install(), (Some(0), "101\n".to_owned(), String::new()));
+    assert!(!policy.exists());
+    fs::write(&policy, "exit 7").unwrap();
+    assert_eq!(install(), (Some(0), "7\n".to_owned(), String::new()));
+    assert_eq!(fs::read_to_string(&policy).unwrap(), "exit 7");
+}

@@ -55,6 +55,9 @@ pub(crate) fn spawned(answer: &SpawnResponse) -> String {
         agent.runtime.as_deref().map(|runtime| format!(", {runtime}")).unwrap_or_default(),
         agent.url,
     );
+    if agent.runtime.as_ref().is_some_and(|runtime| runtime.starts_with("container")) {
+        text.push_str("it runs in a container: its kernel is its node's\n");
+    }
     if let Some(url) = &agent.path_url {
         text.push_str(&format!("{url} (the same, for clients that do not resolve that host)\n"));
     }

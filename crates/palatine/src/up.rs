@@ -12,6 +12,7 @@
 //! dies, or a chain that hangs, is started again (`supervise`). What is left when
 //! all of it was killed is found and cleared by `down`, and by the next `up`.
 
+mod containers;
 mod evm;
 mod health;
 mod keys;

@@ -25,6 +25,9 @@ const PIECES: u32 = 1 << (PREFIX - 10);
 /// The first user of all stacks, and how many each has.
 const FIRST_UID: u32 = 1_879_048_192;
 const UIDS: u32 = 4096;
+/// The first users of containers, the last of them nodes' own default. There are few such ranges: where many stacks
+/// have containers some share one, and nothing else.
+const CONTAINER_UIDS: [u32; 6] = [0x1000_0000, 0x2000_0000, 0x3000_0000, 0x4000_0000, 0x5000_0000, 0x6000_0000];
 /// How many choices are tried before none is found.
 const TRIES: u32 = 1000;
 
@@ -85,6 +88,17 @@ impl StackResources {
             // Behind the range of a node that was set up by hand.
             first_uid: FIRST_UID + (piece + 1) * UIDS,
         }
+    }
+
+    /// `[node] first_container_uid`, where the operator says nothing else: always the same for a stack.
+    pub(super) fn first_container_uid(&self) -> u32 {
+        let ranges = CONTAINER_UIDS.into_iter().cycle().skip((self.first_uid / UIDS) as usize % CONTAINER_UIDS.len());
+        // The operator may have put the machines' users into one of them.
+        let is_apart = |first: &u32| {
+            self.first_uid.checked_add(u32::from(u16::MAX)).is_none_or(|last| last < *first)
+                || self.first_uid >= first.saturating_add(CONTAINER_UIDS[0])
+        };
+        ranges.take(CONTAINER_UIDS.len()).find(is_apart).unwrap_or(CONTAINER_UIDS[0])
     }
 
     fn conflicts_with(&self, other: &Self) -> bool {
@@ -230,6 +244,21 @@ pub(super) fn names(dir: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn containers_have_users_apart_from_the_machines_whatever_the_operator_says_of_those() {
+        let of = |first_uid| StackResources { first_uid, ..StackResources::choice(Path::new("/a"), 0) };
+        for number in 0..64 {
+            let stack = StackResources::choice(Path::new("/a"), number);
+            assert!(CONTAINER_UIDS.contains(&stack.first_container_uid()));
+            assert!(stack.first_container_uid() + CONTAINER_UIDS[0] <= stack.first_uid);
+        }
+        for first in CONTAINER_UIDS.into_iter().flat_map(|first| [first, first + 7 * UIDS, first - 5]) {
+            let containers = of(first).first_container_uid();
+            let machines = first..=first + u32::from(u16::MAX);
+            assert!(!machines.contains(&containers) && !(containers..containers + CONTAINER_UIDS[0]).contains(&first));
+        }
+    }
 
     #[test]
     fn fault_1_3_each_state_folder_has_a_name_a_range_and_users_that_a_node_takes() {

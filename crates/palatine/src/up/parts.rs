@@ -135,7 +135,7 @@ impl Running {
         let evm = self.evm.insert(Supervised::new(EvmService::new(&options.assets, state)?));
         evm.start(recorder).await?;
         let (keys, contracts) = (evm.service().keys.clone(), evm.service().contracts()?.clone());
-        prepare::write_config(state, options, &solana_info, &contracts, allocation)?;
+        let containers = prepare::write_config(state, options, &solana_info, &contracts, allocation)?;
         step.done();
 
         let step = Step::start("Starting the node");
@@ -143,6 +143,9 @@ impl Running {
         step.done();
         let info = NodeClient::new(state.socket()).info().await.context("ask the node what it is")?;
         eprintln!("  agents run in {}: {}", info.runtime.as_str(), info.runtime_reason);
+        if let Some(said) = containers.allow(&state.config(), info.runtime)? {
+            eprintln!("  {said}");
+        }
 
         let step = Step::start("Starting the gateway");
         let url = format!("http://{}", options.listen);

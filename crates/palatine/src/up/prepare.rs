@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use domain::Wallet;
 use toml::{Table, Value};
 
+use super::containers::Containers;
 use super::evm::Contracts;
 use super::network::{OperatorSettings, StackResources};
 use super::progress::Step;
@@ -100,14 +101,16 @@ fn operator_config(options: &cli::Up) -> Result<Table> {
     toml::from_str(&text).with_context(|| format!("read {}", path.display()))
 }
 
-/// What the operator says of the stack's own, in the file or in variables, which go
-/// before it.
+/// What the operator says of a key, in the file or in a variable, which goes before it.
+pub(super) fn said(config: &Table, section: &str, key: &str) -> Option<Value> {
+    let variable = format!("PALATINE__{}__{}", section.to_uppercase(), key.to_uppercase());
+    std::env::var(variable).ok().map(Value::from).or_else(|| config.get(section)?.get(key).cloned())
+}
+
+/// What the operator says of the stack's own.
 pub(super) fn overrides(options: &cli::Up) -> Result<OperatorSettings> {
     let config = operator_config(options)?;
-    let said = |section: &str, key: &str| {
-        let variable = format!("PALATINE__{}__{}", section.to_uppercase(), key.to_uppercase());
-        std::env::var(variable).ok().map(Value::from).or_else(|| config.get(section)?.get(key).cloned())
-    };
+    let said = |section: &str, key: &str| said(&config, section, key);
     let name = |value: Value| value.as_str().map(str::to_owned).context("[network]: a text is wanted");
     let number = |value: Value| {
         let number = value.as_integer().or_else(|| value.as_str()?.parse().ok());
@@ -121,14 +124,14 @@ pub(super) fn overrides(options: &cli::Up) -> Result<OperatorSettings> {
 }
 
 /// Writes the configuration of the parts: the operator's own file, if one is
-/// given, with what must be so here laid over it.
+/// given, with what must be so here laid over it; and whether the node offers containers.
 pub(super) fn write_config(
     state: &StateDir,
     options: &cli::Up,
     solana: &SolanaInfo,
     evm: &Contracts,
     allocation: &StackResources,
-) -> Result<()> {
+) -> Result<Containers> {
     let mut config = operator_config(options)?;
     let path = |name: &str| Value::from(state.root().join(name).to_string_lossy().into_owned());
     let asset = |name: &str| Value::from(options.assets.join(name).to_string_lossy().into_owned());
@@ -176,7 +179,9 @@ pub(super) fn write_config(
         self::section(&mut config, section)?.insert(key.to_owned(), value);
     }
     set_defaults(&mut config, options.listen)?;
-    fs::write(state.config(), toml::to_string(&config)?).context("write the configuration")
+    let containers = Containers::offer(&mut config, &state.root().join("node"), allocation.first_container_uid())?;
+    fs::write(state.config(), toml::to_string(&config)?).context("write the configuration")?;
+    Ok(containers)
 }
 
 /// Says what is left open, as it fits one machine: the operator's own word stands.
@@ -199,7 +204,7 @@ fn set_defaults(config: &mut Table, gateway: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-fn section<'a>(config: &'a mut Table, name: &str) -> Result<&'a mut Table> {
+pub(super) fn section<'a>(config: &'a mut Table, name: &str) -> Result<&'a mut Table> {
     let section = config.entry(name).or_insert_with(|| Table::new().into());
     section.as_table_mut().with_context(|| format!("read the configuration: {name} is no section"))
 }

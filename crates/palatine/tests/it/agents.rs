@@ -6,13 +6,11 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use fixtures::{LocalStack, starter_image, stderr_of, stdout_of};
+use fixtures::{Exchange, LocalStack, Reply, ScriptedModel, Turn, nonce, starter_image, stderr_of, stdout_of};
 use serde_json::Value;
 
-use crate::model::{Exchange, Reply, ScriptedModel, Turn, nonce};
-
 /// What the lowest tier of all gives, of the local holder's.
-const BASIC: [&str; 4] = ["--cores", "1", "--memory", "1024"];
+pub(crate) const BASIC: [&str; 4] = ["--cores", "1", "--memory", "1024"];
 /// How long an agent that is left alone is left between two looks at it.
 const LOOK: Duration = Duration::from_secs(5);
 /// Where agent-nano's tools work.
@@ -20,7 +18,7 @@ const WORKSPACE: &str = "/data/workspace";
 
 /// What the model has the agent do: `TASK <nonce>` writes a program, runs it and commits it, `AGAIN <nonce>` looks at it
 /// and runs it once more. A program's result is words backwards: nobody but the program has written them so.
-fn work(turn: &Turn, nonce: &str) -> Reply {
+pub(crate) fn work(turn: &Turn, nonce: &str) -> Reply {
     let exec = |command: String| Reply::Call("exec", serde_json::json!({"command": command}));
     if let Some(task) = turn.word_after("TASK") {
         let program = format!(
@@ -48,7 +46,7 @@ fn work(turn: &Turn, nonce: &str) -> Reply {
 }
 
 /// What the model has a browser do: `LOOK <url>` opens a page and reads what is in it.
-fn look(turn: &Turn, nonce: &str) -> Reply {
+pub(crate) fn look(turn: &Turn, nonce: &str) -> Reply {
     let read = serde_json::json!({"command": format!("cat {WORKSPACE}/browser/*.yml")});
     match (turn.word_after("LOOK"), turn.results.len()) {
         (Some(url), 0) => Reply::Call("mcp_browser_browser_navigate", serde_json::json!({"url": url})),
@@ -57,37 +55,41 @@ fn look(turn: &Turn, nonce: &str) -> Reply {
     }
 }
 
-fn backwards(text: &str) -> String {
+pub(crate) fn backwards(text: &str) -> String {
     text.chars().rev().collect()
 }
 
 /// The local holder's agent-nano with a model that works.
-struct Nano {
-    stack: LocalStack,
+pub(crate) struct Nano {
+    pub(crate) stack: LocalStack,
     model: ScriptedModel,
-    id: String,
+    pub(crate) id: String,
+    /// What a start is told beside that.
+    more: &'static [&'static str],
 }
 
 /// What the first task left in the agent.
-struct Made {
+pub(crate) struct Made {
     task: String,
     /// The nonces of the replies that wrote the program, ran it, committed it and ended the turn.
     nonces: [String; 4],
 }
 
 impl Nano {
-    fn spawn() -> Self {
+    /// With these words for each of its starts.
+    pub(crate) fn spawn(more: &'static [&'static str]) -> Self {
         let model = ScriptedModel::start(work);
         starter_image("agent-nano", "nano");
         let stack = LocalStack::with_images(&model.reachable());
         stack.up(&["--no-agent"]);
         let began = Instant::now();
-        let spawned = stack.json(&[&["spawn", "--type", "nano"], &BASIC[..], &words(&model.env_with_model())].concat());
+        let spawned =
+            stack.json(&[&["spawn", "--type", "nano"], &BASIC[..], more, &words(&model.env_with_model())].concat());
         let agent = &spawned["agent"];
         let id = agent["id"].as_str().unwrap().to_owned();
         println!("agent-nano: {} in {:.1} s, {}", agent["state"], began.elapsed().as_secs_f32(), agent["runtime"]);
         assert_eq!((&agent["state"], &agent["agent_type"]), (&"ready".into(), &"nano".into()), "{spawned}");
-        Self { stack, model, id }
+        Self { stack, model, id, more }
     }
 
     /// Asks it, as a person does who has one agent; the answer, and what the model was asked meanwhile.
@@ -105,7 +107,7 @@ impl Nano {
 
     /// Has a program written, run and committed: the nonces are in the file, the commit, the tools' results and the
     /// answer.
-    fn make(&self) -> Made {
+    pub(crate) fn make(&self) -> Made {
         let task = nonce();
         let (said, asked) = self.ask(&format!("TASK {task}"));
         let made = Made { nonces: nonces(&asked), task };
@@ -127,7 +129,7 @@ impl Nano {
     }
 
     /// What was made is there, whole and committed.
-    fn has_work(&self, made: &Made) {
+    pub(crate) fn has_work(&self, made: &Made) {
         let log = self.exec(&format!("git -C {WORKSPACE}/prog log --format='%an %s' --stat"));
         assert!(log.contains(&format!("agent made {}", made.nonces[2])) && log.contains("main.py"), "{log}");
         let changed = self.exec(&format!("git -C {WORKSPACE}/prog status --porcelain"));
@@ -135,7 +137,7 @@ impl Nano {
     }
 
     /// Has the program run once more: the agent remembers the conversation and finds its work.
-    fn again(&self, made: &Made) {
+    pub(crate) fn again(&self, made: &Made) {
         let question = nonce();
         let (said, asked) = self.ask(&format!("AGAIN {question}"));
         let [ran, ended] = nonces(&asked);
@@ -159,15 +161,14 @@ impl Nano {
         }
     }
 
-    fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         self.stack.json(&["status", &self.id])
     }
 
-    fn stop_and_start(&self) {
+    pub(crate) fn stop_and_start(&self) {
         self.stack.run(&["stop", &self.id]);
-        let began = Instant::now();
-        let started =
-            self.stack.json(&[&["start", &self.id], &BASIC[..], &words(&self.model.env_with_model())].concat());
+        let (began, env) = (Instant::now(), self.model.env_with_model());
+        let started = self.stack.json(&[&["start", &self.id], &BASIC[..], self.more, &words(&env)].concat());
         assert_eq!(started["agent"]["state"], "ready", "{started}");
         println!("agent-nano: started again in {:.1} s", began.elapsed().as_secs_f32());
     }
@@ -187,12 +188,12 @@ impl Made {
 
 /// The nonces of just so many replies.
 #[track_caller]
-fn nonces<const N: usize>(asked: &[Exchange]) -> [String; N] {
+pub(crate) fn nonces<const N: usize>(asked: &[Exchange]) -> [String; N] {
     let nonces: Vec<String> = asked.iter().map(|exchange| exchange.nonce.clone()).collect();
     nonces.try_into().unwrap_or_else(|odd: Vec<String>| panic!("{} requests for {N}: {asked:#?}", odd.len()))
 }
 
-fn words(owned: &[String]) -> Vec<&str> {
+pub(crate) fn words(owned: &[String]) -> Vec<&str> {
     owned.iter().map(String::as_str).collect()
 }
 
@@ -203,7 +204,7 @@ fn left_alone() -> Duration {
 
 /// What a shell in an agent prints.
 #[track_caller]
-fn exec(stack: &LocalStack, id: &str, command: &str) -> String {
+pub(crate) fn exec(stack: &LocalStack, id: &str, command: &str) -> String {
     stdout_of(&stack.run(&["exec", id, "--", "bash", "-c", command]))
 }
 
@@ -219,7 +220,7 @@ fn vmm_kib() -> u64 {
 
 #[tokio::test]
 async fn soak_agents_nano_writes_runs_and_commits_a_program_and_has_it_after_a_stop_and_after_a_while() {
-    let nano = Nano::spawn();
+    let nano = Nano::spawn(&[]);
     let made = nano.make();
     nano.tell_memory();
     nano.stop_and_start();

@@ -3,11 +3,9 @@
 use std::io::Write;
 use std::process::{Output, Stdio};
 
-use fixtures::{Holder, LARGE, SMALL, SpawnedAgent, Stack, stderr_of, stdout_of};
+use fixtures::{Holder, LARGE, Reply, SMALL, ScriptedModel, SpawnedAgent, Stack, Turn, nonce, stderr_of, stdout_of};
 use reqwest::Method;
 use serde_json::json;
-
-use crate::model::{Reply, ScriptedModel, Turn, nonce};
 
 fn give_back(turn: &Turn, nonce: &str) -> Reply {
     Reply::Say(format!("{nonce} {}", turn.question))

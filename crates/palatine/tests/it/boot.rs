@@ -5,12 +5,10 @@ use std::io::Read;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
-use fixtures::{SMALL, Stack, stderr_of, stdout_of, until, until_holds};
+use fixtures::{Reply, SMALL, ScriptedModel, Stack, Turn, stderr_of, stdout_of, until, until_holds};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
-
-use crate::model::{Reply, ScriptedModel, Turn};
 
 /// Nobody gives up before a test does.
 const LONG: &str = "[control]\nspawn_timeout_ms = 600000\n[node]\nboot_deadline_ms = 600000\n";

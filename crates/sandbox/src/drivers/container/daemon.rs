@@ -53,12 +53,18 @@ pub(super) struct Place(PathBuf);
 
 impl Place {
     pub(super) fn under(state: &Path) -> Result<Self, DriverFailure> {
+        let place = Self::named(state)?;
+        files::private_dir(&place.0)?;
+        Ok(place)
+    }
+
+    /// Where it would be; nothing is made.
+    pub(super) fn named(state: &Path) -> Result<Self, DriverFailure> {
         let place = Self(state.join("containerd"));
         let longest = place.0.join("grpc.sock.ttrpc");
         if longest.as_os_str().len() > MAX_SOCKET_PATH {
             return Err(DriverFailure::Missing(format!("the path {} is too long for a socket", longest.display())));
         }
-        files::private_dir(&place.0)?;
         Ok(place)
     }
 

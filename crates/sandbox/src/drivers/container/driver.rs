@@ -66,6 +66,17 @@ impl Container {
         Ok(driver)
     }
 
+    /// Whether it can be started on this machine, for a node with this state folder; nothing is made or started.
+    ///
+    /// # Errors
+    /// Names what the machine lacks.
+    pub fn check(runtime: OciRuntime, state: &Path) -> Result<(), DriverFailure> {
+        for (program, package) in [(PROGRAM, PROGRAM), (SHIM, PROGRAM), (runtime.program(), runtime.program())] {
+            find(program, package)?;
+        }
+        Place::named(state).map(drop)
+    }
+
     async fn blocking<T: Send + 'static>(&self, act: impl FnOnce(&Inner) -> T + Send + 'static) -> T {
         let inner = Arc::clone(&self.0);
         match spawn_blocking(move || act(&inner)).await {
@@ -398,8 +409,7 @@ fn find(program: &str, package: &str) -> Result<PathBuf, DriverFailure> {
     let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file());
     found.ok_or_else(|| {
         DriverFailure::Missing(format!(
-            "the program {program} is not installed (Debian and Ubuntu: the package {package}); node.runtimes asks for \
-             containers"
+            "the program {program} is not installed (Debian and Ubuntu: the package {package}), which makes containers"
         ))
     })
 }
