@@ -51,13 +51,32 @@ pub(crate) fn lay(dev: &mut Dev) -> Result<()> {
     let images = crate::root().join("images");
     for image in fs::read_dir(&images).context("list images")? {
         let name = image.context("list images")?.file_name();
-        let recipe = images.join(&name).join("image.toml");
-        if recipe.is_file() {
-            fresh(&recipe, &assets.join("images").join(&name).join("image.toml"))?;
+        for file in recipe_files(&images.join(&name))? {
+            fresh(&images.join(&name).join(&file), &assets.join("images").join(&name).join(&file))?;
         }
     }
     fresh(&built.join("agent-echo"), &assets.join("images/agent-echo/agent-echo"))?;
     CHAINS.iter().try_for_each(|chain| npm(dev, chain))
+}
+
+/// The files of a recipe, from its folder: what builds or tries the programs in it is left out. None, where there is no
+/// recipe.
+pub(crate) fn recipe_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    if !folder.join("image.toml").is_file() {
+        return Ok(Vec::new());
+    }
+    let listed = || format!("list {}", folder.display());
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).with_context(listed)? {
+        let entry = entry.with_context(listed)?;
+        let name = PathBuf::from(entry.file_name());
+        let tries = name.to_string_lossy().ends_with(".test.mjs") || name.as_os_str() == "Cargo.toml";
+        if entry.path().is_file() && !tries {
+            files.push(name);
+        }
+    }
+    files.sort();
+    Ok(files)
 }
 
 /// What the tests need beside that.
@@ -190,6 +209,16 @@ mod tests {
             assert_eq!(said(&dev).len(), installed, "{version}");
         }
         assert!(said(&dev)[0].ends_with(&format!("--require-hashes --requirement {}", requirements.display())));
+    }
+
+    #[test]
+    fn a_recipe_is_laid_whole_without_what_builds_or_tries_it() {
+        let names = |folder: &str| recipe_files(&crate::root().join("images").join(folder)).unwrap();
+        assert_eq!(names("agent-nano"), ["agent_nano.py", "image.lock", "image.toml"].map(PathBuf::from));
+        let chat = ["agent.mjs", "front.mjs", "image.lock", "image.toml", "settings.mjs"];
+        assert_eq!(names("agent-chat"), chat.map(PathBuf::from));
+        assert_eq!(names("agent-echo"), [PathBuf::from("image.toml")]);
+        assert!(recipe_files(&crate::root().join("docs")).unwrap().is_empty());
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, utimensat};
 
+use crate::assets::recipe_files;
 use crate::declared;
 
 /// Our programs.
@@ -103,12 +104,10 @@ impl Pack {
         for file in ["pod", "images/agent-echo/agent-echo"] {
             install(PROGRAM, &self.assets.join(file), &library.join(file))?;
         }
-        for image in entries(&crate::root().join("images"))?.iter().filter(|image| image.join("image.toml").is_file()) {
-            install(
-                PLAIN,
-                &image.join("image.toml"),
-                &library.join("images").join(file_name(image)?).join("image.toml"),
-            )?;
+        for image in entries(&crate::root().join("images"))? {
+            for file in recipe_files(&image)? {
+                install(PLAIN, &image.join(&file), &library.join("images").join(file_name(&image)?).join(&file))?;
+            }
         }
         for (name, folder) in CHAINS {
             self.lay_chain(&crate::root().join(folder), &self.assets.join(name), &library.join(name))?;

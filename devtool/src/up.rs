@@ -26,7 +26,10 @@ pub(crate) fn run(dev: &mut Dev, words: &[OsString]) -> Result<Infallible> {
     guests(dev)?;
     offer(dev)?;
     stage(dev, 3);
-    say(&format!("More agents, once it runs: ./dev images builds {} for it.", crate::images::names()));
+    say(&format!(
+        "More agents: {}. A spawn builds what it wants, --images NAME,… builds it first.",
+        crate::images::names()
+    ));
     let program = dev.target().join("release/palatine");
     dev.become_it(dev.command(program).args(["up", "--assets"]).arg(dev.assets()).args(words))
 }

@@ -248,6 +248,9 @@ pub(crate) struct Up {
     /// Leave out the trial at the end: an agent that is spawned, asked and stopped
     #[arg(long)]
     pub(crate) no_agent: bool,
+    /// Images of packages to build first, if they are not here yet: `nano,coding`, or `all`; `spawn` builds one that it wants
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_parser = starter_names())]
+    pub(crate) images: Vec<String>,
     /// The gateway's address
     #[arg(long, default_value = "127.0.0.1:8080", value_parser = told_address)]
     pub(crate) listen: std::net::SocketAddr,
@@ -257,6 +260,11 @@ pub(crate) struct Up {
     /// Where the guest programs and image recipes lie; by default where the package put them
     #[arg(long, env = "PALATINE_ASSETS", value_hint = ValueHint::DirPath, default_value_os_t = installed(), hide_default_value = true)]
     pub(crate) assets: PathBuf,
+}
+
+fn starter_names() -> clap::builder::PossibleValuesParser {
+    let names = wire::v1::public::STARTER_IMAGES.into_iter().chain([crate::starters::ALL]);
+    clap::builder::PossibleValuesParser::new(names)
 }
 
 /// An address that can be told to others before anybody listens there.

@@ -7,6 +7,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use wire::fault::{Code, Fault, KeptAgent, LiveAgent, TierUse};
 use wire::filesystem::FilesError;
 use wire::printable;
+use wire::v1::public::STARTER_IMAGES;
 
 use crate::commands::starting::Interrupted;
 use crate::commands::task::TaskInterrupted;
@@ -114,12 +115,9 @@ pub(crate) const fn exit_of(code: Code) -> Exit {
     }
 }
 
-/// The images that `./dev images` builds.
-const STARTERS: [&str; 5] = ["nano", "base", "browser", "chat", "coding"];
-
 /// The types that there are, and those that could be.
 fn known_types(known: &[String]) -> String {
-    let missing: Vec<_> = STARTERS.into_iter().filter(|name| !known.iter().any(|known| known == name)).collect();
+    let missing: Vec<_> = STARTER_IMAGES.into_iter().filter(|name| !known.iter().any(|known| known == name)).collect();
     let known = known.join(", ");
     match &missing[..] {
         [] => format!("try one of: {known}"),
@@ -333,7 +331,7 @@ mod tests {
         let known = |names: &[&str]| known_types(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
         let some = "try one of: echo, nano; with ./dev images the operator builds base, browser, chat, coding";
         assert_eq!(known(&["echo", "nano"]), some);
-        assert_eq!(known(&STARTERS), "try one of: nano, base, browser, chat, coding");
+        assert_eq!(known(&STARTER_IMAGES), "try one of: nano, base, browser, chat, coding");
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod output;
 mod serve;
 mod signals;
 mod signer;
+mod starters;
 mod terminal;
 mod tokens;
 mod up;

@@ -50,6 +50,7 @@ pub(crate) use state::StateDir;
 use crate::cli;
 use crate::failure::Exit;
 use crate::output::show;
+use crate::starters::Starters;
 use health::Health;
 use network::StackResources;
 use prepare::StackWallets;
@@ -72,6 +73,7 @@ const DETACHED: &str = "PALATINE_UP_DETACHED";
 pub(crate) fn up(state: &StateDir, options: &cli::Up, json: bool) -> Result<()> {
     if let Some(stack) = state.running()? {
         eprintln!("It is running already; stop it with: palatine down");
+        Starters::of(&stack, state).build(&options.images)?;
         return Ok(show(json, &stack, welcome)?);
     }
     if !rustix::process::geteuid().is_root() {
@@ -84,6 +86,7 @@ pub(crate) fn up(state: &StateDir, options: &cli::Up, json: bool) -> Result<()> 
     leftovers::end_parts(state)?;
     check_port(options)?;
     prepare::build_guest(state, options)?;
+    prepare::build_starters(state, options)?;
     let wallets = StackWallets::make(state)?;
     let runtime = Builder::new_current_thread().enable_all().build().context("start the runtime")?;
     if options.detach {

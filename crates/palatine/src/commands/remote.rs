@@ -27,6 +27,7 @@ use crate::cli::{
 };
 use crate::output::{self, show};
 use crate::signer::KeystoreLocation;
+use crate::starters::Starters;
 use crate::tokens::TokenFolder;
 use crate::up::StateDir;
 
@@ -148,7 +149,18 @@ impl Session<'_> {
             image_ref: run.image,
             ..of
         };
-        Starting::new(&self.client, &self.tokens, request, run.idempotency_key)
+        let starting = Starting::new(&self.client, &self.tokens, request, run.idempotency_key)?;
+        Ok(starting.with_starters(self.starters()?))
+    }
+
+    /// What can be built here, if the gateway is of the stack that runs here.
+    fn starters(&self) -> Result<Option<Starters>> {
+        let stack = match &self.target.gateway {
+            None => self.state.running()?,
+            // Whatever runs here, and whether that can be told, another one is meant.
+            Some(named) => self.state.running().ok().flatten().filter(|stack| stack.gateway == *named),
+        };
+        Ok(stack.map(|stack| Starters::of(&stack, self.state)))
     }
 
     /// Has a new agent do something, and removes it again.

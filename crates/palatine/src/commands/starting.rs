@@ -13,11 +13,14 @@ use anyhow::{Result, anyhow, bail};
 use client::{ClientError, GatewayClient, SpawnOptions};
 use domain::{PodId, StateName};
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
+use wire::fault::{Code, Fault};
 use wire::v1::node::GuestReport;
 use wire::v1::public::{Agent, SpawnRequest, SpawnResponse};
 
 use crate::output;
+use crate::starters::Starters;
 use crate::tokens::TokenFolder;
 
 /// How long a start is waited for, and how.
@@ -68,6 +71,8 @@ pub(crate) struct Starting<'a> {
     patience: Patience,
     /// The agent, once the gateway has named it.
     begun: Cell<Option<PodId>>,
+    /// What can be built here, should the gateway not have it.
+    starters: Option<Starters>,
 }
 
 impl<'a> Starting<'a> {
@@ -82,7 +87,13 @@ impl<'a> Starting<'a> {
             Some(key) => key,
             None => minted_key()?,
         };
-        Ok(Self { client, tokens, request, key, patience: Patience::default(), begun: Cell::default() })
+        let patience = Patience::default();
+        Ok(Self { client, tokens, request, key, patience, begun: Cell::default(), starters: None })
+    }
+
+    /// With what can be built on this machine, where the gateway is of a stack here.
+    pub(crate) fn with_starters(self, starters: Option<Starters>) -> Self {
+        Self { starters, ..self }
     }
 
     /// The agent, where the gateway has named it: it may run, however its start came out here.
@@ -92,11 +103,34 @@ impl<'a> Starting<'a> {
 
     /// Has it reserved, and does not wait for it.
     pub(crate) async fn begin(&self) -> Result<SpawnResponse> {
-        self.ask(true).await
+        let answer = self.ask(true).await;
+        if self.has_built_for(&answer).await? { self.ask(true).await } else { answer }
     }
 
     /// Has it started and waits until it is ready, or `interrupted` comes.
     pub(crate) async fn until_ready(&self, interrupted: impl Future<Output = ()>) -> Result<SpawnResponse> {
+        let mut interrupted = pin!(interrupted);
+        let answer = self.once_until_ready(interrupted.as_mut()).await;
+        if self.has_built_for(&answer).await? { self.once_until_ready(interrupted).await } else { answer }
+    }
+
+    /// Whether what the gateway does not know was built here meanwhile.
+    async fn has_built_for(&self, answer: &Result<SpawnResponse>) -> Result<bool> {
+        let Err(error) = answer else { return Ok(false) };
+        let fault = error.chain().find_map(|cause| cause.downcast_ref::<Fault>());
+        if fault.is_none_or(|fault| fault.code != Code::UnknownAgentType) {
+            return Ok(false);
+        }
+        let (Some(starters), Some(kind)) = (&self.starters, &self.request.agent_type) else { return Ok(false) };
+        if !starters.has(kind) {
+            return Ok(false);
+        }
+        let (starters, names) = (starters.clone(), [kind.clone()]);
+        spawn_blocking(move || starters.build(&names)).await.context("build the image")??;
+        Ok(true)
+    }
+
+    async fn once_until_ready(&self, interrupted: impl Future<Output = ()>) -> Result<SpawnResponse> {
         let mut interrupted = pin!(interrupted);
         let prompt = tokio::select! {
             answer = timeout(self.patience.prompt, self.ask(false)) => answer,

@@ -171,6 +171,7 @@ mod tests {
             node_socket: state.socket(),
             config: state.config(),
             logs: state.logs(),
+            assets: PathBuf::new(),
             visitor_keypair: state.visitor(),
             pid: process.pid,
             process,

@@ -173,6 +173,7 @@ impl Running {
             node_socket: state.socket(),
             config: state.config(),
             logs: state.logs(),
+            assets: std::path::absolute(&options.assets).context("find the assets")?,
             visitor_keypair: state.visitor(),
             pid: process.pid,
             process,

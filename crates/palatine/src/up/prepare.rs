@@ -15,6 +15,7 @@ use super::network::{OperatorSettings, StackResources};
 use super::progress::Step;
 use super::solana::SolanaInfo;
 use super::state::StateDir;
+use crate::starters::{Settings, Starters};
 use crate::{cli, keypair};
 
 /// Free disk that a stack needs: images, and some agents' disks.
@@ -52,8 +53,7 @@ impl StackWallets {
 
 /// Makes what a guest boots of: the kernel, and the image of the reference agent.
 pub(super) fn build_guest(state: &StateDir, options: &cli::Up) -> Result<()> {
-    let config = crate::config::Config::load(options.config.config.as_deref())?;
-    let images = image::Config { store: state.root().join("images"), ..config.images };
+    let images = images(state, options)?;
     let step = Step::start("Preparing the guest kernel");
     image::kernel::prepare(&images, &options.assets.join("pod"), &step).context("prepare the guest kernel")?;
     step.done();
@@ -62,6 +62,18 @@ pub(super) fn build_guest(state: &StateDir, options: &cli::Up) -> Result<()> {
     image::ImageStore::open(&images)?.build(&recipe, &image::BuildOptions::default(), "echo", &step)?;
     step.done();
     Ok(())
+}
+
+/// Builds what is wanted of the images of packages.
+pub(super) fn build_starters(state: &StateDir, options: &cli::Up) -> Result<()> {
+    let settings = Settings::Known(Box::new(images(state, options)?));
+    Starters::new(&options.assets, state, settings).build(&options.images)
+}
+
+/// How the operator has images made, in the store of this stack.
+fn images(state: &StateDir, options: &cli::Up) -> Result<image::Config> {
+    let config = crate::config::Config::load(options.config.config.as_deref())?;
+    Ok(image::Config { store: state.root().join("images"), ..config.images })
 }
 
 /// Refuses a disk without room, before anything is written.

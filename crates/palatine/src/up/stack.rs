@@ -44,6 +44,9 @@ pub(crate) struct LocalStackInfo {
     pub(crate) config: PathBuf,
     /// Where the parts log to.
     pub(crate) logs: PathBuf,
+    /// Where the guest programs and image recipes lie; nothing where an older version wrote this.
+    #[serde(default)]
+    pub(crate) assets: PathBuf,
     /// A keypair file of a second funded holder, who tries the main job.
     pub(crate) visitor_keypair: PathBuf,
     /// The process that keeps the parts; ending it ends them.

@@ -31,6 +31,7 @@ mod secrets;
 mod shell;
 mod soak;
 mod spawn;
+mod starters;
 mod terminal;
 mod up;
 mod upgrade;

@@ -27,6 +27,9 @@ pub const X_AUDIENCE: &str = "x-audience";
 /// Makes a retry return the first answer.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
+/// The images that the project brings as recipes, by the names that `agent_type` says: an operator builds them.
+pub const STARTER_IMAGES: [&str; 5] = ["nano", "base", "browser", "chat", "coding"];
+
 /// `POST /spawn`: a new agent, or with `pod` the start of one that does not run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -8,7 +8,7 @@ use store::{IdempotencyKey, RunExpiry, RunPod, RunReservation};
 use wire::Environment;
 use wire::fault::{Code, Fault};
 use wire::v1::node::RuntimeName;
-use wire::v1::public::{IDEMPOTENCY_KEY, SpawnRequest};
+use wire::v1::public::{IDEMPOTENCY_KEY, STARTER_IMAGES, SpawnRequest};
 
 use crate::api::agents::mounts::mounts;
 use crate::api::extract::{parse_json, shortened};
@@ -207,7 +207,13 @@ pub(crate) fn refused(error: AdmitError) -> ApiError {
     match error {
         AdmitError::NoImagesYet => Fault::new(Code::NodeUnavailable, error.to_string()).retry_after(1).into(),
         AdmitError::UnknownImage { name, known } => {
-            let said = format!("agent_type {:?} names no image", shortened(&name));
+            let more = match STARTER_IMAGES.contains(&name.as_str()) {
+                true => {
+                    format!(" here yet; its operator builds it: palatine up --images {name}, or ./dev images {name}")
+                }
+                false => String::new(),
+            };
+            let said = format!("agent_type {:?} names no image{more}", shortened(&name));
             let mut fault = Fault::new(Code::UnknownAgentType, said).field("agent_type");
             fault.known = Some(known.keys().cloned().collect());
             fault.into()
