@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use fixtures::{
     Exchange, LocalStack, MachineInventory, Reply, ScriptedModel, Turn, assets, nonce, starter_image, stderr_of,
-    stdout_of,
+    stdout_of, until,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -60,7 +60,9 @@ async fn without_kvm_what_cannot_be_emulated_runs_in_a_container_and_the_answer_
     let spawned = curl(&stack, &json!({"agent_type": "caged"}));
     assert_eq!((&spawned["success"], &spawned["agent"]["runtime"]), (&json!(true), &json!(CONTAINER)), "{spawned}");
     let id = spawned["agent"]["id"].as_str().unwrap().to_owned();
-    assert!(stack.answers(&id));
+    let token = spawned["agent"]["token"].as_str().unwrap();
+    let answers = || stack.output(&["ask", &id, "are you there?", "--token", token]).status.success();
+    assert!(answers());
     let shown = stdout_of(&stack.run(&["status", &id]));
     assert!(shown.contains(CONTAINER), "{shown}");
     let (word, file) = (nonce(), stack.path("word"));
@@ -71,7 +73,7 @@ async fn without_kvm_what_cannot_be_emulated_runs_in_a_container_and_the_answer_
     let first = stack.json(&["status", &id]);
     stack.signal("hypercore", Signal::KILL);
     stack.until_restarted("hypercore", 0).await;
-    stack.until_answers(&id).await;
+    until("the agent answers", async || answers().then_some(())).await;
     let now = stack.json(&["status", &id]);
     assert_eq!((&now["agent"]["run"], &now["agent"]["restarts"]), (&first["agent"]["run"], &json!(0)), "{now}");
     assert_eq!(read(&stack, &id, "/data/word"), word);
