@@ -8,9 +8,11 @@
 //! | [`v1::pod`] | `hypercore` and `pod`, in the guest | HTTP on the guest's own link |
 //! | [`process`] | whoever runs commands in a guest, and `pod` | Connect's JSON, in [`connect`] envelopes |
 //! | [`filesystem`] | whoever works on a guest's files, and `pod` | the same; plain HTTP for what is in them |
+//! | [`content`] | whoever works on the files of a volume that no agent has, and its helper | HTTP |
 //! | [`v1::relay`] | anyone and the gasless relayer | HTTP, TLS |
 
 pub mod connect;
+pub mod content;
 pub mod fault;
 pub mod filesystem;
 mod hex;

@@ -15,6 +15,17 @@
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /health` | 204, without a token |
 //! | `POST /process.Process/*` | E2B's process protocol: [`crate::process`] |
+//! | `/v1/volumes/{name}/path`, `/dir`, `/file` | the files of one of its volumes: [`crate::content`] |
+//!
+//! A helper ([`HELPER`]) answers, to the node alone and without a token, since nothing of anybody's
+//! runs in it:
+//!
+//! | call | does |
+//! |---|---|
+//! | `POST /v1/mount` [`HelperConfig`] | 204 once its disk is mounted; 409 `wrong_state` says why it is not |
+//! | `/v1/content/path`, `/dir`, `/file` | the files of its disk: [`crate::content`] |
+//! | `POST /v1/stop` [`StopRequest`] | syncs, powers off |
+//! | `GET /health` | 204 |
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -44,6 +55,10 @@ pub const PREFIX_LENGTH: u8 = 30;
 pub const PROBE: &str = "palatine.probe";
 /// What `pod` prints then.
 pub const PROBE_ANSWER: &str = "palatine-probe-ok";
+/// The word on the kernel's command line that makes `pod` a helper: it has one disk, the first of
+/// [`VOLUME_SERIALS`], and no image, and answers for the files of that disk
+/// ([`crate::content`]).
+pub const HELPER: &str = "palatine.helper";
 
 /// The serials of a guest's volumes, in the order of [`GuestConfig::volumes`].
 pub const VOLUME_SERIALS: [&str; MAX_MOUNTS] =
@@ -75,6 +90,16 @@ pub struct GuestConfig {
     /// W3C trace context of the spawn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+}
+
+/// What a helper is told once, before it answers for its disk's files.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HelperConfig {
+    /// The node's clock: nanoseconds since the Unix epoch.
+    pub clock_unix_ns: u64,
+    /// Base64 of 64 random bytes for the guest kernel's generator.
+    pub entropy: Secret,
 }
 
 /// A volume, and where it is mounted.

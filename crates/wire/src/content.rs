@@ -1,0 +1,149 @@
+//! E2B's volume-content API (`spec/openapi-volumecontent.yml` of e2b-dev/E2B): the files of a disk,
+//! as a tree of their own whose root is the disk's. What a path leads over, links too, ends at
+//! that root.
+//!
+//! | call | query | does |
+//! |---|---|---|
+//! | `GET path` | | 200 [`VolumeEntryStat`] of what is there; a link is told, not followed |
+//! | `PATCH path` [`VolumeEntryChange`] | | 200 [`VolumeEntryStat`] |
+//! | `DELETE path` | | 204; a folder goes with all in it |
+//! | `GET dir` | `depth` | 200, an array of [`VolumeEntryStat`] |
+//! | `POST dir` | `uid`, `gid`, `mode`, `force` | 201 [`VolumeEntryStat`]; with `force` it may be there, and its parents are made |
+//! | `GET file` | | 200 the bytes, or 206 those of a `Range` |
+//! | `PUT file` | `uid`, `gid`, `mode`, `force` | 201 [`VolumeEntryStat`] once all of it is on disk; with `force` in place of another |
+//!
+//! All have `path` in their query; numbers are decimal. Whose a new entry is goes by the folder it
+//! is made in, where the query does not say.
+
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+/// The header by which a gateway tells its node for whom it reads and writes a disk's files: of
+/// one holder's helpers few run at once.
+pub const HOLDER: &str = "palatine-holder";
+
+/// What kind of entry it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum VolumeEntryType {
+    /// A device, a pipe, a socket.
+    Unknown,
+    /// A file.
+    File,
+    /// A folder.
+    Directory,
+    /// A link.
+    Symlink,
+}
+
+/// An entry of a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeEntryStat {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    #[serde(rename = "type")]
+    pub kind: VolumeEntryType,
+    /// Its path from the disk's root.
+    pub path: String,
+    /// Its size, in bytes.
+    pub size: i64,
+    /// Its permissions.
+    pub mode: u32,
+    /// Whose it is, by number.
+    pub uid: u32,
+    /// Of which group, by number.
+    pub gid: u32,
+    /// When it was read last.
+    #[schema(format = DateTime)]
+    pub atime: String,
+    /// When it was written last.
+    #[schema(format = DateTime)]
+    pub mtime: String,
+    /// When it was changed last.
+    #[schema(format = DateTime)]
+    pub ctime: String,
+    /// Of a link: what stands in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+}
+
+/// What of an entry is changed; what is absent stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeEntryChange {
+    /// Whose it is to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Of which group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+    /// Its permissions, 0 to 511 (octal 777).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
+}
+
+/// The query of a call.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ContentQuery {
+    /// The path, from the disk's root
+    pub path: String,
+    /// Levels of folders that are listed, from 1
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub depth: Option<u32>,
+    /// Whose a new entry is; that of the folder it is in where this is absent
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<u32>,
+    /// Of which group; likewise
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gid: Option<u32>,
+    /// Its permissions, 0 to 511 (octal 777)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<u32>,
+    /// A folder's parents are made too, and it may be there; a file is written over
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub force: Option<bool>,
+}
+
+/// The body of every answer of this API that is not a success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, thiserror::Error)]
+#[error("{message} ({code})")]
+pub struct ContentError {
+    /// A stable name: of [`crate::fault::Code`], or one of `already_exists`, `no_space`.
+    pub code: String,
+    /// One sentence.
+    pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_entry_has_the_names_of_e2bs_spec() {
+        let entry = VolumeEntryStat {
+            name: "a".to_owned(),
+            kind: VolumeEntryType::Symlink,
+            path: "/a".to_owned(),
+            size: 1,
+            mode: 0o777,
+            uid: 1000,
+            gid: 1000,
+            atime: "2026-01-01T00:00:00Z".to_owned(),
+            mtime: "2026-01-01T00:00:00Z".to_owned(),
+            ctime: "2026-01-01T00:00:00Z".to_owned(),
+            target: Some("b".to_owned()),
+        };
+        let said = json!({
+            "name": "a", "type": "symlink", "path": "/a", "size": 1, "mode": 511, "uid": 1000, "gid": 1000,
+            "atime": "2026-01-01T00:00:00Z", "mtime": "2026-01-01T00:00:00Z", "ctime": "2026-01-01T00:00:00Z",
+            "target": "b",
+        });
+        assert_eq!(serde_json::to_value(&entry).unwrap(), said);
+        assert_eq!(serde_json::from_value::<VolumeEntryStat>(said).unwrap(), entry);
+        assert!(serde_json::from_value::<VolumeEntryChange>(json!({"owner": 1})).is_err());
+    }
+}
