@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use domain::{PodId, RunId};
 use rustix::process::Signal;
-use wire::v1::pod::ImageRunConfig;
+use wire::v1::pod::{GuestVolume, ImageRunConfig};
 use wire::{Environment, Secret};
 
 use crate::process::{OomScore, ProcessSpec, User};
@@ -30,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) env: BTreeMap<String, Secret>,
     /// Why the agent is not started at all, in a sentence for its owner.
     pub(crate) refused: Option<String>,
+    /// The volumes that are mounted.
+    pub(crate) volumes: Vec<GuestVolume>,
 }
 
 impl Plan {

@@ -33,14 +33,14 @@ use crate::files::{self, Download, FileError, FileMode, PathBase, Piece, Upload,
 use crate::process::{Accounts, User, UserError};
 
 /// Pieces of an upload on their way to its file.
-const PIECES: usize = 4;
+pub(super) const PIECES: usize = 4;
 /// Bytes of a download read at once.
 const READ_BYTES: usize = 128 * 1024;
 /// How long an upload may stand still.
 const UPLOAD_IDLE: Duration = Duration::from_secs(60);
 /// How long the rest of a refused upload is still taken: a sender that is cut off in the
 /// middle of it does not read why.
-const LINGER: Duration = Duration::from_secs(10);
+pub(super) const LINGER: Duration = Duration::from_secs(10);
 /// Files of one form.
 const MAX_FILES: usize = 1024;
 /// Bytes of a form that may come before, between and within the heads of its parts, and one piece
@@ -64,11 +64,11 @@ fn mode_of(text: Option<&str>) -> FilesResult<Option<FileMode>> {
     Ok(text.map(str::parse).transpose()?)
 }
 
-type FilesResult<T> = Result<T, FilesFailure>;
+pub(super) type FilesResult<T> = Result<T, FilesFailure>;
 
 /// A [`FilesError`] on its way out.
 #[derive(Debug)]
-pub(super) struct FilesFailure(FilesError);
+pub(super) struct FilesFailure(pub(super) FilesError);
 
 impl FilesFailure {
     fn new(status: StatusCode, message: impl Into<String>) -> Self {
@@ -155,7 +155,7 @@ pub(super) async fn download(
 }
 
 /// The whole file, or the part of it that was asked for.
-async fn respond(
+pub(super) async fn respond(
     download: Download,
     path: &str,
     headers: &HeaderMap,
@@ -283,7 +283,8 @@ async fn take(
         UploadBody::Bytes(bytes) => {
             let absent = || FilesFailure::new(StatusCode::BAD_REQUEST, "the parameter path says where the bytes go");
             let path = caller.resolve(named.ok_or_else(absent)?)?;
-            Ok(vec![receive(&caller.user, Upload { path, metadata, gzip, mode }, bytes).await?])
+            let upload = Upload { path, metadata, gzip, mode, owner: None, sync: false };
+            Ok(vec![receive(&caller.user, upload, bytes).await?])
         }
         UploadBody::Form(form) => {
             let mut done: Vec<UploadedFile> = Vec::new();
@@ -299,7 +300,8 @@ async fn take(
                 if paths.len() == MAX_FILES || !paths.insert(path.clone()) {
                     return Err(several(&path, &done));
                 }
-                let upload = Upload { path, metadata: metadata.clone(), gzip: false, mode };
+                let metadata = metadata.clone();
+                let upload = Upload { path, metadata, gzip: false, mode, owner: None, sync: false };
                 done.push(receive(&caller.user, upload, &mut part).await?);
             }
             Ok(done)
@@ -342,7 +344,7 @@ async fn receive(user: &User, upload: Upload, source: &mut impl Chunks) -> Files
 }
 
 /// Returns early, and with success, where the file takes no more: it says why.
-async fn send(source: &mut impl Chunks, pieces: mpsc::Sender<Piece>) -> FilesResult<()> {
+pub(super) async fn send(source: &mut impl Chunks, pieces: mpsc::Sender<Piece>) -> FilesResult<()> {
     loop {
         let chunk = tokio::select! {
             chunk = within(source.chunk()) => chunk??,
@@ -362,7 +364,7 @@ async fn within<T>(next: impl Future<Output = T>) -> FilesResult<T> {
 }
 
 /// Where the bytes of a file come from.
-trait Chunks {
+pub(super) trait Chunks {
     /// The next ones; `None` after the last.
     fn chunk(&mut self) -> impl Future<Output = FilesResult<Option<Bytes>>> + Send;
 }

@@ -3,10 +3,12 @@
 mod agent;
 mod auth;
 mod body;
+mod content;
 mod error;
 mod files;
 mod filesystem;
 mod guest;
+mod helper;
 mod input;
 mod metrics;
 mod routes;
@@ -14,5 +16,7 @@ mod rpc;
 mod serve;
 mod tunnel;
 
+pub(crate) use content::HelperFiles;
+pub(crate) use helper::{HelperApi, helper_routes};
 pub(crate) use routes::routes;
 pub(crate) use serve::serve;

@@ -6,14 +6,14 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, State};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use http::StatusCode;
 use wire::fault::Code;
 
 use super::auth::token;
 use super::body::whole;
 use super::error::ApiError;
-use super::{agent, files, filesystem, guest, input, metrics, rpc, tunnel};
+use super::{agent, content, files, filesystem, guest, input, metrics, rpc, tunnel};
 use crate::agent::Pod;
 use crate::identity::Platform;
 
@@ -24,6 +24,7 @@ pub(crate) fn routes(pod: Pod, platform: Arc<dyn Platform>) -> Router {
     let streams = Router::new()
         .route("/process.Process/StreamInput", post(input::stream_input))
         .route("/files", get(files::download).post(files::upload))
+        .route("/v1/volumes/{name}/{call}", any(content::volume))
         .route_layer(from_fn_with_state(pod.clone(), token));
     Router::new()
         .route("/v1/status", get(agent::status))
@@ -107,6 +108,7 @@ mod tests {
             user: Accounts::default().resolve("").unwrap(),
             env: [].into(),
             refused: None,
+            volumes: Vec::new(),
         };
         let pod = pod();
         pod.assign(TOKEN.to_owned().into(), plan);
@@ -123,7 +125,7 @@ mod tests {
         (status, String::from_utf8(body.to_vec()).unwrap())
     }
 
-    const CALLS: [&str; 14] = [
+    const CALLS: [&str; 16] = [
         "GET /v1/status",
         "GET /v1/logs",
         "POST /v1/stop",
@@ -138,6 +140,8 @@ mod tests {
         "POST /files/compose",
         "GET /envs",
         "GET /usage",
+        "GET /v1/volumes/work/path?path=/",
+        "PUT /v1/volumes/work/file?path=/x",
     ];
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 //! in threads that have the user's rights.
 
 mod compose;
+mod content;
 mod download;
 mod entry;
 mod error;
@@ -18,6 +19,7 @@ mod watch;
 mod watchers;
 
 pub(crate) use compose::compose;
+pub(crate) use content::{FileTree, NewEntry};
 pub(crate) use download::{Download, open};
 pub(crate) use error::FileError;
 pub(crate) use metadata::of_headers as metadata_of;

@@ -12,6 +12,12 @@ pub(super) const PERMISSIONS: u32 = 0o777;
 pub(crate) struct FileMode(u32);
 
 impl FileMode {
+    /// Those of these bits.
+    pub(crate) fn of(bits: u32) -> Result<Self, FileError> {
+        let given = || FileError::Malformed(format!("mode {bits} is not 0 to {PERMISSIONS} (octal 777)"));
+        (bits <= PERMISSIONS).then_some(Self(bits)).ok_or_else(given)
+    }
+
     /// As the kernel takes them.
     pub(super) const fn bits(self) -> u32 {
         self.0

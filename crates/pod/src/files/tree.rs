@@ -168,7 +168,8 @@ pub(crate) fn list(path: &str, depth: u32, mut tell: impl FnMut(EntryInfo)) -> R
     Ok(())
 }
 
-fn names(path: &str) -> Result<Vec<String>, FileError> {
+/// The names in a folder that are text, in their order.
+pub(super) fn names(path: &str) -> Result<Vec<String>, FileError> {
     let mut names = Vec::new();
     for entry in fs::read_dir(path).map_err(FileError::at(path))? {
         let entry = entry.map_err(FileError::at(path))?;

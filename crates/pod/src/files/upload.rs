@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -42,6 +42,17 @@ pub(crate) struct Upload {
     pub(crate) gzip: bool,
     /// Its permissions, where they are said.
     pub(crate) mode: Option<FileMode>,
+    /// Whose it is, where that is said; of one that takes another's place the other's else.
+    pub(crate) owner: Option<Owner>,
+    /// Whether it is on disk, and not only in memory, when it is there.
+    pub(crate) sync: bool,
+}
+
+/// User and group of a file, by number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
 }
 
 /// What comes of an upload. One that ends without its end is broken off.
@@ -63,7 +74,8 @@ pub(crate) async fn receive(
 }
 
 impl Upload {
-    fn take(self, mut pieces: mpsc::Receiver<Piece>) -> Result<UploadedFile, FileError> {
+    /// Takes it in, in a thread that has its user's rights.
+    pub(super) fn take(self, mut pieces: mpsc::Receiver<Piece>) -> Result<UploadedFile, FileError> {
         ensure_parent(&self.path)?;
         let target = WriteTarget::open(&self.path)?;
         let mut sink = Sink::new(target.file(), self.gzip);
@@ -75,6 +87,12 @@ impl Upload {
             }
         }
         sink.finish().map_err(|error| wrong(&self.path, error))?;
+        if let Some(Owner { uid, gid }) = self.owner {
+            fchown(target.file(), Some(uid), Some(gid)).map_err(FileError::at(&self.path))?;
+        }
+        if self.sync {
+            target.file().sync_all().map_err(FileError::at(&self.path))?;
+        }
         target.finish(self.path, &self.metadata, self.mode)
     }
 }
@@ -225,7 +243,8 @@ mod tests {
         pieces.into_iter().for_each(|piece| sender.try_send(piece).unwrap());
         drop(sender);
         let metadata = [("author".to_owned(), "mish".to_owned())].into();
-        Upload { path: path.to_str().unwrap().to_owned(), metadata, gzip, mode: None }.take(receiver)
+        Upload { path: path.to_str().unwrap().to_owned(), metadata, gzip, mode: None, owner: None, sync: false }
+            .take(receiver)
     }
 
     fn bytes(text: &'static str) -> Piece {

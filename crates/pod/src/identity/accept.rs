@@ -30,11 +30,13 @@ pub(crate) fn accept(identity: GuestConfig, platform: &dyn Platform) -> Result<(
     platform.apply(&identity, &valid)?;
     let refused = platform.mount_volumes(&identity, &valid).err();
     make_dir(&identity.run.cwd)?;
-    let GuestConfig { pod_id, run_id, token, run, env, traceparent, .. } = identity;
+    let GuestConfig { pod_id, run_id, token, run, env, traceparent, volumes, .. } = identity;
+    // Where one could not be mounted there is something else at its path.
+    let volumes = if refused.is_some() { Vec::new() } else { volumes };
     let ValidGuestConfig { user, stop_signal, .. } = valid;
     let trace_id = trace_id(traceparent.as_deref()).to_owned();
     let env = environment(pod_id, run_id, &run, &user, env, traceparent);
-    Ok((token, Plan { agent: pod_id, run, trace_id, stop_signal, user, env, refused }))
+    Ok((token, Plan { agent: pod_id, run, trace_id, stop_signal, user, env, refused, volumes }))
 }
 
 /// The trace id of a W3C `traceparent`: `version-trace-parent-flags`.

@@ -36,15 +36,19 @@ pub(super) enum BootMode {
     Guest,
     /// Say that this machine boots, and power off.
     Probe,
+    /// Answer for the files of one disk.
+    Helper,
 }
 
 impl BootMode {
     fn parse(command_line: &str) -> Self {
-        if command_line.split_ascii_whitespace().any(|word| word == wire::v1::pod::PROBE) {
-            Self::Probe
-        } else {
-            Self::Guest
-        }
+        let mut words = command_line.split_ascii_whitespace();
+        let named = words.find_map(|word| match word {
+            wire::v1::pod::PROBE => Some(Self::Probe),
+            wire::v1::pod::HELPER => Some(Self::Helper),
+            _ => None,
+        });
+        named.unwrap_or(Self::Guest)
     }
 }
 
@@ -96,8 +100,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_whole_word_makes_a_probe() {
+    fn only_the_whole_word_makes_a_probe_or_a_helper() {
         assert_eq!(BootMode::parse("console=ttyS0 palatine.probe quiet\n"), BootMode::Probe);
         assert_eq!(BootMode::parse("console=ttyS0 palatine.probed x=palatine.probe\n"), BootMode::Guest);
+        assert_eq!(BootMode::parse("console=ttyS0 palatine.helper"), BootMode::Helper);
+        assert_eq!(BootMode::parse("console=ttyS0 palatine.helpers"), BootMode::Guest);
     }
 }

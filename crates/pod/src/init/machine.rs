@@ -63,7 +63,8 @@ impl Platform for Machine {
     }
 }
 
-fn set_clock(unix_ns: u64) -> io::Result<()> {
+/// Sets the machine's clock to the node's.
+pub(super) fn set_clock(unix_ns: u64) -> io::Result<()> {
     let whole = i64::try_from(unix_ns / NANOS).map_err(io::Error::other)?;
     let rest = i64::try_from(unix_ns % NANOS).map_err(io::Error::other)?;
     Ok(clock_settime(ClockId::Realtime, Timespec { tv_sec: whole, tv_nsec: rest })?)

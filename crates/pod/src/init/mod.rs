@@ -5,6 +5,7 @@ mod boot;
 mod disks;
 mod entropy;
 mod error;
+mod helper;
 mod machine;
 mod modules;
 mod mounts;

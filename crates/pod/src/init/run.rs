@@ -12,8 +12,8 @@ use wire::v1::pod::GATEWAY_ADDRESS;
 use super::boot::{self, BootMode, NetworkedBoot};
 use super::disks::Disks;
 use super::machine::Machine;
-use super::power;
 use super::volumes::VolumeDisks;
+use super::{helper, power};
 use crate::process::raise_open_files;
 use crate::server::PodServer;
 use crate::timings::BootStopwatch;
@@ -29,11 +29,15 @@ pub(crate) fn run(mut timings: BootStopwatch) -> anyhow::Result<()> {
     }
     match boot::mount_kernel_file_systems(&mut timings)? {
         BootMode::Probe => answer_probe()?,
-        BootMode::Guest => {
+        mode @ (BootMode::Guest | BootMode::Helper) => {
             raise_open_files().context("cannot raise the limit of open files")?;
             let network = boot::bring_up_network(&mut timings)?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            runtime.context("cannot start the runtime")?.block_on(run_guest(network, timings))?;
+            let runtime = runtime.context("cannot start the runtime")?;
+            match mode {
+                BootMode::Helper => runtime.block_on(helper::run(network, timings))?,
+                BootMode::Guest | BootMode::Probe => runtime.block_on(run_guest(network, timings))?,
+            }
         }
     }
     power::off().context("cannot power off")

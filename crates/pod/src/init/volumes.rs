@@ -1,10 +1,10 @@
 //! The guest's volumes: checked before the root is switched, where the checker is; mounted
 //! when the identity says where. Only guests look into a volume: the host's kernel never does.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirEntry, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd as _};
-use std::os::unix::fs::{MetadataExt as _, fchown};
+use std::os::unix::fs::{MetadataExt as _, fchown, lchown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -34,6 +34,9 @@ const RESIZE: rustix::ioctl::Opcode = opcode::write::<u64>(b'f', 16);
 const SECTOR: u64 = 512;
 /// The one folder of an empty file system.
 const LOST_AND_FOUND: &str = "lost+found";
+/// Whose files are that their owner puts on a volume before any agent has it: nobody's, by number,
+/// until the first agent's user gets them. No user of an image has this number.
+const NOBODYS: u32 = 0xffff_ff00;
 
 /// A volume's disk, and what its check says against mounting it.
 #[derive(Debug)]
@@ -77,6 +80,21 @@ impl VolumeDisks {
             let mounted = mounted.map_err(|error| refused(&format!("{:#}", anyhow::Error::from(error))))?;
             self.lock().push(mounted);
         }
+        Ok(())
+    }
+
+    /// Mounts the one disk of a helper.
+    ///
+    /// # Errors
+    /// Why it cannot be mounted, in a sentence for its owner.
+    pub(super) fn mount_for_owner(&self, at: &str) -> Result<(), String> {
+        let disk = self.disks.first().ok_or("its disk is not attached")?;
+        disk.checked.clone()?;
+        let mounted = mount_file_system(&disk.device, at).and_then(|root| {
+            leave_to_first_user(&root, at).context("see whether it was used")?;
+            Ok(root)
+        });
+        self.lock().push(mounted.map_err(|error| format!("{:#}", anyhow::Error::from(error)))?);
         Ok(())
     }
 
@@ -143,6 +161,12 @@ fn last_words(said: &str) -> String {
 }
 
 fn mount_one(device: &Path, at: &str, user: &User) -> Result<File, StepError> {
+    let root = mount_file_system(device, at)?;
+    hand_over(&root, at, user).context("give it to the agent's user")?;
+    Ok(root)
+}
+
+fn mount_file_system(device: &Path, at: &str) -> Result<File, StepError> {
     make_dir(at)?;
     mount(device, at, "ext4", WRITABLE, EXT4).context("mount its file system")?;
     let root = File::open(at).context("open its root")?;
@@ -150,7 +174,6 @@ fn mount_one(device: &Path, at: &str, user: &User) -> Result<File, StepError> {
         // Its owner has less room than it was grown to, and all of its files.
         tracing::warn!(path = at, %error, "a volume that was grown could not take up its new room");
     }
-    hand_over(&root, at, user).context("give it to the agent's user")?;
     Ok(root)
 }
 
@@ -167,15 +190,46 @@ fn fill_disk(root: &File, device: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Gives a volume that nobody has used yet to the agent's user. One that was used stays whose
-/// it is.
+/// Gives a volume that no agent has used yet to the agent's user, with what its owner has put on
+/// it. One that was used stays whose it is.
 fn hand_over(root: &File, at: &str, user: &User) -> io::Result<()> {
-    let is_used = root.metadata()?.uid() != 0
-        || std::fs::read_dir(at)?.any(|entry| entry.is_ok_and(|entry| entry.file_name() != LOST_AND_FOUND));
-    if is_used {
+    if root.metadata()?.uid() == NOBODYS {
+        hand_over_entries(at, user)?;
+    } else if is_used(root, at)? {
         return Ok(());
     }
+    // Last, so that what was cut off is done at the next mount.
     fchown(root, Some(user.uid), Some(user.gid))
+}
+
+/// Has what is put on a volume that no agent has used yet wait for the first one's user.
+fn leave_to_first_user(root: &File, at: &str) -> io::Result<()> {
+    if is_used(root, at)? { Ok(()) } else { fchown(root, Some(NOBODYS), Some(NOBODYS)) }
+}
+
+fn is_used(root: &File, at: &str) -> io::Result<bool> {
+    let is_kept = |entry: io::Result<DirEntry>| entry.is_ok_and(|entry| entry.file_name() != LOST_AND_FOUND);
+    Ok(root.metadata()?.uid() != 0 || std::fs::read_dir(at)?.any(is_kept))
+}
+
+/// Gives a user what is nobody's in a folder, links themselves and not what they lead to.
+fn hand_over_entries(folder: &str, user: &User) -> io::Result<()> {
+    let mut folders = vec![PathBuf::from(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            let found = entry.metadata()?;
+            let taken = |id: u32, own: u32| (id == NOBODYS).then_some(own);
+            let (uid, gid) = (taken(found.uid(), user.uid), taken(found.gid(), user.gid));
+            if uid.or(gid).is_some() {
+                lchown(entry.path(), uid, gid)?;
+            }
+            if found.is_dir() {
+                folders.push(entry.path());
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -191,6 +245,46 @@ mod tests {
         );
         let long = format!("{}é{}", "x".repeat(500), "y".repeat(SAID_CHARS - 1));
         assert_eq!(last_words(&long).chars().count(), SAID_CHARS);
+    }
+
+    #[test]
+    fn what_is_put_on_a_new_volume_is_the_first_users_and_what_was_used_stays_whose_it_is() {
+        needs::needs!(root);
+        let dir = tempfile::tempdir().unwrap();
+        let (at, root) = (dir.path().to_str().unwrap(), File::open(dir.path()).unwrap());
+        let owner = |name: &str| {
+            let found = dir.path().join(name).symlink_metadata().unwrap();
+            (found.uid(), found.gid())
+        };
+        let user = |uid| User {
+            uid,
+            gid: uid + 1,
+            groups: vec![uid + 1],
+            name: None,
+            home: None,
+            privileges: crate::process::Privileges::Machine,
+        };
+        std::fs::create_dir(dir.path().join(LOST_AND_FOUND)).unwrap();
+        leave_to_first_user(&root, at).unwrap();
+        assert_eq!((owner("."), owner(LOST_AND_FOUND)), ((NOBODYS, NOBODYS), (0, 0)));
+        std::fs::create_dir(dir.path().join("folder")).unwrap();
+        std::fs::write(dir.path().join("folder/file"), "x").unwrap();
+        std::fs::write(dir.path().join("given"), "x").unwrap();
+        std::os::unix::fs::symlink("/etc/hosts", dir.path().join("link")).unwrap();
+        for name in ["folder", "folder/file", "link"] {
+            lchown(dir.path().join(name), Some(NOBODYS), Some(NOBODYS)).unwrap();
+        }
+        lchown(dir.path().join("given"), Some(7), Some(8)).unwrap();
+        leave_to_first_user(&root, at).unwrap();
+        hand_over(&root, at, &user(1000)).unwrap();
+        for name in [".", "folder", "folder/file", "link"] {
+            assert_eq!(owner(name), (1000, 1001), "{name}");
+        }
+        assert_eq!((owner("given"), owner(LOST_AND_FOUND)), ((7, 8), (0, 0)));
+        leave_to_first_user(&root, at).unwrap();
+        hand_over(&root, at, &user(2000)).unwrap();
+        assert_eq!(owner("."), (1000, 1001));
+        assert_eq!(std::fs::metadata("/etc/hosts").unwrap().uid(), 0);
     }
 
     #[test]
