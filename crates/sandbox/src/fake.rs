@@ -8,7 +8,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use domain::{NodeShortage, PodId, RunId, VolumeId};
+use domain::{NodeShortage, OwnedDisk, PodId, RunId, VolumeId};
 use tokio::io::{AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::watch;
 use wire::v1::node::{DataDisk, KeptDisk, Retention, RuntimeName};
@@ -18,8 +18,8 @@ use crate::error::{Step, step};
 use crate::facts::GuestFacts;
 use crate::process::ProcessFacts;
 use crate::runtime::{
-    DiskRetention, DiskUsage, Guest, GuestExitWatch, GuestSpec, GuestState, GuestStats, GuestStream, ObservedRun,
-    Runtime, RuntimeInfo, Slot,
+    DiskRetention, DiskUsage, Guest, GuestExitWatch, GuestSpec, GuestState, GuestStats, GuestStream, HelperSpec,
+    ObservedRun, Runtime, RuntimeInfo, Slot,
 };
 use crate::{DriverError, DriverFailure, DriverRefusal, RuntimeError, RuntimeOperation};
 
@@ -129,13 +129,17 @@ impl State {
 
     /// Whether a guest can have its volumes: they are there, and no other guest has one.
     fn look_for_volumes(&self, spec: &GuestSpec) -> Result<(), RuntimeError> {
+        self.volumes_are_free(spec.slot.run, &spec.volumes)
+    }
+
+    fn volumes_are_free(&self, run: RunId, volumes: &[VolumeId]) -> Result<(), RuntimeError> {
         let is_lost = |id: &&VolumeId| self.volumes.as_ref().is_some_and(|there| !there.contains(id));
         let is_taken = |id: &&VolumeId| self.running.values().any(|guest| guest.volumes.contains(id));
-        let lost = spec.volumes.iter().find(is_lost).map(|id| DriverFailure::Missing(format!("no volume {id}")));
-        let taken = spec.volumes.iter().find(is_taken).map(|id| DriverFailure::Taken(format!("volume {id} is taken")));
+        let lost = volumes.iter().find(is_lost).map(|id| DriverFailure::Missing(format!("no volume {id}")));
+        let taken = volumes.iter().find(is_taken).map(|id| DriverFailure::Taken(format!("volume {id} is taken")));
         lost.or(taken).map_or(Ok(()), |source| {
             let operation = RuntimeOperation::Create;
-            Err(RuntimeError::Failed { operation, id: spec.slot.run, step: step::DISKS, source })
+            Err(RuntimeError::Failed { operation, id: run, step: step::DISKS, source })
         })
     }
 
@@ -362,6 +366,31 @@ impl Runtime for FakeRuntime {
             id,
             Running { slot: spec.slot, facts: facts.clone(), volumes: spec.volumes.clone(), ended, paused: None },
         );
+        Ok(Guest { facts, exit })
+    }
+
+    async fn create_helper(&self, spec: &HelperSpec) -> Result<Guest, RuntimeError> {
+        let (id, mut state) = (spec.slot.run, self.0.state());
+        state.attempt(RuntimeOperation::Create, id)?;
+        let volumes = match spec.disk {
+            OwnedDisk::Volume(volume) => vec![volume],
+            OwnedDisk::Data(pod) if state.newest_of(pod).is_some() => Vec::new(),
+            OwnedDisk::Data(pod) => {
+                let source = DriverFailure::Missing(format!("nothing is kept of the POD {pod}"));
+                return Err(RuntimeError::Failed {
+                    operation: RuntimeOperation::Create,
+                    id,
+                    step: step::DISKS,
+                    source,
+                });
+            }
+        };
+        state.volumes_are_free(id, &volumes)?;
+        state.pids += 1;
+        let process = ProcessFacts { pid: state.pids, started: 7, boot: "fake".to_owned() };
+        let facts = GuestFacts::Qemu(VmmFacts { process });
+        let (ended, exit) = GuestExitWatch::channel();
+        state.running.insert(id, Running { slot: spec.slot, facts: facts.clone(), volumes, ended, paused: None });
         Ok(Guest { facts, exit })
     }
 

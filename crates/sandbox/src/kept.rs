@@ -13,7 +13,7 @@
 //! written gets one at the next start. A data disk is moved back by one rename: whenever
 //! that is cut off it lies here or in the run's folder, and nowhere else.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -90,6 +90,21 @@ impl KeptDisks {
             newest = newest.into_iter().chain(found).max_by_key(|data| data.since);
         }
         Ok(newest)
+    }
+
+    /// Opens the newest data disk of a POD, where it is, for one VMM, which holds it as long as the
+    /// file is open anywhere. One that only a container had stays the containers'.
+    pub(crate) fn open_data(&self, pod: PodId) -> Result<File, DriverFailure> {
+        let newest = self.newest_data(pod)?;
+        let data =
+            newest.ok_or_else(|| DriverFailure::Missing(format!("nothing is kept of the POD {pod} on this node")))?;
+        if data.host_made {
+            return Err(DriverFailure::Missing(format!("what is kept of the POD {pod} is a container's")));
+        }
+        disk::must_be_there(&data.path)?;
+        let file = OpenOptions::new().read(true).write(true).open(&data.path)?;
+        disk::claim(&file, &data.path)?;
+        Ok(file)
     }
 
     /// Moves the newest data disk of a POD to where its next run has it; whether there
@@ -305,6 +320,22 @@ mod tests {
         kept.erase(&found[0].name).unwrap();
         kept.erase(&found[0].name).unwrap();
         assert_eq!(kept.list(None).unwrap().iter().map(|disk| disk.name.clone()).collect::<Vec<_>>(), ["agent-123.1"]);
+    }
+
+    #[test]
+    fn data_that_is_kept_is_opened_by_one_and_a_containers_by_none() {
+        let state = tempfile::tempdir().unwrap();
+        let kept = KeptDisks::of(state.path());
+        assert!(matches!(kept.open_data(pod()), Err(DriverFailure::Missing(_))));
+        kept.set_aside(&guest(state.path()), pod(), &RETENTION).unwrap();
+        let held = kept.open_data(pod()).unwrap();
+        assert!(matches!(kept.open_data(pod()), Err(DriverFailure::Taken(_))));
+        drop(held);
+        kept.open_data(pod()).unwrap();
+        let dir = state.path().join("kept").join(pod().as_str());
+        fs::rename(dir.join(DATA), dir.join(HOST_DATA)).unwrap();
+        let error = kept.open_data(pod()).unwrap_err();
+        assert!(error.to_string().contains("a container's"), "{error}");
     }
 
     const STATE: &str = "PALATINE_TEST_STATE";

@@ -47,7 +47,7 @@ pub use facts::GuestFacts;
 pub use machine::NodeMachine;
 pub use process::ProcessFacts;
 pub use runtime::{
-    DiskRetention, DiskUsage, Guest, GuestExitWatch, GuestSpec, GuestState, GuestStats, GuestStream, ObservedRun,
-    Runtime, RuntimeInfo, Slot,
+    DiskRetention, DiskUsage, Guest, GuestExitWatch, GuestSpec, GuestState, GuestStats, GuestStream, HelperSpec,
+    ObservedRun, Runtime, RuntimeInfo, Slot,
 };
 pub use volumes::{VolumeDisk, Volumes};

@@ -19,6 +19,7 @@
 //! - A guest's volumes are there before it and outlive it: `create` gives each to one guest at a
 //!   time, and fails where it cannot; nothing here makes, empties or removes one. A driver that
 //!   has none refuses a guest that wants one.
+//! - `create_helper` gives a disk that no guest has to a machine of ours, which `stop(Erase)` ends.
 //! - `stop` may come at any time, also for what was never made or only half made,
 //!   and twice. After it nothing of the sandbox runs.
 //! - `remains` and `sweep` come once each, before any other call, `sweep` with every
@@ -32,7 +33,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use domain::{NodeShortage, PodId, RunId, VolumeId};
+use domain::{NodeShortage, OwnedDisk, PodId, RunId, VolumeId};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use wire::v1::node::{DataDisk, KeptDisk, Retention, RuntimeName};
@@ -76,6 +77,18 @@ pub struct GuestSpec {
     /// Whether a guest of it ran before: then its own disks are there, and are never
     /// made anew.
     pub ran: bool,
+}
+
+/// A helper: a machine of ours that has one disk of its owner's, and no image, no agent and no way
+/// out. `pod` alone runs in it, and answers for the files of the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HelperSpec {
+    /// A name that no run has, and where it is.
+    pub slot: Slot,
+    /// The disk that it has for itself as long as it runs.
+    pub disk: OwnedDisk,
+    /// Memory, in MiB.
+    pub memory_mib: u64,
 }
 
 /// A guest that runs.
@@ -230,6 +243,16 @@ pub trait Runtime: Send + Sync + 'static {
     /// and cannot be had is a failure, as is none where there must be some: no empty
     /// disk takes its place.
     async fn create(&self, spec: &GuestSpec) -> Result<Guest, RuntimeError>;
+
+    /// Starts a helper. It is in no ledger: one that outlives its daemon is ended by the next one's
+    /// `sweep`. `connect` and `stop(Erase)` are as for any guest; nothing that it has is erased by
+    /// that. Where nothing but containers is offered, it fails.
+    ///
+    /// # Errors
+    /// [`DriverFailure::Taken`](crate::DriverFailure::Taken) while another has the disk,
+    /// [`DriverFailure::Missing`](crate::DriverFailure::Missing) where there is none that a helper
+    /// may have; after a failure nothing runs.
+    async fn create_helper(&self, spec: &HelperSpec) -> Result<Guest, RuntimeError>;
 
     /// Finds a guest that outlived the daemon; `None` when it is not there, or
     /// when what is there does not prove to be it.

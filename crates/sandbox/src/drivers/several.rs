@@ -13,8 +13,8 @@ use super::qemu::Qemu;
 use crate::facts::GuestFacts;
 use crate::machine::{CONTAINERS, GUESTS, NodeMachine};
 use crate::runtime::{
-    DiskRetention, DiskUsage, Guest, GuestSpec, GuestState, GuestStats, GuestStream, ObservedRun, Runtime, RuntimeInfo,
-    Slot,
+    DiskRetention, DiskUsage, Guest, GuestSpec, GuestState, GuestStats, GuestStream, HelperSpec, ObservedRun, Runtime,
+    RuntimeInfo, Slot,
 };
 use crate::{DriverError, RuntimeError};
 
@@ -78,6 +78,10 @@ impl Runtime for Several {
         // Which of its kind it is the driver looks at.
         let member = if spec.runtime.is_some_and(RuntimeName::is_container) { &self.second } else { &self.first };
         member.driver.create(spec).await
+    }
+
+    async fn create_helper(&self, spec: &HelperSpec) -> Result<Guest, RuntimeError> {
+        self.first.driver.create_helper(spec).await
     }
 
     async fn adopt(&self, spec: &GuestSpec, facts: &GuestFacts) -> Result<Option<Guest>, RuntimeError> {

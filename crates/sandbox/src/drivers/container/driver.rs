@@ -25,8 +25,8 @@ use crate::error::{Step, step};
 use crate::facts::GuestFacts;
 use crate::machine::{CONTAINERS, NodeMachine, swept};
 use crate::runtime::{
-    DiskRetention, DiskUsage, Guest, GuestExitWatch, GuestSpec, GuestState, GuestStats, GuestStream, ObservedRun,
-    Runtime, RuntimeInfo, Slot,
+    DiskRetention, DiskUsage, Guest, GuestExitWatch, GuestSpec, GuestState, GuestStats, GuestStream, HelperSpec,
+    ObservedRun, Runtime, RuntimeInfo, Slot,
 };
 use crate::{DriverError, DriverFailure, DriverRefusal, RuntimeError, RuntimeOperation, command, files, process};
 
@@ -226,6 +226,12 @@ impl Runtime for Container {
             }
         }
         created
+    }
+
+    async fn create_helper(&self, spec: &HelperSpec) -> Result<Guest, RuntimeError> {
+        // Its kernel would be the host's, which mounts no disk that a machine wrote.
+        let source = DriverFailure::Missing("a helper is a machine, and this makes containers".to_owned());
+        Err(RuntimeError::Failed { operation: RuntimeOperation::Create, id: spec.slot.run, step: step::VMM, source })
     }
 
     async fn adopt(&self, spec: &GuestSpec, facts: &GuestFacts) -> Result<Option<Guest>, RuntimeError> {

@@ -23,8 +23,8 @@ use crate::error::{Step, step};
 use crate::facts::GuestFacts;
 use crate::machine::{GUESTS, NodeMachine};
 use crate::runtime::{
-    DiskRetention, DiskUsage, Guest, GuestSpec, GuestState, GuestStats, GuestStream, ObservedRun, Runtime, RuntimeInfo,
-    Slot,
+    DiskRetention, DiskUsage, Guest, GuestSpec, GuestState, GuestStats, GuestStream, HelperSpec, ObservedRun, Runtime,
+    RuntimeInfo, Slot,
 };
 use crate::{DriverError, DriverFailure, DriverRefusal, RuntimeError, RuntimeOperation, files, process};
 
@@ -123,6 +123,16 @@ impl Runtime for Qemu {
         let guest = self.started(spec.slot.run, started).await;
         if guest.is_err() {
             note_leftovers(self.stop(spec.slot, DiskRetention::Attached).await);
+        }
+        guest
+    }
+
+    async fn create_helper(&self, spec: &HelperSpec) -> Result<Guest, RuntimeError> {
+        let (slot, wanted) = (spec.slot, *spec);
+        let started = self.blocking(move |inner| inner.create_helper(&wanted)).await?;
+        let guest = self.started(slot.run, started).await;
+        if guest.is_err() {
+            note_leftovers(self.stop(slot, DiskRetention::Erase).await);
         }
         guest
     }

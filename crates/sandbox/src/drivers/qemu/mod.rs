@@ -9,6 +9,7 @@ mod arguments;
 mod clock;
 mod driver;
 pub(crate) mod facts;
+mod helper;
 mod jail;
 mod launch;
 mod launcher;

@@ -179,7 +179,7 @@ impl Inner {
         launcher.start(config, self.verdict.accelerator, self.verdict.tsc_khz, &self.groups).map_err(during(step::VMM))
     }
 
-    fn uid(&self, slot: u16) -> u32 {
+    pub(super) fn uid(&self, slot: u16) -> u32 {
         self.settings.first_uid + u32::from(slot)
     }
 
@@ -240,7 +240,7 @@ impl Inner {
 
     /// Kills and removes whatever is there, in the order in which one thing needs the
     /// other: the VMM, its network, its limits, its files.
-    fn remove(&self, id: RunId, slot: Option<u16>, disks: DiskRetention) -> Result<(), DriverFailure> {
+    pub(super) fn remove(&self, id: RunId, slot: Option<u16>, disks: DiskRetention) -> Result<(), DriverFailure> {
         let name = id.to_string();
         self.machine.cgroups.kill(&name)?;
         self.machine.namespace(id).down(slot)?;
