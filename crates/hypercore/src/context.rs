@@ -8,6 +8,7 @@ use tokio::sync::{Mutex, RwLock};
 use wire::v1::node::RuntimeName;
 
 use crate::Config;
+use crate::helpers::Helpers;
 use crate::images::ImageCatalog;
 use crate::journal::Journal;
 use crate::registry::Registry;
@@ -28,6 +29,8 @@ pub(crate) struct NodeContext {
     pub(crate) registry: Registry,
     /// Archives of holders' images; absent where none are taken.
     pub(crate) uploads: Option<Arc<Uploads>>,
+    /// The helpers there are.
+    pub(crate) helpers: Helpers,
     /// Shared by whoever finds an image for a run until the run has its place; held alone by
     /// whoever removes images.
     pub(crate) image_use: RwLock<()>,

@@ -39,6 +39,7 @@ mod error_chain;
 pub mod fuzz;
 mod guest;
 mod heartbeat;
+mod helpers;
 mod images;
 mod journal;
 mod ledger;

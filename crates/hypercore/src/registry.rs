@@ -21,6 +21,8 @@ pub(crate) struct Registry {
     /// The volumes' sizes, in MiB: promised of the disk beside the sandboxes'. Taken after the
     /// handles, where both are.
     volumes: Mutex<BTreeMap<VolumeId, u64>>,
+    /// Machines of the node's own: their slots, and what they take. Taken as `volumes`.
+    helpers: Mutex<BTreeMap<RunId, (u16, ResourceRequest)>>,
 }
 
 /// What became of a request to enter.
@@ -33,7 +35,13 @@ pub(crate) enum Admission {
 
 impl Registry {
     pub(crate) fn new(capacity: Capacity) -> Self {
-        Self { capacity, quarantine: Quarantine::default(), handles: Mutex::default(), volumes: Mutex::default() }
+        Self {
+            capacity,
+            quarantine: Quarantine::default(),
+            handles: Mutex::default(),
+            volumes: Mutex::default(),
+            helpers: Mutex::default(),
+        }
     }
 
     pub(crate) fn get(&self, id: RunId) -> Option<Arc<SandboxHandle>> {
@@ -98,12 +106,34 @@ impl Registry {
             return Ok(Admission::Existing(Arc::clone(held)));
         }
         self.capacity.admit(self.load_with(&handles), ask, room)?;
-        let quarantined = self.quarantine.taken().into_iter().filter_map(|(slot, _)| slot);
-        let taken: BTreeSet<u16> = handles.values().map(|handle| handle.slot.number).chain(quarantined).collect();
-        let slot = (0..self.capacity.slots).find(|slot| !taken.contains(slot)).ok_or(PlacementError::Full)?;
+        let slot = self.free_slot(&handles)?;
         let handle = make(slot);
         handles.insert(id, Arc::clone(&handle));
         Ok(Admission::New(handle))
+    }
+
+    /// Gives a helper its slot and its share, if there is room. It takes no disk of its own.
+    pub(crate) fn enter_helper(&self, id: RunId, ask: ResourceRequest) -> Result<u16, PlacementError> {
+        let handles = self.handles();
+        self.capacity.admit_helper(self.load_with(&handles), ask)?;
+        let slot = self.free_slot(&handles)?;
+        if self.helpers().insert(id, (slot, ask)).is_some() {
+            return Err(PlacementError::Full);
+        }
+        Ok(slot)
+    }
+
+    /// Frees a helper's slot and its share.
+    pub(crate) fn leave_helper(&self, id: RunId) {
+        self.helpers().remove(&id);
+    }
+
+    fn free_slot(&self, handles: &BTreeMap<RunId, Arc<SandboxHandle>>) -> Result<u16, PlacementError> {
+        let quarantined = self.quarantine.taken().into_iter().filter_map(|(slot, _)| slot);
+        let helpers: Vec<u16> = self.helpers().values().map(|(slot, _)| *slot).collect();
+        let taken = handles.values().map(|handle| handle.slot.number).chain(quarantined).chain(helpers);
+        let taken: BTreeSet<u16> = taken.collect();
+        (0..self.capacity.slots).find(|slot| !taken.contains(slot)).ok_or(PlacementError::Full)
     }
 
     /// Takes in a sandbox that was there before the daemon: there was room for it.
@@ -143,7 +173,8 @@ impl Registry {
     /// Guests that are quarantined and run take their share too.
     fn load_with(&self, handles: &BTreeMap<RunId, Arc<SandboxHandle>>) -> Allocated {
         let volumes = Allocated { disk_mib: self.volumes().values().sum(), ..Allocated::default() };
-        let known = handles.values().fold(volumes, |load, handle| load.plus(handle.ask(), handle.disk_mib));
+        let helpers = self.helpers().values().fold(volumes, |load, (_, ask)| load.plus(*ask, 0));
+        let known = handles.values().fold(helpers, |load, handle| load.plus(handle.ask(), handle.disk_mib));
         let disk_mib = self.capacity.agent_disk_mib;
         self.quarantine.taken().into_iter().fold(known, |load, (_, memory_mib)| {
             load.plus(
@@ -155,6 +186,10 @@ impl Registry {
 
     fn volumes(&self) -> MutexGuard<'_, BTreeMap<VolumeId, u64>> {
         self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn helpers(&self) -> MutexGuard<'_, BTreeMap<RunId, (u16, ResourceRequest)>> {
+        self.helpers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn handles(&self) -> MutexGuard<'_, BTreeMap<RunId, Arc<SandboxHandle>>> {

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use domain::PodId;
+use domain::{OwnedDisk, PodId};
 use sandbox::DriverError;
 use tokio::task::spawn_blocking;
 use wire::v1::node::{KeptData, KeptDisk};
@@ -38,7 +38,8 @@ pub(crate) async fn expire(node: &NodeContext, ages: &mut KeptDiskAges, elapsed:
     let (now, retention_ms) = (node.clock.now(), node.config.retention_ms());
     let kept = node.runtime.kept(None).await?;
     ages.look(&kept, u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX));
-    let over = |disk: &&KeptDisk| ages.is_over(disk, retention_ms, now) && !node.registry.may_take_back(disk.pod);
+    let is_had = |pod| node.registry.may_take_back(pod) || node.helpers.has(OwnedDisk::Data(pod));
+    let over = |disk: &&KeptDisk| ages.is_over(disk, retention_ms, now) && !is_had(disk.pod);
     for disk in kept.iter().filter(over) {
         node.runtime.erase(&disk.name).await?;
         metrics::counter!("hypercore_kept_disks_expired_total").increment(1);

@@ -28,6 +28,7 @@ use tower::ServiceExt;
 use crate::api::{Api, routes};
 use crate::context::NodeContext;
 use crate::heartbeat::HeartbeatFile;
+use crate::helpers::Helpers;
 use crate::journal::Journal;
 use crate::ledger::Ledger;
 use crate::node::Node;
@@ -181,6 +182,7 @@ pub async fn serve(
         clock: Arc::clone(&parts.clock),
         resolvers: parts.resolvers.iter().map(Ipv4Addr::to_string).collect(),
         registry: Registry::new(capacity),
+        helpers: Helpers::default(),
         kept: tokio::sync::Mutex::new(()),
     });
     let node = Arc::new(Node::new(Arc::clone(&shared), ledger));
@@ -194,6 +196,8 @@ pub async fn serve(
     let api = Api { node: Arc::clone(&node), metrics: parts.metrics, closing: closing.clone() };
     accept(listener, api, &closing).await;
     node.close();
+    // Nobody would find them again.
+    node.end_helpers().await;
     match on_shutdown {
         ShutdownPolicy::Stop => node.halt().await,
         ShutdownPolicy::Leave => node.leave().await,

@@ -41,6 +41,8 @@ pub(crate) async fn serve() -> Response {
         super::volumes::list,
         super::volumes::get,
         super::volumes::delete,
+        super::content::volume,
+        super::content::data,
         super::logs::logs,
         super::tunnel::tunnel,
         super::process::process,

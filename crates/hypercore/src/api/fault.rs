@@ -41,6 +41,11 @@ impl ApiError {
         Self::new(Code::Internal, format!("{said}; the node's log says why"))
     }
 
+    /// What is said, for an API with a form of its own.
+    pub(crate) fn into_fault(self) -> Fault {
+        *self.0
+    }
+
     fn field(code: Code, error: &CreateError, field: &str) -> Self {
         Self(Box::new(Fault::new(code, error.to_string()).field(field)))
     }

@@ -2,6 +2,7 @@
 //! the socket may do everything.
 
 mod about;
+mod content;
 mod document;
 mod fault;
 mod images;

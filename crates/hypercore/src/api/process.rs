@@ -13,6 +13,7 @@ use http::header::{
     ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, COOKIE, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderValue, Method};
+use wire::Secret;
 use wire::fault::{Code, Fault};
 use wire::v1::node::SandboxPhase;
 
@@ -25,10 +26,10 @@ use crate::task::SandboxHandle;
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long it may take to begin its answer. It has deadlines of its own, which its
 /// callers may set; this one is for a guest that has none.
-const BEGIN: Duration = Duration::from_secs(600);
+pub(super) const BEGIN: Duration = Duration::from_secs(600);
 /// How long it may take to begin its answer to an upload, which it does when it has all of
 /// it. One that stands still ends much sooner, by `pod` and by whoever sends it.
-const BEGIN_AFTER_UPLOAD: Duration = Duration::from_hours(24);
+pub(super) const BEGIN_AFTER_UPLOAD: Duration = Duration::from_hours(24);
 /// Headers that end at each hop, or are not the guest's business.
 const DROPPED: [HeaderName; 8] = [CONNECTION, COOKIE, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, ACCEPT_ENCODING];
 /// How the node shows its credential to `pod`: the other way names the user for whom a
@@ -223,19 +224,38 @@ async fn files(
     pass(api, id(path)?, &target, begin, request).await
 }
 
-async fn pass(api: &Api, id: RunId, target: &str, begin: Duration, request: Request) -> Result<Response, ApiError> {
+/// Passes a request to a sandbox's `pod`, and its answer back as it comes.
+pub(super) async fn pass(
+    api: &Api,
+    id: RunId,
+    target: &str,
+    begin: Duration,
+    request: Request,
+) -> Result<Response, ApiError> {
     let handle = api.sandbox(id)?;
     let permit = handle.streams.call(request.extensions().get());
     let permit = permit.ok_or_else(|| ApiError::new(Code::RateLimited, "too many calls of the agent are open"))?;
-    let mut line = reach(&handle).await?;
-    let (sender, pod) = (&mut line.0, &line.1);
-    let outgoing = outgoing(request, target, pod)?;
-    let answer = sender.send(outgoing, begin).await.map_err(|error| ApiError::unreachable(&error))?;
-    let driver = line.0.into_driver();
+    let (line, pod) = reach(&handle).await?;
+    pass_over(api, line, Some(pod.token()), target, begin, request, permit).await
+}
+
+/// The same over a connection that is open; `held` is given back with the end of the answer.
+pub(super) async fn pass_over(
+    api: &Api,
+    mut line: PodConnection<Body>,
+    token: Option<&Secret>,
+    target: &str,
+    begin: Duration,
+    request: Request,
+    held: impl Send + 'static,
+) -> Result<Response, ApiError> {
+    let outgoing = outgoing(request, target, token)?;
+    let answer = line.send(outgoing, begin).await.map_err(|error| ApiError::unreachable(&error))?;
+    let driver = line.into_driver();
     let (mut head, body) = answer.into_parts();
     strip(&mut head.headers);
     let pieces = Body::new(body).into_data_stream().map(move |piece| {
-        let _held = (&driver, &permit);
+        let _held = (&driver, &held);
         piece
     });
     let open = Some((pieces, Box::pin(api.closing.clone().cancelled_owned())));
@@ -271,18 +291,20 @@ async fn reach(handle: &SandboxHandle) -> Result<(PodConnection<Body>, PodClient
     }
 }
 
-fn outgoing(request: Request, target: &str, pod: &PodClient) -> Result<Request, ApiError> {
+fn outgoing(request: Request, target: &str, token: Option<&Secret>) -> Result<Request, ApiError> {
     let (mut head, body) = request.into_parts();
     strip(&mut head.headers);
     let user = head.headers.remove(AUTHORIZATION).filter(|value| value.as_bytes().starts_with(b"Basic "));
     head.headers.remove(ACCESS_TOKEN);
-    let mut token = HeaderValue::from_str(pod.token().expose())
-        .map_err(|error| ApiError::internal(&error, "the guest's credential is broken"))?;
-    token.set_sensitive(true);
     if let Some(user) = user {
         head.headers.insert(AUTHORIZATION, user);
     }
-    head.headers.insert(ACCESS_TOKEN, token);
+    if let Some(token) = token {
+        let mut token = HeaderValue::from_str(token.expose())
+            .map_err(|error| ApiError::internal(&error, "the guest's credential is broken"))?;
+        token.set_sensitive(true);
+        head.headers.insert(ACCESS_TOKEN, token);
+    }
     head.headers.insert(HOST, HeaderValue::from_static("pod"));
     let mut outgoing = Request::new(body);
     *outgoing.method_mut() = head.method;

@@ -4,7 +4,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{delete, get, post};
+use axum::routing::{any, delete, get, post};
 use tokio::time::Instant;
 use tracing::Instrument;
 use wire::TRACEPARENT;
@@ -12,7 +12,7 @@ use wire::fault::Code;
 
 use super::fault::ApiError;
 use super::state::Api;
-use super::{about, document, images, logs, marks, pods, process, sandboxes, tunnel, volumes};
+use super::{about, content, document, images, logs, marks, pods, process, sandboxes, tunnel, volumes};
 
 /// Bytes of a spec at most: an environment of 64 KiB, escaped.
 const MAX_SPEC: usize = 512 * 1024;
@@ -27,6 +27,8 @@ pub(crate) fn routes(api: Api) -> Router {
         .route("/v1/sandboxes/{id}/pod/envs", get(process::envs))
         .route("/v1/sandboxes/{id}/pod/health", get(process::health))
         .route("/v1/sandboxes/{id}/pod/usage", get(process::usage))
+        .route("/v1/volumes/{id}/content/{call}", any(content::volume))
+        .route("/v1/pods/{pod}/data/{call}", any(content::data))
         .layer(DefaultBodyLimit::disable());
     Router::new()
         .route("/v1/sandboxes", get(sandboxes::list))

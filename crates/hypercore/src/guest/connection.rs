@@ -13,6 +13,7 @@ use sandbox::{GuestStream, RuntimeError};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use wire::Secret;
+use wire::fault::Fault;
 
 /// Bytes of an answer that is read whole.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -38,7 +39,7 @@ pub(crate) enum PodError {
 }
 
 /// How much of an unexpected answer is repeated.
-const SAID_CHARS: usize = 200;
+const SAID_CHARS: usize = 400;
 
 /// A connection over which one request goes at a time.
 pub(crate) struct PodConnection<B = Full<Bytes>> {
@@ -88,7 +89,9 @@ impl PodConnection {
             if status.is_success() {
                 return Ok(body);
             }
-            let said = String::from_utf8_lossy(&body).chars().take(SAID_CHARS).collect();
+            let fault = serde_json::from_slice::<Fault>(&body).ok().map(|fault| fault.error);
+            let said = fault.unwrap_or_else(|| String::from_utf8_lossy(&body).into_owned());
+            let said = said.chars().take(SAID_CHARS).collect();
             Err(PodError::Refused { status, said })
         })
         .await

@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use wire::Secret;
 use wire::v1::node::TUNNEL;
-use wire::v1::pod::{GuestConfig, PORT, PodStatus, StopRequest};
+use wire::v1::pod::{GuestConfig, HelperConfig, PORT, PodStatus, StopRequest};
 
 use super::connection::{PodConnection, PodError, request};
 
@@ -31,6 +31,8 @@ const PARALLEL_TRIES: usize = 80;
 const ANSWER: Duration = Duration::from_secs(5);
 /// How long the answer to an identity may take: it waits for the guest's disks.
 const TAKE: Duration = Duration::from_secs(30);
+/// How long the answer of a helper may take: it waits for the check of its disk.
+const MOUNT: Duration = Duration::from_secs(120);
 /// Connections to the guest's loopback that are asked for at the same time, at most. Each takes
 /// one of `pod`'s places until it is carried: the node's own calls find theirs free, however
 /// many visitors come at once.
@@ -99,6 +101,23 @@ impl PodClient {
                 }
                 Err(error @ (PodError::Refused { .. } | PodError::Unclear(_))) => return Err(error),
                 Err(PodError::Unreachable(_) | PodError::Broken(_) | PodError::Late(_)) => sleep(RETRY_PAUSE).await,
+            }
+        }
+    }
+
+    /// Waits until a helper's `pod` listens and its disk is mounted. Ends only with an answer: the
+    /// caller sets the deadline.
+    pub(crate) async fn mount(
+        &self,
+        config: impl Fn() -> Result<HelperConfig, std::io::Error>,
+    ) -> Result<(), PodError> {
+        loop {
+            let mut line = self.connect_when_up().await;
+            let config = config().map_err(|error| PodError::Unclear(error.to_string()))?;
+            let mounted = line.ask(request(Method::POST, "/v1/mount", None, json(&config)?)?, MOUNT).await;
+            match mounted {
+                Err(PodError::Unreachable(_) | PodError::Broken(_) | PodError::Late(_)) => sleep(RETRY_PAUSE).await,
+                done => return done.map(drop),
             }
         }
     }

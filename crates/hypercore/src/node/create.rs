@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use domain::{PodId, RunId, Tiers, VolumeMount, check_mounts};
+use domain::{OwnedDisk, PodId, RunId, Tiers, VolumeMount, check_mounts};
 use sandbox::Slot;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
@@ -66,6 +66,7 @@ impl Node {
         let _volumes = self.hold_volumes(id, spec).await?;
         let _kept = self.shared.kept.lock().await;
         self.refuse_second_run(id, spec.pod)?;
+        self.shared.helpers.end(OwnedDisk::Data(spec.pod)).await;
         self.check_data(spec).await?;
         let room = room.with_guests(self.data_to_take_back(spec).await? / MIB);
         let disk_mib = self.shared.config.agent_disk_mib();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use domain::{MarkKind, PodId, RunId};
+use domain::{MarkKind, OwnedDisk, PodId, RunId};
 use sandbox::{DiskRetention, Slot};
 use tokio::task::spawn_blocking;
 use wire::v1::node::{DataPolicy, DeleteResponse, KeptCause};
@@ -52,6 +52,7 @@ impl Node {
         if let Some(held) = registry.quarantine.run_of(pod) {
             return Err(DeleteError::StillThere(format!("a run of the POD is quarantined: {}", held.cause)));
         }
+        self.shared.helpers.end(OwnedDisk::Data(pod)).await;
         retention::erase(&self.shared, pod).await.map_err(|error| DeleteError::StillThere(error_chain(&error)))
     }
 

@@ -1,14 +1,17 @@
 //! The node: what its API asks of it.
 
+mod content;
 mod create;
 mod daemon;
 mod delete;
 mod error;
+mod helper;
 mod info;
 mod recover;
 mod sweep;
 mod volumes;
 
+pub(crate) use content::ContentServer;
 pub(crate) use create::CreateOutcome;
 pub(crate) use daemon::Node;
 pub(crate) use error::CreateError;

@@ -1,6 +1,6 @@
 //! The node's volumes: made, grown, erased, and had by one sandbox each.
 
-use domain::{MAX_VOLUME_MIB, MIN_VOLUME_MIB, RunId, VolumeId};
+use domain::{MAX_VOLUME_MIB, MIN_VOLUME_MIB, OwnedDisk, RunId, VolumeId};
 use sandbox::{DriverFailure, VolumeDisk, Volumes};
 use tokio::sync::MutexGuard;
 use tokio::task::spawn_blocking;
@@ -101,6 +101,7 @@ impl Node {
             return Err(VolumeError::Size(size_mib));
         }
         let _alone = self.volumes.lock().await;
+        self.shared.helpers.end(OwnedDisk::Volume(id)).await;
         let held = self.on_volumes(id, move |volumes| Ok(volumes.find(id)?)).await?;
         match held {
             Some(disk) if disk.size_mib == size_mib => return Ok((self.shown(disk), false)),
@@ -146,6 +147,7 @@ impl Node {
     pub(crate) async fn erase_volume(&self, id: VolumeId) -> Result<(), VolumeError> {
         let _alone = self.volumes.lock().await;
         self.must_be_detached(id)?;
+        self.shared.helpers.end(OwnedDisk::Volume(id)).await;
         self.on_volumes(id, move |volumes| volumes.erase(id)).await?;
         self.shared.registry.forget_volume(id);
         tracing::info!(%id, "a volume was erased: its owner's word");
@@ -188,6 +190,8 @@ impl Node {
                 }
                 Some(_) | None => {}
             }
+            // Its owner's agent comes before its owner's calls.
+            self.shared.helpers.end(OwnedDisk::Volume(id)).await;
         }
         Ok(Some(held))
     }

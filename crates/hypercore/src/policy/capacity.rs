@@ -86,6 +86,14 @@ impl Capacity {
         if fits { Ok(()) } else { Err(PlacementError::Full) }
     }
 
+    /// Whether a machine of the node's own fits, which is promised no disk.
+    pub(crate) fn admit_helper(&self, load: Allocated, ask: ResourceRequest) -> Result<(), PlacementError> {
+        let fits = ask.cores <= self.free_vcpus(load)
+            && ask.memory_mib <= self.free_memory_mib(load)
+            && load.sandboxes < u32::from(self.slots);
+        if fits { Ok(()) } else { Err(PlacementError::Full) }
+    }
+
     /// Whether so much more disk can be promised.
     pub(crate) fn admit_disk(&self, load: Allocated, mib: u64, room: DiskSpace) -> Result<(), DiskShortage> {
         if mib <= self.free_disk_mib(load, room) {

@@ -3,6 +3,7 @@
 mod adopt;
 mod api;
 mod bookkeeping;
+mod content;
 mod images;
 mod kill;
 mod life;

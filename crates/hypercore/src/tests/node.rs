@@ -18,6 +18,7 @@ use super::pod::{Guests, PodBehavior, run};
 use crate::api::{Api, routes};
 use crate::context::NodeContext;
 use crate::heartbeat::HeartbeatFile;
+use crate::helpers::Helpers;
 use crate::images::{BaseImage, ImageCatalog};
 use crate::journal::Journal;
 use crate::ledger::Ledger;
@@ -135,6 +136,7 @@ impl TestNode {
             clock: Arc::new(SystemClock),
             resolvers: vec!["9.9.9.9".to_owned()],
             registry: Registry::new(capacity),
+            helpers: Helpers::default(),
             uploads: self.images.clone().map(|store| Arc::new(Uploads::new(store, 0))),
             image_use: tokio::sync::RwLock::new(()),
             kept: tokio::sync::Mutex::new(()),

@@ -9,14 +9,14 @@ use axum::body::{Body, Bytes};
 use axum::extract::{Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use domain::{RunId, UnixMillis};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use sandbox::fake::{FakeHost, GuestConnection};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep};
-use wire::v1::pod::{GuestConfig, ImageRunConfig, LogLine, PORT, PodPhase, PodStatus};
+use wire::v1::pod::{GuestConfig, HelperConfig, ImageRunConfig, LogLine, PORT, PodPhase, PodStatus};
 
 /// How a guest behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,8 @@ pub(crate) struct Guest {
     /// How often its agent has ended.
     pub(crate) exits: u32,
     told: bool,
+    /// How often it was told to be a helper.
+    pub(crate) mounts: u32,
 }
 
 /// All guests of a test.
@@ -124,6 +126,9 @@ impl Guests {
             .route("/process.Process/{method}", post(process))
             .route("/filesystem.Filesystem/{method}", post(process))
             .route("/files", get(process).post(process))
+            .route("/v1/volumes/{name}/{call}", any(process))
+            .route("/v1/content/{call}", any(process))
+            .route("/v1/mount", post(mount))
             .with_state(Pod { guests: self.clone(), id: arrival.id, behavior });
         let io = TokioIo::new(arrival.stream);
         let serving = hyper::server::conn::http1::Builder::new().serve_connection(io, TowerToHyperService::new(router));
@@ -163,7 +168,8 @@ impl Pod {
         let shown = shown.or_else(|| text("x-access-token"));
         self.guests.with(self.id, |guest| {
             let token = guest.identities.last().map(|identity| identity.token.expose());
-            guest.told && token == shown
+            // A helper asks for none.
+            guest.mounts > 0 || guest.told && token == shown
         })
     }
 }
@@ -183,6 +189,18 @@ async fn identity(State(pod): State<Pod>, body: Bytes) -> StatusCode {
         });
         StatusCode::OK
     })
+}
+
+/// What a helper says; of a hopeless one the disk is damaged.
+async fn mount(State(pod): State<Pod>, body: Bytes) -> Response {
+    let config: HelperConfig = serde_json::from_slice(&body).expect("a helper's config");
+    assert!(config.clock_unix_ns > 0 && !config.entropy.expose().is_empty());
+    if pod.behavior == PodBehavior::Hopeless {
+        let said = serde_json::json!({"error": "its file system is damaged", "code": "wrong_state"});
+        return (StatusCode::CONFLICT, said.to_string()).into_response();
+    }
+    pod.guests.with(pod.id, |guest| guest.mounts += 1);
+    StatusCode::NO_CONTENT.into_response()
 }
 
 async fn status(State(pod): State<Pod>, Query(query): Query<HashMap<String, String>>, headers: HeaderMap) -> Response {

@@ -1,0 +1,329 @@
+//! Helpers: machines of the node's own, through which owners read and write the files of disks that
+//! no run has: volumes, and what is kept of PODs.
+//!
+//! A helper is started for the first call and ends [`IDLE`] after the last one. It is the one writer
+//! of its disk, by the driver's lock and by the registry; whoever else wants the disk, a run that
+//! starts before all, has it ended first ([`Helpers::end`]): calls that are under way have
+//! [`CALLS_GRACE`] to end and break off then, having written a whole file or nothing. It is in no
+//! ledger: one that outlives its daemon is nobody's, and is ended when the next one begins.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use domain::{OwnedDisk, PlacementError, PodId, RunId, VolumeId};
+use sandbox::{DriverFailure, RuntimeError, Slot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::error_chain::error_chain;
+use crate::guest::PodError;
+
+/// How long a helper waits for another call.
+const IDLE: Duration = Duration::from_secs(30);
+/// Helpers of one node at once.
+const MAX_HELPERS: usize = 8;
+/// Helpers of one holder on one node at once.
+const MAX_PER_HOLDER: usize = 2;
+/// Calls of one helper at once.
+const MAX_CALLS: u32 = 16;
+/// How long calls that are under way may take to end when somebody else wants the disk.
+const CALLS_GRACE: Duration = Duration::from_secs(2);
+/// How long whoever wants the disk waits for the helper's end.
+const END: Duration = Duration::from_secs(15);
+/// How often a call finds a helper that is just ending.
+const TRIES: usize = 4;
+
+/// Why nobody answers for a disk's files.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum HelperError {
+    #[error(
+        "this node runs containers alone, and a disk that a machine may have written is read in machines alone \
+         (node.runtimes: qemu)"
+    )]
+    NoMachines,
+    #[error("this node does not hold the volume {0}")]
+    NoVolume(VolumeId),
+    #[error("nothing is kept of the POD {0} on this node")]
+    NoData(PodId),
+    #[error(
+        "what is kept of the POD {0} is a container's, and stays one only if no machine gets it: start the agent, and reach its files through it"
+    )]
+    OfContainer(PodId),
+    #[error("the run {0} has it")]
+    Attached(RunId),
+    #[error("a run of the POD is quarantined: {0}")]
+    Quarantined(String),
+    #[error("as many of your disks are read and written as may be at once; try again when one is done")]
+    HolderFull,
+    #[error("this node has no room for one more helper just now")]
+    Full(#[source] Option<PlacementError>),
+    #[error("too many files of the disk are read and written at once")]
+    Busy,
+    #[error("{0}")]
+    Damaged(String),
+    #[error("the disk is written to by another")]
+    Taken,
+    #[error("the helper did not start: {0}")]
+    Start(String),
+    #[error("the helper ended: {0}")]
+    Died(String),
+    #[error("look at the disk: {0}")]
+    Look(String),
+    #[error("the node is going down")]
+    Closing,
+}
+
+impl From<RuntimeError> for HelperError {
+    fn from(error: RuntimeError) -> Self {
+        match error {
+            RuntimeError::Failed { source: DriverFailure::Taken(_), .. } => Self::Taken,
+            error => Self::Start(error_chain(&error)),
+        }
+    }
+}
+
+impl From<PodError> for HelperError {
+    fn from(error: PodError) -> Self {
+        match error {
+            PodError::Refused { status: http::StatusCode::CONFLICT, said } => Self::Damaged(said),
+            error => Self::Start(error_chain(&error)),
+        }
+    }
+}
+
+/// Where a helper is in its life.
+#[derive(Clone, Debug)]
+pub(crate) enum Stage {
+    /// Its disk is not mounted yet.
+    Starting,
+    /// It answers.
+    Ready,
+    /// Nothing of it is left; why it ended, where nobody meant it to.
+    Gone(Option<HelperError>),
+}
+
+/// A helper.
+pub(crate) struct Helper {
+    pub(crate) slot: Slot,
+    holder: String,
+    calls: Arc<Semaphore>,
+    /// When the last call ended.
+    used: Mutex<Instant>,
+    stage: watch::Receiver<Stage>,
+    pub(crate) end: CancellationToken,
+}
+
+/// One call's place in a helper, which does not end for idleness meanwhile.
+pub(crate) struct HelperCall {
+    helper: Arc<Helper>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl HelperCall {
+    /// What the driver calls the helper.
+    pub(crate) fn id(&self) -> RunId {
+        self.helper.slot.run
+    }
+}
+
+impl Drop for HelperCall {
+    fn drop(&mut self) {
+        *self.helper.used.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+impl Helper {
+    /// One that is to be begun, and who tells how far it is.
+    fn new(slot: Slot, holder: &str) -> (Self, watch::Sender<Stage>) {
+        let (stage, told) = watch::channel(Stage::Starting);
+        let helper = Self {
+            slot,
+            holder: holder.to_owned(),
+            calls: Arc::new(Semaphore::new(MAX_CALLS as usize)),
+            used: Mutex::new(Instant::now()),
+            stage: told,
+            end: CancellationToken::new(),
+        };
+        (helper, stage)
+    }
+
+    /// Takes no more calls.
+    pub(crate) fn close(&self) {
+        self.calls.close();
+    }
+
+    /// Waits a while for the end of the calls that are under way.
+    pub(crate) async fn drain(&self) {
+        let _all = timeout(CALLS_GRACE, self.calls.acquire_many(MAX_CALLS)).await;
+    }
+
+    /// Waits until nobody has called for so long that it is to end: then it takes no more calls.
+    pub(crate) async fn when_idle(&self) {
+        loop {
+            sleep(self.idle_left()).await;
+            // Nobody gets a place between the look and the end.
+            let all = self.calls.try_acquire_many(MAX_CALLS);
+            if all.is_ok() && self.used().elapsed() >= IDLE {
+                self.calls.close();
+                return;
+            }
+        }
+    }
+
+    /// Waits until it answers; `false` where it has ended because somebody meant it to.
+    async fn when_ready(&self) -> Result<bool, HelperError> {
+        let mut stage = self.stage.clone();
+        let stage = stage.wait_for(|stage| !matches!(stage, Stage::Starting)).await.map(|stage| stage.clone());
+        match stage {
+            Ok(Stage::Ready) => Ok(true),
+            Ok(Stage::Gone(Some(error))) => Err(error),
+            Ok(Stage::Gone(None) | Stage::Starting) => Ok(false),
+            Err(_) => Err(HelperError::Closing),
+        }
+    }
+
+    async fn when_gone(&self) {
+        // A sender that is dropped ends with the daemon.
+        let _ = self.stage.clone().wait_for(|stage| matches!(stage, Stage::Gone(_))).await;
+    }
+
+    fn is_idle(&self) -> bool {
+        self.calls.available_permits() == MAX_CALLS as usize
+    }
+
+    /// How long it waits for another call from now on.
+    fn idle_left(&self) -> Duration {
+        if self.is_idle() { IDLE.saturating_sub(self.used().elapsed()) } else { IDLE }
+    }
+
+    fn used(&self) -> Instant {
+        *self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The helpers of a node, one a disk.
+#[derive(Default)]
+pub(crate) struct Helpers {
+    all: Mutex<BTreeMap<OwnedDisk, Arc<Helper>>>,
+    /// Held by whoever counts helpers and begins one more.
+    starting: tokio::sync::Mutex<()>,
+}
+
+impl Helpers {
+    /// Whether one has this disk.
+    pub(crate) fn has(&self, disk: OwnedDisk) -> bool {
+        self.all().contains_key(&disk)
+    }
+
+    /// Ends the helper of a disk, if one has it, and waits for its end. Who calls this holds what
+    /// keeps another from beginning: the node's lock on volumes, or that on what is kept.
+    pub(crate) async fn end(&self, disk: OwnedDisk) {
+        let found = self.all().get(&disk).cloned();
+        let Some(helper) = found else { return };
+        helper.end.cancel();
+        if timeout(END, helper.when_gone()).await.is_err() {
+            // Whoever wants the disk finds it taken, and waits for it.
+            tracing::error!(%disk, "a helper does not end");
+        }
+    }
+
+    /// Ends all of them, with the daemon.
+    pub(crate) async fn end_all(&self) {
+        let all: Vec<_> = self.all().keys().copied().collect();
+        futures_util::future::join_all(all.into_iter().map(|disk| self.end(disk))).await;
+    }
+
+    /// Calls that are under way to a disk's helper.
+    #[cfg(test)]
+    pub(crate) fn calls(&self, disk: OwnedDisk) -> usize {
+        self.get(disk).map_or(0, |helper| MAX_CALLS as usize - helper.calls.available_permits())
+    }
+
+    fn get(&self, disk: OwnedDisk) -> Option<Arc<Helper>> {
+        self.all().get(&disk).cloned()
+    }
+
+    /// A place in the helper of a disk. `begin` begins one where none is.
+    pub(crate) async fn call<F>(&self, disk: OwnedDisk, begin: impl Fn() -> F) -> Result<HelperCall, HelperError>
+    where
+        F: Future<Output = Result<(), HelperError>>,
+    {
+        for _ in 0..TRIES {
+            let Some(helper) = self.get(disk) else {
+                begin().await?;
+                continue;
+            };
+            if !helper.when_ready().await? {
+                continue;
+            }
+            match Arc::clone(&helper.calls).try_acquire_owned() {
+                Ok(place) => return Ok(HelperCall { helper, _place: place }),
+                Err(TryAcquireError::NoPermits) => return Err(HelperError::Busy),
+                // It ends: another one takes its place.
+                Err(TryAcquireError::Closed) => helper.when_gone().await,
+            }
+        }
+        Err(HelperError::Busy)
+    }
+
+    /// The right to begin helpers, with room for one more of this holder's.
+    pub(crate) async fn turn(&self, holder: &str) -> Result<tokio::sync::MutexGuard<'_, ()>, HelperError> {
+        let turn = self.starting.lock().await;
+        self.make_room(holder).await?;
+        Ok(turn)
+    }
+
+    /// Takes in the helper of a disk that has none.
+    pub(crate) fn enter(&self, disk: OwnedDisk, slot: Slot, holder: &str) -> NewHelper {
+        let (helper, stage) = Helper::new(slot, holder);
+        let helper = Arc::new(helper);
+        self.all().insert(disk, Arc::clone(&helper));
+        NewHelper { disk, helper, stage }
+    }
+
+    /// A helper of which nothing is left.
+    pub(crate) fn leave(&self, disk: OwnedDisk) {
+        self.all().remove(&disk);
+    }
+
+    /// Has room made for one more of this holder's: the one that was used least lately of those that
+    /// nobody uses ends.
+    async fn make_room(&self, holder: &str) -> Result<(), HelperError> {
+        let of_holder: Vec<_> = self.listed(|helper| helper.holder == holder);
+        if of_holder.len() >= MAX_PER_HOLDER {
+            let idle = least_used(of_holder).ok_or(HelperError::HolderFull)?;
+            self.end(idle).await;
+        }
+        let all = self.listed(|_| true);
+        if all.len() >= MAX_HELPERS {
+            let idle = least_used(all).ok_or(HelperError::Full(None))?;
+            self.end(idle).await;
+        }
+        Ok(())
+    }
+
+    fn listed(&self, which: impl Fn(&Helper) -> bool) -> Vec<(OwnedDisk, Arc<Helper>)> {
+        let all = self.all();
+        all.iter().filter(|(_, helper)| which(helper)).map(|(disk, helper)| (*disk, Arc::clone(helper))).collect()
+    }
+
+    fn all(&self) -> MutexGuard<'_, BTreeMap<OwnedDisk, Arc<Helper>>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Of those that nobody uses, the one that was used least lately.
+fn least_used(helpers: Vec<(OwnedDisk, Arc<Helper>)>) -> Option<OwnedDisk> {
+    let idle = helpers.into_iter().filter(|(_, helper)| helper.is_idle());
+    idle.min_by_key(|(_, helper)| helper.idle_left()).map(|(disk, _)| disk)
+}
+
+/// A helper that is to be begun.
+pub(crate) struct NewHelper {
+    pub(crate) disk: OwnedDisk,
+    pub(crate) helper: Arc<Helper>,
+    /// Tells how far it is.
+    pub(crate) stage: watch::Sender<Stage>,
+}
