@@ -30,6 +30,7 @@
 //! request again.
 
 mod apikey;
+mod content;
 mod evm;
 mod files;
 mod keypair;
@@ -40,6 +41,7 @@ mod token;
 mod verify;
 
 pub use apikey::{ApiKey, ApiKeyError};
+pub use content::ContentGrant;
 pub use evm::{EvmSignature, EvmSignatureError};
 pub use files::{FileOperation, FileUrl, FileUrlError};
 pub use keypair::{Keypair, KeypairError, SignedHeaders};

@@ -15,6 +15,7 @@ const PREFIX: &str = "plt_";
 const PURPOSE: &[u8] = b"palatine agent token v1";
 const UPLOAD_PREFIX: &str = "plu_";
 const UPLOAD: &[u8] = b"palatine upload token v1";
+const CONTENT: &[u8] = b"palatine content token v1";
 const FINGERPRINT: &[u8] = b"palatine request fingerprint v1";
 
 /// Makes and checks agents' tokens.
@@ -22,6 +23,7 @@ const FINGERPRINT: &[u8] = b"palatine request fingerprint v1";
 pub struct TokenIssuer {
     token: Hmac<Sha256>,
     upload: Hmac<Sha256>,
+    pub(crate) content: Hmac<Sha256>,
     fingerprint: Hmac<Sha256>,
 }
 
@@ -45,6 +47,7 @@ impl TokenIssuer {
         Self {
             token: keyed.clone().chain_update(PURPOSE),
             upload: keyed.clone().chain_update(UPLOAD),
+            content: keyed.clone().chain_update(CONTENT),
             fingerprint: keyed.chain_update(FINGERPRINT),
         }
     }
