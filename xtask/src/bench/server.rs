@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use auth::TokenIssuer;
 use chain::fake::FakeBalances;
 use control::{ByteStream, Control, LogSource, Node, NodeBody, NodeError, NodeImages};
-use domain::{ImageDigest, ImageId, PodId, RunId, SystemClock, Tiers, UnixMillis, VolumeId};
+use domain::{ContentCall, ImageDigest, ImageId, OwnedDisk, PodId, RunId, SystemClock, Tiers, UnixMillis, VolumeId};
 use gateway::{GatewayParts, Limits, Listeners, TlsConfig};
 use http::{Request, Response};
 use store::{Store, StoreUrl};
@@ -166,6 +166,16 @@ impl Node for InstantNode {
 
     fn images(&self) -> &dyn NodeImages {
         self
+    }
+
+    async fn content(
+        &self,
+        _: OwnedDisk,
+        _: ContentCall,
+        _: &str,
+        _: Request<NodeBody>,
+    ) -> Result<Response<NodeBody>, NodeError> {
+        std::future::pending().await
     }
 
     async fn forward(&self, _: RunId, _: &str, _: Request<NodeBody>) -> Result<Response<NodeBody>, NodeError> {

@@ -3,6 +3,7 @@
 mod api;
 mod body;
 mod call;
+mod content;
 mod error;
 mod exchange;
 mod images;

@@ -10,9 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use client::{LogSource, NodeError};
-use domain::{Clock, FailReason, ImageDigest, MarkKind, NodeShortage, PodId, RunId, VolumeId};
+use domain::{Clock, ContentCall, FailReason, ImageDigest, MarkKind, NodeShortage, OwnedDisk, PodId, RunId, VolumeId};
 use http::{Request, Response};
+use http_body_util::BodyExt;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use wire::fault::{Code, Fault};
@@ -487,6 +489,22 @@ impl Node for FakeNode {
 
     fn images(&self) -> &dyn NodeImages {
         self
+    }
+
+    async fn content(
+        &self,
+        disk: OwnedDisk,
+        call: ContentCall,
+        holder: &str,
+        request: Request<NodeBody>,
+    ) -> Result<Response<NodeBody>, NodeError> {
+        let (method, query) = (request.method().clone(), request.uri().query().unwrap_or_default().to_owned());
+        let body = request.into_body().collect().await.map_err(|_| lost("work on the disk's files"))?.to_bytes();
+        // What was asked comes back: the test looks at that.
+        let said = format!("{method} {disk} {} {query} {holder} {}", call.as_str(), String::from_utf8_lossy(&body));
+        self.ask("work on the disk's files", move |_| ()).await?;
+        let said = http_body_util::Full::new(Bytes::from(said));
+        Ok(Response::new(said.map_err(|never| match never {}).boxed_unsync()))
     }
 
     async fn forward(&self, _id: RunId, _target: &str, _: Request<NodeBody>) -> Result<Response<NodeBody>, NodeError> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use client::{LogSource, NodeError};
-use domain::{ImageId, PodId, RunId, VolumeId};
+use domain::{ContentCall, ImageId, OwnedDisk, PodId, RunId, VolumeId};
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -82,6 +82,15 @@ pub trait Node: Send + Sync {
 
     /// The images that holders bring to it.
     fn images(&self) -> &dyn NodeImages;
+
+    /// Passes a request to whoever answers for the files of a disk of this holder's.
+    async fn content(
+        &self,
+        disk: OwnedDisk,
+        call: ContentCall,
+        holder: &str,
+        request: Request<NodeBody>,
+    ) -> Result<Response<NodeBody>, NodeError>;
 
     /// Passes a request to the guest's `pod`: its commands, its files.
     async fn forward(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use client::{LogSource, NodeClient, NodeError};
-use domain::{ImageId, PodId, RunId, VolumeId};
+use domain::{ContentCall, ImageId, OwnedDisk, PodId, RunId, VolumeId};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use wire::v1::images::{ArchiveSpec, HeldImage, ImportSpec};
@@ -95,6 +95,17 @@ impl Node for RemoteNode {
 
     fn images(&self) -> &dyn NodeImages {
         self
+    }
+
+    async fn content(
+        &self,
+        disk: OwnedDisk,
+        call: ContentCall,
+        holder: &str,
+        request: Request<NodeBody>,
+    ) -> Result<Response<NodeBody>, NodeError> {
+        let answer = self.client.content(disk, call, holder, request).await?;
+        Ok(answer.map(|body| body.map_err(Into::into).boxed_unsync()))
     }
 
     async fn forward(

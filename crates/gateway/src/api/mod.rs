@@ -1,6 +1,7 @@
 //! The public API: one folder for each surface.
 
 pub(crate) mod agents;
+pub(crate) mod content;
 pub(crate) mod extract;
 pub(crate) mod images;
 pub(crate) mod keys;

@@ -34,12 +34,14 @@ pub fn openapi() -> String {
         `X-API-Key`, where its scope opens the route. It acts for the wallet that made it, whose balance and tier are \
         asked for as ever.\n\n| | `read` | `run` | the wallet's signature alone |\n|---|---|---|---|\n| `GET /agents`, \
         `/status/{id}`, `/usage/{wallet}`, `/agents/{id}/logs`, `…/events`, `…/prices`, `…/vault`, `/volumes`, \
-        `/volumes/{id}`, `/images`, `/images/{image}`, `/keys/self` | yes | yes | |\n| `POST /spawn` (a start again too), \
-        `POST /stop/{id}`, `POST /agents/{id}/timeout`, `POST /volumes`, `PUT /volumes/{id}`, \
-        `/agents/{id}/process.Process/*`, and the agents themselves, as their tokens do | | yes | |\n| `DELETE /agents/{id}`, `GET /agents/{id}/token`, \
-        `PUT /agents/{id}/prices`, `DELETE /volumes/{id}`, vaults and tasks, `POST /images`, `PUT` and \
-        `DELETE /images/{image}`, `/links`, `/keys` | | | yes |\n\nWhat follows on `POST /images` (`/images/uploads/{id}`) \
-        is opened by the token that it answers with. A stop removes an agent that was spawned `ephemeral`, by a key too: \
+        `/volumes/{id}`, `/volumecontent/{id}/*`, `/agents/{id}/data`, `/agents/{id}/data/*`, `/images`, `/images/{image}`, \
+        `/keys/self` | yes | yes | |\n| `POST /spawn` (a start again too), `POST /stop/{id}`, `POST /agents/{id}/timeout`, \
+        `POST /volumes`, `PUT /volumes/{id}`, `/agents/{id}/process.Process/*`, and the agents themselves, as their tokens \
+        do; what changes files of volumes and of kept data | | yes | |\n| `DELETE /agents/{id}`, \
+        `GET /agents/{id}/token`, `PUT /agents/{id}/prices`, `DELETE /volumes/{id}`, vaults and tasks, `POST /images`, \
+        `PUT` and `DELETE /images/{image}`, `/links`, `/keys` | | | yes |\n\nWhat follows on `POST /images` \
+        (`/images/uploads/{id}`) is opened by the token that it answers with. A stop removes an agent that was spawned \
+        `ephemeral`, by a key too: \
         that was said when it was spawned. A key is known by its digest alone; once it is revoked it opens nothing, and \
         an answer that it opened before ends within ten seconds.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
@@ -72,6 +74,10 @@ impl Modify for Signature {
         let mut upload = Http::new(HttpAuthScheme::Bearer);
         upload.description = Some("The token of an upload, which `POST /images` answers with.".to_owned());
         components.add_security_scheme("upload", SecurityScheme::Http(upload));
+        let mut content = Http::new(HttpAuthScheme::Bearer);
+        let said = "The token of a disk's files, which `GET /volumes/{id}` and `GET /agents/{id}/data` answer with.";
+        content.description = Some(said.to_owned());
+        components.add_security_scheme("content", SecurityScheme::Http(content));
     }
 }
 

@@ -13,10 +13,10 @@ use wire::fault::Code;
 
 use crate::api::agents::{events, logs, spawn, status, stop, timeout, token, usage};
 use crate::api::images::{catalog, upload};
-use crate::api::keys;
 use crate::api::meta::{document, health, metrics, tiers};
 use crate::api::money::{facilitator, links, prices, relay, vaults};
 use crate::api::volumes;
+use crate::api::{content, keys};
 use crate::edge::cors;
 use crate::edge::limits::client_key;
 use crate::edge::source::RequestSource;
@@ -37,6 +37,7 @@ pub(crate) fn routes() -> OpenApiRouter<Arc<Gateway>> {
         .merge(images())
         .merge(api_keys())
         .merge(disks())
+        .merge(files())
         .merge(payments())
         .merge(relayer())
         .merge(facilitator())
@@ -83,6 +84,18 @@ fn disks() -> OpenApiRouter<Arc<Gateway>> {
         volumes::resize,
         volumes::remove
     ))
+}
+
+/// The files of disks that no agent has.
+fn files() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::default()
+        .routes(routes!(content::volume_stat, content::volume_change, content::volume_remove))
+        .routes(routes!(content::volume_list, content::volume_make))
+        .routes(routes!(content::volume_read, content::volume_write))
+        .routes(routes!(content::data_token))
+        .routes(routes!(content::data_stat, content::data_change, content::data_remove))
+        .routes(routes!(content::data_list, content::data_make))
+        .routes(routes!(content::data_read, content::data_write))
 }
 
 /// Vaults, their tasks, links and prices.

@@ -11,6 +11,7 @@ use http::{Response, StatusCode};
 use serde::Deserialize;
 use store::VolumeRecord;
 use wire::fault::{Code, Fault};
+use wire::v1::content::VolumeAndToken;
 use wire::v1::volumes::{Volume, VolumeAttachment, VolumeRequest, VolumeResize};
 
 use crate::api::agents::admission::refused;
@@ -40,7 +41,7 @@ impl VolumePath {
     path = "/volumes",
     request_body = VolumeRequest,
     responses(
-        (status = 201, description = "It can be attached", body = Volume),
+        (status = 201, description = "It can be attached", body = VolumeAndToken),
         (status = "default", description = "What is wrong, by `code`", body = Fault),
     ),
     security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []), ("bearer" = []), ("api_key" = []))
@@ -54,7 +55,7 @@ pub(crate) async fn create(
     let size_mib = checked_size(size_mib.unwrap_or(DEFAULT_VOLUME_MIB))?;
     let order = VolumeOrder { holder: holder.wallet, id: VolumeId::from_bits(rand::random()), name, size_mib };
     let volume = gateway.parts.control.create_volume(order).await.map_err(fault)?;
-    json(StatusCode::CREATED, &shown(volume))
+    json(StatusCode::CREATED, &gateway.with_token(shown(volume), &holder))
 }
 
 /// The caller's volumes, in the order of their names.
@@ -86,7 +87,7 @@ pub(crate) async fn list(
     tag = "volumes",
     path = "/volumes/{id}",
     params(("id" = VolumeId, Path, description = "The volume")),
-    responses((status = 200, description = "The volume", body = Volume), (status = "default", description = "What is wrong, by `code`", body = Fault)),
+    responses((status = 200, description = "The volume, with a token for its files", body = VolumeAndToken), (status = "default", description = "What is wrong, by `code`", body = Fault)),
     security(
         ("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []),
         ("wallet" = [], "signature" = [], "timestamp" = []),
@@ -101,7 +102,7 @@ pub(crate) async fn show(
 ) -> Result<Response<Body>, ApiError> {
     let volume = gateway.parts.store.volume(holder.wallet, path.id()?).await?.ok_or_else(unknown)?;
     let bytes = gateway.parts.control.volume_bytes(&volume).await;
-    json(StatusCode::OK, &Volume { bytes, ..shown(volume) })
+    json(StatusCode::OK, &gateway.with_token(Volume { bytes, ..shown(volume) }, &holder))
 }
 
 /// Grows a volume that no live agent has. The agent that has it next finds the room.

@@ -339,8 +339,9 @@ async fn fault_2_5_the_bare_text_opens_what_the_document_says_and_nothing_else()
     for (template, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
             let Some(ways) = operation["security"].as_array() else { continue };
-            let by_key =
-                |way: &serde_json::Value| ["bearer", "api_key", "upload"].iter().any(|name| way[name].is_array());
+            let by_key = |way: &serde_json::Value| {
+                ["bearer", "api_key", "upload", "content"].iter().any(|name| way[name].is_array())
+            };
             let ways: Vec<_> = ways.iter().filter(|way| !by_key(way)).collect();
             if ways.is_empty() {
                 continue;

@@ -14,7 +14,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use control::fake::FakeNode;
 use control::{ByteStream, LogSource, Node, NodeBody, NodeError, NodeImages};
-use domain::{ImageDigest, PodId, RunId, VolumeId};
+use domain::{ContentCall, ImageDigest, OwnedDisk, PodId, RunId, VolumeId};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -255,6 +255,16 @@ impl Node for NodeWithGuests {
 
     fn images(&self) -> &dyn NodeImages {
         self.node.images()
+    }
+
+    async fn content(
+        &self,
+        disk: OwnedDisk,
+        call: ContentCall,
+        holder: &str,
+        request: Request<NodeBody>,
+    ) -> Result<Response<NodeBody>, NodeError> {
+        self.node.content(disk, call, holder, request).await
     }
 
     async fn forward(&self, _: RunId, path: &str, request: Request<NodeBody>) -> Result<Response<NodeBody>, NodeError> {

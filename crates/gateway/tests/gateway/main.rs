@@ -6,6 +6,7 @@
 mod access;
 mod addressing;
 mod api;
+mod content;
 mod disk;
 mod edge;
 mod events;
