@@ -17,6 +17,6 @@ pub use hop::strip_hop_by_hop;
 pub use node::{CallDeadlines, LogSource, NodeBody, NodeClient, NodeError, Tunnel};
 pub use public::{
     AgentAccess, AgentEndpoint, AgentFiles, AgentPorts, ApiError, AttachedAgain, ChatMessage, ChatPrompt, ChatRole,
-    ClientError, ExecCommand, ExitStatus, FileDownload, GatewayClient, ImageUploader, Payer, PortConnection, Process,
-    ProcessHandle, SpawnOptions, Timeouts, gateway_name,
+    ClientError, DiskFiles, ExecCommand, ExitStatus, FileDownload, GatewayClient, ImageUploader, Payer, PortConnection,
+    Process, ProcessHandle, SpawnOptions, Timeouts, gateway_name,
 };

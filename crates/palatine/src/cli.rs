@@ -21,7 +21,7 @@ pub(crate) use key::{CreateKey, KeyCommand};
 pub(crate) use money::{CreateTask, Price, Signer, VaultCommand, VaultName, VaultTaskArg, WalletCommand};
 pub(crate) use pod::{PodCommand, PodIdentity};
 pub(crate) use shell::{AccessToken, PortForward, PortPair, Shell};
-pub(crate) use volume::VolumeCommand;
+pub(crate) use volume::{VolumeCommand, VolumeCopyPath, VolumePath};
 pub(crate) use work::{Chat, NewLifetime, RunTask, SetTimeout};
 
 /// The self-hosted cloud for sovereign AI agents.

@@ -8,6 +8,7 @@ pub(crate) mod copy;
 pub(crate) mod editor;
 pub(crate) mod environment;
 pub(crate) mod escape;
+pub(crate) mod files;
 pub(crate) mod forward;
 pub(crate) mod held;
 pub(crate) mod image;

@@ -8,6 +8,8 @@ use comfy_table::{CellAlignment, Table};
 use domain::{PodId, UnixMillis};
 use serde::Serialize;
 use time::OffsetDateTime;
+use wire::content::{VolumeEntryStat, VolumeEntryType};
+use wire::printable;
 use wire::v1::node::GuestReport;
 use wire::v1::public::{
     Agent, Reason, SpawnResponse, StateChange, StatusResponse, StopResponse, TiersResponse, TimeoutResponse,
@@ -23,6 +25,9 @@ use crate::answers::{
     CallOutcome, Copied, DetachedShell, Forwards, ImageRow, PodKeystore, Removed, RemovedAgent, RemovedVolumes,
     RevokedKeys, WalletInfo,
 };
+
+/// Bytes of a file's name that are shown.
+const SHOWN_NAME: usize = 1024;
 
 /// Prints `value` as JSON on one line, or what `people` writes of it.
 pub(crate) fn show<T: Serialize>(json: bool, value: &T, people: impl FnOnce(&T) -> String) -> io::Result<()> {
@@ -415,6 +420,31 @@ pub(crate) fn volumes(list: &[Volume]) -> String {
             attached.map_or_else(|| "-".to_owned(), |attached| attached.path.to_string()),
             date(volume.created_at),
             volume.id.to_string(),
+        ]);
+    }
+    table.to_string()
+}
+
+/// The files of a folder of a volume. Their names are whoever's wrote them.
+pub(crate) fn volume_entries(list: &[VolumeEntryStat]) -> String {
+    if list.is_empty() {
+        return "Nothing is in it.".to_owned();
+    }
+    let mut table = table(["MODE", "UID", "GID", "SIZE", "WRITTEN", "NAME"]);
+    for entry in list {
+        let name = printable(&entry.name, SHOWN_NAME);
+        let (mark, target) = match (entry.kind, &entry.target) {
+            (VolumeEntryType::Directory, _) => ("/", String::new()),
+            (_, Some(target)) => ("", format!(" -> {}", printable(target, SHOWN_NAME))),
+            (VolumeEntryType::File | VolumeEntryType::Symlink | VolumeEntryType::Unknown, None) => ("", String::new()),
+        };
+        table.add_row([
+            format!("{:04o}", entry.mode),
+            entry.uid.to_string(),
+            entry.gid.to_string(),
+            entry.size.to_string(),
+            printable(entry.mtime.get(..19).unwrap_or(&entry.mtime), SHOWN_NAME),
+            format!("{name}{mark}{target}"),
         ]);
     }
     table.to_string()

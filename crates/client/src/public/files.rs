@@ -26,7 +26,7 @@ pub struct AgentFiles {
     access: AgentAccess,
 }
 
-/// A file of an agent's on its way here.
+/// A file of an agent's or of a disk's on its way here.
 pub struct FileDownload {
     /// Where in the file it begins: at what was asked for, or at 0 where the file is
     /// another one than that.
@@ -125,13 +125,7 @@ impl AgentFiles {
         }
         let read = self.access.client.limits.read;
         let response = within(OPERATION, read, async { done(path, send(request).await?).await }).await?;
-        let offset = match (response.status(), from) {
-            (StatusCode::PARTIAL_CONTENT, from) => begun_at(response.headers(), from.map(|(offset, _)| offset))?,
-            _ => 0,
-        };
-        let tag = response.headers().get(ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned);
-        let length = response.content_length();
-        Ok(FileDownload { offset, length, tag, response, silence: self.access.client.limits.files_idle })
+        FileDownload::begun(response, from.map(|(offset, _)| offset), self.access.client.limits.files_idle)
     }
 
     /// Writes a file of `length` bytes with these permissions: it is there when all of it
@@ -189,6 +183,16 @@ impl AgentFiles {
 }
 
 impl FileDownload {
+    /// A file whose answer has begun, of which the rest from `asked` on was asked for.
+    pub(super) fn begun(response: Response, asked: Option<u64>, silence: Duration) -> Result<Self, ClientError> {
+        let offset = match response.status() {
+            StatusCode::PARTIAL_CONTENT => begun_at(response.headers(), asked)?,
+            _ => 0,
+        };
+        let tag = response.headers().get(ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned);
+        Ok(Self { offset, length: response.content_length(), tag, response, silence })
+    }
+
     /// The next bytes; `None` after the last.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up has failed")]
 
 mod ask;
+mod content;
 mod exec;
 mod files;
 mod gateway;

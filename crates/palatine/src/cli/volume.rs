@@ -1,5 +1,7 @@
 //! The words of `palatine volume`.
 
+use std::convert::Infallible;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Subcommand;
@@ -15,8 +17,25 @@ pub(crate) enum VolumeCommand {
         #[arg(long, value_name = "SIZE", default_value = "1G")]
         size: Size,
     },
-    /// List your volumes
-    Ls,
+    /// List your volumes, or the files of one
+    Ls {
+        /// Whose files: NAME, or a folder of it as NAME:PATH
+        #[arg(value_name = "NAME[:PATH]")]
+        folder: Option<VolumePath>,
+    },
+    /// Write a file of a volume to the standard output
+    Cat {
+        /// Which, as NAME:PATH
+        #[arg(value_name = "NAME:PATH")]
+        file: VolumePath,
+    },
+    /// Copy files and folders into a volume or out of it, whether an agent has it or not
+    Cp {
+        /// What: a path here, or NAME:PATH
+        source: VolumeCopyPath,
+        /// Where to: the other one of these. In a folder that is there, the copy is called like what is copied
+        destination: VolumeCopyPath,
+    },
     /// Show one volume, and what it takes of its node's disk
     Show {
         /// Its name, or its id
@@ -36,6 +55,44 @@ pub(crate) enum VolumeCommand {
         #[arg(required = true, value_name = "VOLUME")]
         volumes: Vec<String>,
     },
+}
+
+/// A path in a volume, which is named by its name or its id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct VolumePath {
+    pub(crate) volume: String,
+    pub(crate) path: String,
+}
+
+impl FromStr for VolumePath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (volume, path) = text.split_once(':').unwrap_or((text, "/"));
+        // An id is a name, too.
+        let name: VolumeName = volume.parse().map_err(|error: domain::VolumeNameError| error.to_string())?;
+        let path = if path.is_empty() { "/" } else { path };
+        Ok(Self { volume: name.to_string(), path: path.to_owned() })
+    }
+}
+
+/// One end of a copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum VolumeCopyPath {
+    /// A path here.
+    Here(PathBuf),
+    /// A path in a volume.
+    Volume(VolumePath),
+}
+
+impl FromStr for VolumeCopyPath {
+    type Err = Infallible;
+
+    /// A path here with a colon in it is written `./…`.
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        let volume = text.contains(':').then(|| text.parse().ok()).flatten();
+        Ok(volume.map_or_else(|| Self::Here(text.into()), Self::Volume))
+    }
 }
 
 /// A size in whole MiB: a number and M, G or T, as in 1024.
@@ -83,6 +140,18 @@ mod tests {
         assert_eq!([mib("512M"), mib("10G"), mib("2t")], [Ok(512), Ok(10_240), Ok(2 * 1024 * 1024)]);
         for text in ["", "10", "G", "-1G", "+1G", "1.5G", "1 G", "10GB", "99999999999999999T", "1é"] {
             assert!(mib(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_in_a_volume_is_told_from_one_here() {
+        let path = |text: &str| text.parse::<VolumePath>().unwrap();
+        assert_eq!((path("work").volume, path("work").path), ("work".to_owned(), "/".to_owned()));
+        assert_eq!((path("work:a/b:c").path, path("work:").path), ("a/b:c".to_owned(), "/".to_owned()));
+        assert!("a/b:c".parse::<VolumePath>().is_err() && "".parse::<VolumePath>().is_err());
+        for (text, here) in [("work:/a", false), ("work:", false), ("work", true), ("./a:b", true), ("/a:b", true)] {
+            let parsed: VolumeCopyPath = text.parse().unwrap();
+            assert_eq!(matches!(parsed, VolumeCopyPath::Here(_)), here, "{text}");
         }
     }
 

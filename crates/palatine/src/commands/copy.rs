@@ -22,13 +22,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use backon::{ExponentialBuilder, Retryable};
 use bytes::Bytes;
-use client::{AgentFiles, ClientError};
+use client::ClientError;
 use futures_util::stream::{self, Stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use rustix::fs::OFlags;
 use wire::filesystem::{EntryInfo, FileType};
 use wire::printable;
 
+use super::files::RemoteFiles;
 use crate::answers::Copied;
 
 /// Bytes of a piece; a file of no more goes up as it is.
@@ -67,7 +68,7 @@ impl Default for DownloadBounds {
 
 /// What is copied, and what of it is done.
 struct Copying {
-    files: AgentFiles,
+    files: RemoteFiles,
     bar: ProgressBar,
     done: Copied,
     bounds: DownloadBounds,
@@ -76,7 +77,7 @@ struct Copying {
 }
 
 /// Copies from here to an agent.
-pub(crate) async fn upload(files: AgentFiles, source: &Path, destination: &str) -> Result<Copied> {
+pub(crate) async fn upload(files: RemoteFiles, source: &Path, destination: &str) -> Result<Copied> {
     let found = fs::metadata(source).with_context(|| source.display().to_string())?;
     let there = files.stat(destination).await?;
     let is_dir = there.as_ref().is_some_and(|entry| entry.kind == FileType::Directory);
@@ -96,11 +97,11 @@ pub(crate) async fn upload(files: AgentFiles, source: &Path, destination: &str) 
 }
 
 /// Copies from an agent to here.
-pub(crate) async fn download(files: AgentFiles, source: &str, destination: &Path) -> Result<Copied> {
+pub(crate) async fn download(files: RemoteFiles, source: &str, destination: &Path) -> Result<Copied> {
     fetch(files, source, destination, DownloadBounds::default()).await
 }
 
-async fn fetch(files: AgentFiles, source: &str, destination: &Path, bounds: DownloadBounds) -> Result<Copied> {
+async fn fetch(files: RemoteFiles, source: &str, destination: &Path, bounds: DownloadBounds) -> Result<Copied> {
     let into = destination.is_dir() || destination.to_string_lossy().ends_with('/');
     // Called as whoever asks calls it: the guest would choose any name in the folder here.
     let target = match into && !source.ends_with("/.") {
@@ -181,7 +182,7 @@ async fn persistent<T, F: Future<Output = Result<T>>>(work: impl FnMut() -> F) -
 }
 
 impl Copying {
-    fn new(files: AgentFiles) -> Self {
+    fn new(files: RemoteFiles) -> Self {
         let bar = ProgressBar::new(0);
         if let Ok(style) = ProgressStyle::with_template("{msg:40!} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}") {
             bar.set_style(style);
@@ -255,7 +256,7 @@ impl Copying {
         let found = fs::metadata(source).with_context(shown)?;
         self.bar.set_message(printable(&shown(), SHOWN));
         let mode = found.mode() & PERMISSIONS;
-        if found.len() <= PIECE {
+        if found.len() <= PIECE || !self.files.takes_pieces() {
             self.piece_up(source, 0..found.len(), target, mode).await?;
         } else {
             let key = key((target, found.len(), found.ino(), found.mtime(), found.mtime_nsec()));
@@ -283,7 +284,7 @@ impl Copying {
             }
             pieces.push(path);
         }
-        persistent(|| async { Ok(self.files.compose(pieces.clone(), target, mode).await?) }).await
+        persistent(|| self.files.compose(pieces.clone(), target, mode)).await
     }
 
     /// The pieces of an upload that broke off, and their sizes: each is whole.
@@ -365,8 +366,7 @@ impl Copying {
         // A device or a pipe would be gone, and a file in its place.
         let is_other = fs::metadata(target).is_ok_and(|found| !found.is_file());
         ensure!(!is_other, "{} is here and is no file: nothing is put in its place", target.display());
-        let agent = self.files.agent();
-        let [part, tag] = ["part", "tag"].map(|kind| beside(agent.as_str(), source, target, kind));
+        let [part, tag] = ["part", "tag"].map(|kind| beside(&self.files.name(), source, target, kind));
         let before = self.bar.position();
         // Ours until it has its name: nobody adds to what is whole.
         let (bytes, _taken) = persistent(|| self.part_down(source, &part, &tag, before)).await?;
@@ -416,8 +416,8 @@ impl Copying {
 }
 
 /// What lies beside a copy until it is whole, by what it is a copy of.
-fn beside(agent: &str, source: &EntryInfo, target: &Path, kind: &str) -> PathBuf {
-    let name = key((agent, &source.path, source.size, &source.modified_time, target.file_name()));
+fn beside(place: &str, source: &EntryInfo, target: &Path, kind: &str) -> PathBuf {
+    let name = key((place, &source.path, source.size, &source.modified_time, target.file_name()));
     target.with_file_name(format!(".palatine-cp.{name:016x}.{kind}"))
 }
 
@@ -526,7 +526,7 @@ mod tests {
             Self { stat: entry("DIRECTORY", "/data/work"), list: json!(entries), bytes: Some("hello") }
         }
 
-        async fn files(self) -> AgentFiles {
+        async fn files(self) -> RemoteFiles {
             rustls::crypto::ring::default_provider().install_default().ok();
             let body = |State(guest): State<Self>| async move {
                 match guest.bytes {
@@ -548,7 +548,8 @@ mod tests {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             let client = GatewayClient::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
             tokio::spawn(async move { axum::serve(listener, routes).await });
-            client.access_by("agent-123".parse().unwrap(), &"plt_x".to_owned().into()).unwrap().files()
+            let access = client.access_by("agent-123".parse().unwrap(), &"plt_x".to_owned().into());
+            RemoteFiles::Agent(access.unwrap().files())
         }
 
         /// Copies from it into a folder, and says what is there.

@@ -16,6 +16,7 @@ use wire::v1::vault::Prices;
 
 use super::asked::{Asked, ShownPieces, first_model, not_obeyed, only, payers_model, read_question};
 use super::environment::environment;
+use super::files::{RemoteFiles, in_data};
 use super::pay::LimitedPayer;
 use super::starting::{Starting, wait};
 use super::task::Task;
@@ -305,16 +306,32 @@ impl Session<'_> {
     async fn copy(&self, options: Cp) -> Result<()> {
         let copied = match (options.source, options.destination) {
             (CopyPath::Here(source), CopyPath::Agent(id, target)) => {
-                copy::upload(access(&self.client, id, options.token).await?.files(), &source, &target).await?
+                let (files, target) = self.files_of(id, options.token, target).await?;
+                copy::upload(files, &source, &target).await?
             }
             (CopyPath::Agent(id, source), CopyPath::Here(target)) => {
-                copy::download(access(&self.client, id, options.token).await?.files(), &source, &target).await?
+                let (files, source) = self.files_of(id, options.token, source).await?;
+                copy::download(files, &source, &target).await?
             }
             (CopyPath::Here(_), CopyPath::Here(_)) | (CopyPath::Agent(..), CopyPath::Agent(..)) => {
                 bail!("one of the two is in an agent, as <agent>:<path>, and the other one is here")
             }
         };
         Ok(show(self.json, &copied, output::copied)?)
+    }
+
+    /// The files of an agent, and a path in them. Of one that does not run, those of what is kept of
+    /// it: they are in its `/data`.
+    async fn files_of(&self, id: PodId, given: AccessToken, path: String) -> Result<(RemoteFiles, String)> {
+        let runs = match given.token {
+            Some(_) => true,
+            None => self.client.status(id).await?.agent.state.is_live(),
+        };
+        if runs {
+            return Ok((RemoteFiles::Agent(access(&self.client, id, given).await?.files()), path));
+        }
+        let path = in_data(&path)?;
+        Ok((RemoteFiles::Disk(self.client.data_files(id).await?), path))
     }
 
     async fn ask(&self, options: Ask) -> Result<()> {

@@ -1,5 +1,6 @@
 //! `palatine volume`: your own disks, which outlive every agent.
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
@@ -7,9 +8,10 @@ use client::GatewayClient;
 use domain::{VolumeId, VolumeName};
 use wire::v1::volumes::VolumeRequest;
 
-use super::client;
+use super::files::RemoteFiles;
+use super::{client, copy};
 use crate::answers::RemovedVolumes;
-use crate::cli::{Target, VolumeCommand};
+use crate::cli::{Target, VolumeCommand, VolumeCopyPath, VolumePath};
 use crate::output::{self, show};
 use crate::up::StateDir;
 
@@ -21,7 +23,38 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: VolumeComman
             let request = VolumeRequest { name: name.to_string(), size_mib: Some(size.mib) };
             show(json, &client.create_volume(&request).await?, output::volume)?;
         }
-        VolumeCommand::Ls => show(json, &client.volumes().await?, |volumes| output::volumes(volumes))?,
+        VolumeCommand::Ls { folder: None } => {
+            show(json, &client.volumes().await?, |volumes| output::volumes(volumes))?;
+        }
+        VolumeCommand::Ls { folder: Some(VolumePath { volume, path }) } => {
+            let files = client.volume_files(find(&client, &volume).await?).await?;
+            show(json, &files.list(&path).await?, |entries| output::volume_entries(entries))?;
+        }
+        VolumeCommand::Cat { file: VolumePath { volume, path } } => {
+            let files = client.volume_files(find(&client, &volume).await?).await?;
+            let (mut read, mut out) = (files.read(&path, None).await?, std::io::stdout());
+            while let Some(bytes) = read.chunk().await? {
+                out.write_all(&bytes)?;
+            }
+            out.flush()?;
+        }
+        VolumeCommand::Cp { source, destination } => {
+            let copied = match (source, destination) {
+                (VolumeCopyPath::Here(source), VolumeCopyPath::Volume(VolumePath { volume, path })) => {
+                    let files = client.volume_files(find(&client, &volume).await?).await?;
+                    copy::upload(RemoteFiles::Disk(files), &source, &path).await?
+                }
+                (VolumeCopyPath::Volume(VolumePath { volume, path }), VolumeCopyPath::Here(target)) => {
+                    let files = client.volume_files(find(&client, &volume).await?).await?;
+                    copy::download(RemoteFiles::Disk(files), &path, &target).await?
+                }
+                (VolumeCopyPath::Here(_), VolumeCopyPath::Here(_))
+                | (VolumeCopyPath::Volume(_), VolumeCopyPath::Volume(_)) => {
+                    bail!("one of the two is in a volume, as NAME:PATH, and the other one is here")
+                }
+            };
+            show(json, &copied, output::copied)?;
+        }
         VolumeCommand::Show { volume } => {
             let id = find(&client, &volume).await?;
             show(json, &client.volume(id).await?, output::volume)?;

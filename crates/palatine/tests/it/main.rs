@@ -11,6 +11,7 @@ mod boot;
 mod circles;
 mod clients;
 mod containers;
+mod content;
 mod crash;
 mod deal;
 mod disk;
