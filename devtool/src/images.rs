@@ -47,7 +47,7 @@ impl Images {
             say(&format!("Building the image {}", starter.name));
             let copy = copied(dev, starter.folder)?;
             let mut palatine = dev.command(dev.target().join("release/palatine"));
-            palatine.args(["image", "build"]).arg(copy).arg(starter.name);
+            palatine.args(["image", "build"]).arg(copy).args([starter.name, "--node"]);
             dev.succeed(&mut palatine, "The image could not be built. It goes to what runs here: ./dev up --detach")?;
             if let Some(folder) = self.archives.as_ref().filter(|_| is_asked) {
                 make(folder)?;
@@ -143,10 +143,10 @@ mod tests {
         let of = |folder: &str| dev.cache.join("images").join(folder).display().to_string();
         let file = |folder: &str| archives.join(format!("{folder}.oci.tar.gz")).display().to_string();
         let expected = [
-            format!("image build {} nano", of("agent-nano")),
-            format!("image build {} base", of("base")),
+            format!("image build {} nano --node", of("agent-nano")),
+            format!("image build {} base --node", of("base")),
             format!("image export base {}", file("base")),
-            format!("image build {} browser", of("agent-browser")),
+            format!("image build {} browser --node", of("agent-browser")),
             format!("image export browser {}", file("agent-browser")),
         ];
         assert_eq!(mark(&dev.cache.join("target.said")), expected.join("\n"));

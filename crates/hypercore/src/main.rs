@@ -112,10 +112,12 @@ async fn run(sections: Sections, metrics: metrics_exporter_prometheus::Prometheu
         Egress::Internet => sections.network.resolvers.clone(),
         Egress::None => Vec::new(),
     };
+    let store = images.clone();
     let parts = NodeParts { lock, runtime, images: Arc::new(images), clock: Arc::new(SystemClock), resolvers, metrics };
     let listener = bind(&sections.node)?;
     tracing::info!(socket = %sections.node.socket.display(), "serving the node API");
     let socket = sections.node.socket.clone();
+    let _served = store.serve(&socket).context("say who serves the image store")?;
     serve(sections.node, parts, listener, closing).await?;
     std::fs::remove_file(&socket).with_context(|| format!("remove {}", socket.display()))
 }

@@ -7,28 +7,32 @@
 //! ```
 //!
 //! What a daemon was killed over is where it was: a part keeps what had arrived, and an import
-//! begins again when it is asked for. One import works at a time, so that what they take of the
-//! disk meanwhile does not add up.
+//! or a build begins again when it is asked for. One import works at a time, so that what they
+//! take of the disk meanwhile does not add up; builds, which may take long, have places of their
+//! own. A build that nobody wants any more is stopped.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use domain::{ImageDigest, ImageId};
 use futures_util::{Stream, StreamExt};
-use image::{ImageError, ImageStore, Progress};
+use image::recipe::StepLimits;
+use image::{BuildError, HeldBuild, ImageError, ImageStore, Progress};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use wire::fault::Code;
-use wire::v1::images::{ArchiveSpec, HeldImage, ImportSpec};
+use wire::v1::images::{ArchiveSpec, BuildLogPart, BuildRuntime, BuildSpec, ContextBuild, HeldImage, ImportSpec};
 
+use crate::buildlog::BuildLog;
 use crate::error_chain::error_chain;
 
 /// Uploads that a node has at once.
@@ -43,6 +47,8 @@ const LOOK_EVERY: u64 = 16 << 20;
 /// What an import takes of the disk at most, in parts as large as the image may be: the
 /// archive's files, its blobs, the unpacked tree and the disk.
 const PARTS: u64 = 4;
+/// Mebibytes without which no build is begun, unless it may write less.
+const LEAST_BUILD_MIB: u64 = 256;
 const MIB: u64 = 1 << 20;
 
 /// Why an upload is not as it was asked for.
@@ -70,6 +76,12 @@ pub(crate) enum UploadError {
     NoRoom,
     #[error("this node has {MAX_UPLOADS} uploads already")]
     TooMany,
+    #[error("nothing is built here: the node's operator names nothing to build in (images.build_runtimes)")]
+    NoBuilds,
+    #[error("containerfile is a path in the build's context, of {} bytes at most", ContextBuild::MAX_PATH)]
+    Containerfile,
+    #[error("date is seconds since 1970, {} at most", ContextBuild::MAX_DATE)]
+    Date,
     #[error("work on the upload")]
     Disk(#[from] io::Error),
     #[error("work on the image store")]
@@ -84,6 +96,7 @@ pub(crate) struct Uploads {
     least_free: u64,
     active: Mutex<HashMap<ImageId, Arc<Upload>>>,
     importing: Arc<Semaphore>,
+    building: Arc<Semaphore>,
     /// Uploads that are written to at once.
     pub(crate) places: Arc<Semaphore>,
 }
@@ -96,6 +109,9 @@ struct Upload {
     /// Ends whoever writes now.
     writing: Mutex<CancellationToken>,
     work: Mutex<Work>,
+    /// What its build has said, and whether it is to end.
+    log: Mutex<BuildLog>,
+    stopping: AtomicBool,
 }
 
 /// What became of an import.
@@ -103,7 +119,7 @@ struct Upload {
 enum Work {
     #[default]
     None,
-    Importing(String),
+    Importing(String, Option<BuildRuntime>),
     /// The node's own trouble: the archive is there, and an import may be asked for again.
     Trouble(Code, String),
 }
@@ -119,8 +135,9 @@ impl Uploads {
     pub(crate) fn new(store: ImageStore, least_free_mib: u64) -> Self {
         let (dir, least_free) = (store.uploads(), least_free_mib.saturating_mul(MIB));
         let places = |count| Arc::new(Semaphore::new(count));
+        let building = places(store.config().builds_at_once);
         let (importing, places) = (places(1), places(MAX_WRITERS));
-        Self { store, dir, least_free, active: Mutex::default(), importing, places }
+        Self { store, dir, least_free, active: Mutex::default(), importing, building, places }
     }
 
     /// Begins an upload; the same one again changes nothing.
@@ -217,6 +234,7 @@ impl Uploads {
 
     /// Has an image made of an archive that is whole; asked again, says how that is.
     pub(crate) async fn import(self: &Arc<Self>, id: ImageId, spec: ImportSpec) -> Result<HeldImage, UploadError> {
+        let runtime = spec.build.as_ref().map(|build| self.build_runtime(build)).transpose()?;
         let upload = self.upload(id);
         let _turn = upload.turn.lock().await;
         upload.forget_trouble();
@@ -225,44 +243,93 @@ impl Uploads {
             HeldImage::Receiving { size, .. } => {
                 let max_mib = self.bound(size, spec.max_mib)?;
                 let step = "wait for its turn".to_owned();
-                upload.set(Work::Importing(step.clone()));
+                upload.set(Work::Importing(step.clone(), runtime));
                 tokio::spawn(Arc::clone(self).work(id, Arc::clone(&upload), spec, max_mib));
-                Ok(HeldImage::Importing { step })
+                Ok(HeldImage::Importing { step, runtime })
             }
             there => Ok(there),
         }
     }
 
     async fn work(self: Arc<Self>, id: ImageId, upload: Arc<Upload>, spec: ImportSpec, max_mib: u64) {
-        let turns = Arc::clone(&self.importing);
-        let Ok(_turn) = turns.acquire_owned().await else { return };
+        let turns = if spec.build.is_some() { &self.building } else { &self.importing };
+        let Ok(_turn) = Arc::clone(turns).acquire_owned().await else { return };
         let (done, ended) = oneshot::channel();
-        let (uploads, steps, name) = (Arc::clone(&self), Arc::clone(&upload), spec.name);
+        let (uploads, steps, asked_mib) = (Arc::clone(&self), Arc::clone(&upload), spec.max_mib);
         // A thread of its own: one that is at it does not hold up the daemon's end.
         let thread = std::thread::Builder::new().name("import".to_owned());
-        let started = thread.spawn(move || done.send(uploads.make_image(id, &steps, &name, max_mib)));
+        let started = thread.spawn(move || done.send(uploads.make_image(id, &steps, &spec, max_mib)));
         let outcome = match started {
             Ok(_) => ended.await.unwrap_or(Err(UploadError::Disk(io::Error::other("the import broke off")))),
             Err(error) => Err(error.into()),
         };
+        lock(&upload.log).end();
         match outcome {
             Ok(digest) => {
                 tracing::info!(%id, %digest, "a holder's image was taken in");
                 self.put_away(id, &upload).await;
             }
             // It was given less than it asked for: whether it is too large nobody knows.
-            Err(UploadError::Images(ImageError::TooLarge(most))) if most == max_mib && max_mib < spec.max_mib => {
+            Err(UploadError::Images(ImageError::TooLarge(most))) if most == max_mib && max_mib < asked_mib => {
                 upload.set(Work::Trouble(Code::NoCapacity, UploadError::NoRoom.to_string()));
             }
+            // Nobody wants it any more, and its archive is about to be forgotten.
+            Err(UploadError::Images(ImageError::Build(BuildError::Stopped))) => upload.set(Work::None),
             Err(error) => self.fail(id, &upload, &error).await,
         }
     }
 
-    fn make_image(&self, id: ImageId, upload: &Upload, name: &str, max_mib: u64) -> Result<ImageDigest, UploadError> {
+    fn make_image(
+        &self,
+        id: ImageId,
+        upload: &Upload,
+        spec: &ImportSpec,
+        max_mib: u64,
+    ) -> Result<ImageDigest, UploadError> {
         let dir = self.dir.join(id.to_string());
-        let archive = read_spec(&dir).ok_or(UploadError::Unknown)?;
-        let image = self.store.import_held(&dir.join("part"), archive.sha256, name, id, max_mib, &Steps(upload))?;
-        Ok(image.digest)
+        let (archive, sum) = (dir.join("part"), read_spec(&dir).ok_or(UploadError::Unknown)?.sha256);
+        let (name, steps) = (spec.name.as_str(), Steps(upload));
+        let Some(BuildSpec { context, bases }) = &spec.build else {
+            return Ok(self.store.import_held(&archive, sum, name, id, max_mib, &steps)?.digest);
+        };
+        let build = HeldBuild {
+            archive: &archive,
+            sum,
+            containerfile: context.containerfile.as_deref(),
+            epoch: i64::try_from(context.date).map_err(|_| UploadError::Date)?,
+            bases,
+            limits: self.build_limits()?,
+        };
+        Ok(self.store.build_held(&build, name, id, max_mib, &steps)?.digest)
+    }
+
+    /// What a build runs in, if it can be one: the strongest that there is.
+    fn build_runtime(&self, build: &BuildSpec) -> Result<BuildRuntime, UploadError> {
+        let path = build.context.containerfile.as_deref();
+        if path.is_some_and(|path| path.is_empty() || path.len() > ContextBuild::MAX_PATH || path.contains('\0')) {
+            return Err(UploadError::Containerfile);
+        }
+        if build.context.date > ContextBuild::MAX_DATE {
+            return Err(UploadError::Date);
+        }
+        self.store.config().build_runtimes.first().copied().ok_or(UploadError::NoBuilds)
+    }
+
+    /// What a build may use: of the disk so much that what others need stays free.
+    fn build_limits(&self) -> Result<StepLimits, UploadError> {
+        let limits = self.store.config().build_limits();
+        let room = free(&self.dir)?.saturating_sub(self.least_free) / 2 / MIB;
+        if room < limits.disk_mib.min(LEAST_BUILD_MIB) {
+            return Err(UploadError::Images(ImageError::NoSpace(self.dir.clone())));
+        }
+        Ok(StepLimits { disk_mib: limits.disk_mib.min(room), ..limits })
+    }
+
+    /// What a build has said from this byte on.
+    pub(crate) fn log(&self, id: ImageId, from: u64) -> Result<BuildLogPart, UploadError> {
+        let upload = self.active().get(&id).cloned().ok_or(UploadError::Unknown)?;
+        let part = lock(&upload.log).from(from);
+        Ok(part)
     }
 
     /// The image is made: its archive goes.
@@ -283,11 +350,17 @@ impl Uploads {
         };
         let Some(text) = said else {
             tracing::error!(%id, error = error_chain(error), "no image can be made of a holder's archive just now");
-            let full = matches!(error, UploadError::Images(ImageError::NoSpace(_)));
+            let full = matches!(
+                error,
+                UploadError::Images(ImageError::NoSpace(_) | ImageError::Build(BuildError::Full { .. }))
+            );
             upload.set(if full {
                 Work::Trouble(Code::NoCapacity, UploadError::NoRoom.to_string())
             } else {
-                Work::Trouble(Code::Internal, "the node could not unpack it; its operator's log says why".to_owned())
+                Work::Trouble(
+                    Code::Internal,
+                    "the node could not make an image of it; its operator's log says why".to_owned(),
+                )
             });
             return;
         };
@@ -313,7 +386,8 @@ impl Uploads {
         let upload = self.upload(id);
         upload.take_over().cancel();
         let _turn = upload.turn.lock().await;
-        if let Work::Importing(_) = &*upload.work() {
+        if let Work::Importing(..) = &*upload.work() {
+            upload.stopping.store(true, Ordering::Relaxed);
             return Err(UploadError::Importing);
         }
         let (store, dir) = (self.store.clone(), self.dir.join(id.to_string()));
@@ -339,7 +413,9 @@ impl Uploads {
 
     async fn look(&self, id: ImageId, upload: &Upload) -> Result<Option<HeldImage>, UploadError> {
         match &*upload.work() {
-            Work::Importing(step) => return Ok(Some(HeldImage::Importing { step: step.clone() })),
+            Work::Importing(step, runtime) => {
+                return Ok(Some(HeldImage::Importing { step: step.clone(), runtime: *runtime }));
+            }
             Work::Trouble(code, error) => {
                 return Ok(Some(HeldImage::Failed { code: *code, error: error.clone() }));
             }
@@ -410,7 +486,20 @@ struct Steps<'a>(&'a Upload);
 
 impl Progress for Steps<'_> {
     fn step(&self, name: &str, _: Option<u64>) {
-        self.0.set(Work::Importing(name.to_owned()));
+        let mut work = self.0.work();
+        let runtime = if let Work::Importing(_, runtime) = &*work { *runtime } else { None };
+        *work = Work::Importing(name.to_owned(), runtime);
+        if let Some(runtime) = runtime {
+            lock(&self.0.log).line(&format!("# {name} ({})", runtime.as_str()));
+        }
+    }
+
+    fn said(&self, line: &str) {
+        lock(&self.0.log).line(line);
+    }
+
+    fn stopped(&self) -> bool {
+        self.0.stopping.load(Ordering::Relaxed)
     }
 
     fn advance(&self, _: u64) {}
@@ -428,16 +517,17 @@ fn what_is_wrong(error: &ImageError) -> Option<String> {
             Some("it is neither an OCI layout nor an archive of one (docker save, podman save, skopeo copy)".to_owned())
         }
         ImageError::TooLarge(most) => Some(format!("unpacked, it is larger than the {most} MiB that it may have")),
+        ImageError::Build(error) => is_of_the_build(error).then(|| error.to_string()),
         ImageError::Layer { source: image::LayerError::Io { source, .. }, .. } => {
             is_of_the_archive(source).then(|| error_chain(error))
         }
-        ImageError::NoSpace(_)
+        ImageError::Signature(image::SignatureError::Key { .. })
+        | ImageError::NoSpace(_)
         | ImageError::File { .. }
         | ImageError::Unreadable(_)
         | ImageError::Lock(_)
         | ImageError::NotRoot
         | ImageError::Tool(_)
-        | ImageError::Build(_)
         | ImageError::Recipe(_)
         | ImageError::Registry(_)
         | ImageError::Step { .. }
@@ -456,7 +546,40 @@ fn what_is_wrong(error: &ImageError) -> Option<String> {
         | ImageError::MediaType(_)
         | ImageError::Layer { .. }
         | ImageError::Layers(..)
+        | ImageError::Signature(_)
         | ImageError::Contract(_) => Some(error_chain(error)),
+    }
+}
+
+/// Whether it is for its holder to mend.
+const fn is_of_the_build(error: &BuildError) -> bool {
+    match error {
+        BuildError::Ended { .. }
+        | BuildError::Slow { .. }
+        | BuildError::Memory { .. }
+        | BuildError::Processes { .. }
+        | BuildError::Disk { .. }
+        | BuildError::LargeRecipe { .. }
+        | BuildError::LargeContext { .. }
+        | BuildError::NoContext
+        | BuildError::NoContainerfile(_)
+        | BuildError::Unsigned
+        | BuildError::Bases { .. }
+        | BuildError::UnknownBase { .. }
+        | BuildError::Tree { .. } => true,
+        BuildError::Stopped
+        | BuildError::Confinement(_)
+        | BuildError::Lock { .. }
+        | BuildError::Vanished(_)
+        | BuildError::Changed { .. }
+        | BuildError::Unsteady { .. }
+        | BuildError::Full { .. }
+        | BuildError::NoSource(_)
+        | BuildError::NoApt
+        | BuildError::TwoRecipes { .. }
+        | BuildError::NoLock
+        | BuildError::Answer { .. }
+        | BuildError::Io { .. } => false,
     }
 }
 
@@ -507,6 +630,10 @@ fn remove_old(dir: &Path) -> Result<(), UploadError> {
         }
     }
     Ok(())
+}
+
+fn lock<T>(held: &Mutex<T>) -> MutexGuard<'_, T> {
+    held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn remove(dir: &Path) -> Result<(), UploadError> {

@@ -115,6 +115,9 @@ pub enum ImageError {
     /// The registry did not give it.
     #[error(transparent)]
     Registry(#[from] crate::source::RegistryError),
+    /// No signature that is trusted.
+    #[error(transparent)]
+    Signature(#[from] crate::signature::SignatureError),
     /// Unpacking needs root.
     #[error("an image's files keep their owners, so unpacking needs root: run this with sudo")]
     NotRoot,

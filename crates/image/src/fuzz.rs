@@ -12,6 +12,7 @@ use crate::contract::{self, Accounts};
 use crate::digest::{BlobDigest, HashingReader};
 use crate::document::{self, ManifestDocument};
 use crate::layer::{ImageRoot, UnpackBudget, apply, unpack};
+use crate::signature::TrustedKeys;
 use crate::{Config, NoProgress};
 
 /// Bytes that a layer may unpack to here.
@@ -72,7 +73,8 @@ pub fn document(bytes: &[u8]) {
     assert!(uid.is_some(), "{:?}", run.user);
 }
 
-/// An archive of an image, as docker and others save them: what is kept is under its own sum.
+/// An archive of an image, as docker and others save them: what is kept is under its own sum, and nothing of it is
+/// a signature by nobody's key. It may be the context of a build, too.
 ///
 /// # Panics
 /// When the bytes break that.
@@ -80,13 +82,20 @@ pub fn archive(bytes: &[u8]) {
     let dir = tempfile::tempdir().expect("a folder can be made");
     let path = |name: &str| dir.path().join(name);
     fs::write(path("archive"), bytes).expect("a file can be written");
-    for name in ["blobs", "scratch", "unpacked"] {
+    for name in ["blobs", "scratch", "signed", "unpacked"] {
         fs::create_dir(path(name)).expect("a folder can be made");
     }
     let blobs = BlobStore::new(path("blobs"), path("scratch"));
     let bounds = Config { max_image_mib: 1, max_layers: MAX_LAYERS, ..Config::default() };
-    let imported = crate::source::import(&path("archive"), "fuzz", &blobs, &path("unpacked"), &bounds, &NoProgress);
-    assert_eq!(names(dir.path()), ["archive", "blobs", "scratch", "unpacked"]);
+    let import = |unpacked: &str, trusted: Option<&TrustedKeys>| {
+        crate::source::import(&path("archive"), "fuzz", &blobs, &path(unpacked), &bounds, trusted, &NoProgress)
+    };
+    let imported = import("unpacked", None);
+    assert!(import("signed", Some(&TrustedKeys::none())).is_err(), "nobody has signed it");
+    if let Ok((text, name)) = crate::build::read_packed(&path("archive"), None, 1 << 20) {
+        assert!(text.len() <= 4 << 20 && !name.is_empty(), "a Containerfile is bounded");
+    }
+    assert_eq!(names(dir.path()), ["archive", "blobs", "scratch", "signed", "unpacked"]);
     for name in names(&path("blobs")) {
         let kept = fs::read(path("blobs").join(&name)).expect("a blob is a file");
         assert_eq!(BlobDigest::of(&kept).hex(), name, "a blob is under its own sum");

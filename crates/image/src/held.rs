@@ -15,13 +15,16 @@ use domain::{ArchiveSum, ImageDigest, ImageId};
 
 use crate::assemble::assemble;
 use crate::blobs::BlobStore;
+use crate::build::{BuildFiles, ContainerfileBuild, build_containerfile, read_packed};
 use crate::digest::{BlobDigest, HashingReader};
 use crate::image::Image;
 use crate::lock::Lock;
 use crate::progress::CountingReader;
+use crate::recipe::StepLimits;
+use crate::signature::TrustedKeys;
 use crate::source;
 use crate::store::{entries, unlink};
-use crate::{Config, ImageError, ImageStore, Progress};
+use crate::{BuildError, Config, ImageError, ImageStore, Progress};
 
 impl ImageStore {
     /// Takes in an archive of this SHA-256 under a pin, unpacked to `max_mib` at most. Where it holds several
@@ -41,16 +44,59 @@ impl ImageStore {
         verify(archive, sum, to)?;
         let _lock = self.shared()?;
         let scratch = self.scratch()?;
-        let bounds = Config { max_image_mib: max_mib.min(self.config().max_image_mib), ..self.config().clone() };
-        let staged = Staged::new(scratch.path())?;
-        let manifest = source::import(archive, name, &staged.blobs, &staged.files, &bounds, to)?;
+        let trusted = TrustedKeys::required(self.config())?;
+        let staging = Staging { scratch: scratch.path(), bounds: self.bounds(max_mib), trusted, to };
+        self.hold(archive, name, pin, &staging)
+    }
+
+    /// Builds an image of an archive of a build's context, and keeps it under a pin, unpacked to `max_mib` at most.
+    /// It is built shut in, by root of a user namespace, without a network. Blocks; needs root. Nothing is left of
+    /// what fails.
+    ///
+    /// # Errors
+    /// Says what is wrong with the context, how the build ended, or what is missing here.
+    pub fn build_held(
+        &self,
+        build: &HeldBuild<'_>,
+        name: &str,
+        pin: ImageId,
+        max_mib: u64,
+        to: &dyn Progress,
+    ) -> Result<Image, ImageError> {
+        if self.config().require_signature {
+            return Err(BuildError::Unsigned.into());
+        }
+        verify(build.archive, build.sum, to)?;
+        let _lock = self.shared()?;
+        let scratch = self.scratch()?;
+        let most = build.limits.disk_mib.saturating_mul(1 << 20);
+        let (text, file) = read_packed(build.archive, build.containerfile, most)?;
+        let names = self.names()?;
+        let request = ContainerfileBuild {
+            files: BuildFiles::Archive { path: build.archive, file: &file },
+            text: &text,
+            epoch: build.epoch,
+            // By names alone: a digest would mean any holder's.
+            known: &|below| names.get(below).or_else(|| build.bases.get(below)).copied().map(BlobDigest::from),
+            limits: build.limits,
+        };
+        let built = build_containerfile(&request, &self.blobs(), scratch.path(), self.config(), to)?;
+        let staging = Staging { scratch: scratch.path(), bounds: self.bounds(max_mib), trusted: None, to };
+        self.hold(&built, name, pin, &staging)
+    }
+
+    /// Makes an image of an archive, and keeps it under a pin.
+    fn hold(&self, archive: &Path, name: &str, pin: ImageId, at: &Staging<'_>) -> Result<Image, ImageError> {
+        let staged = Staged::new(at.scratch)?;
+        let (bounds, to) = (&at.bounds, at.to);
+        let manifest = source::import(archive, name, &staged.blobs, &staged.files, bounds, at.trusted.as_ref(), to)?;
         // What lay in the archive lies in the blobs now.
         staged.forget_files()?;
         let digest = ImageDigest::from(manifest);
         let _turn = self.turn(&digest)?;
         if self.get(&digest).is_err() {
             let disk = self.disk(&digest);
-            let record = assemble(manifest, &staged.blobs, scratch.path(), &disk, &bounds, to)?;
+            let record = assemble(manifest, &staged.blobs, at.scratch, &disk, bounds, to)?;
             // Until it has its pin it is on its way out: a crash between leaves it to the sweep.
             self.going(&digest)?;
             if let Err(error) = staged.keep(&self.blobs_dir()) {
@@ -62,6 +108,10 @@ impl ImageStore {
         }
         self.pin(&digest, pin)?;
         self.get(&digest)
+    }
+
+    fn bounds(&self, max_mib: u64) -> Config {
+        Config { max_image_mib: max_mib.min(self.config().max_image_mib), ..self.config().clone() }
     }
 
     /// What a pin means.
@@ -169,6 +219,31 @@ impl ImageStore {
     fn going_path(&self, digest: &ImageDigest) -> PathBuf {
         self.dir("going").join(digest.hex())
     }
+}
+
+/// A context that a holder has sent to be built.
+#[derive(Clone, Copy, Debug)]
+pub struct HeldBuild<'a> {
+    /// Its archive: tar, packed or not.
+    pub archive: &'a Path,
+    /// The SHA-256 of the archive.
+    pub sum: ArchiveSum,
+    /// The Containerfile's name in it; by default `Containerfile`, or else `Dockerfile`.
+    pub containerfile: Option<&'a str>,
+    /// No file of the image is younger: seconds since 1970.
+    pub epoch: i64,
+    /// What it may build on beside the images that have names: by what the holder calls it.
+    pub bases: &'a BTreeMap<String, ImageDigest>,
+    /// What the build may use.
+    pub limits: StepLimits,
+}
+
+/// With what an image is made.
+struct Staging<'a> {
+    scratch: &'a Path,
+    bounds: Config,
+    trusted: Option<TrustedKeys>,
+    to: &'a dyn Progress,
 }
 
 /// Whether these are the bytes that were to come.

@@ -8,6 +8,7 @@
 //! names/<name>          the digest a name means
 //! cache/<key>.json      which layer a build's step left
 //! pins/, going/         images that holders bring (`held`)
+//! served/               who serves the store (`served`)
 //! tmp/                  what is not finished
 //! lock                  held shared while taking in, alone while removing
 //! ```
@@ -29,12 +30,14 @@ use tempfile::NamedTempFile;
 use crate::assemble::{assemble, unpack};
 use crate::blobs::{BlobStore, publish, settle};
 use crate::build::{
-    BuildError, BuildRequest, ContainerfileBuild, LayerCache, build, build_containerfile, find_containerfile,
+    BuildError, BuildFiles, BuildRequest, ContainerfileBuild, LIMITS, LayerCache, build, build_containerfile,
+    find_containerfile, read_containerfile,
 };
 use crate::digest::BlobDigest;
 use crate::image::{Image, ImageRecord, ImageSummary, Removal};
 use crate::lock::Lock;
 use crate::recipe::{Recipe, SCRATCH};
+use crate::signature::TrustedKeys;
 use crate::source::{self, Credentials, RegistrySource};
 use crate::{Config, ImageError, NoProgress, Progress};
 
@@ -63,7 +66,7 @@ impl ImageStore {
     /// process left that died.
     ///
     /// # Errors
-    /// When its directory cannot be made.
+    /// When its directory cannot be made, or a trusted key cannot be read.
     pub fn open(config: &Config) -> Result<Self, ImageError> {
         let store = Self { config: Arc::new(config.clone()) };
         for dir in [store.blobs_dir(), store.dir("disks"), store.dir("images"), store.dir("names"), store.dir("tmp")] {
@@ -71,6 +74,7 @@ impl ImageStore {
         }
         let roots = store.dir("roots");
         fs::create_dir_all(&roots).map_err(|source| ImageError::file("create", &roots, source))?;
+        TrustedKeys::required(config)?;
         store.keep_private();
         store.clear();
         Ok(store)
@@ -85,7 +89,9 @@ impl ImageStore {
         check_name(name)?;
         let _lock = self.shared()?;
         let scratch = self.scratch()?;
-        let manifest = source::import(path, name, &self.blobs(), scratch.path(), &self.config, to)?;
+        let trusted = TrustedKeys::required(&self.config)?;
+        let (blobs, trusted) = (self.blobs(), trusted.as_ref());
+        let manifest = source::import(path, name, &blobs, scratch.path(), &self.config, trusted, to)?;
         self.take(manifest, Some(name), to)
     }
 
@@ -105,7 +111,8 @@ impl ImageStore {
         let store = self.clone();
         let lock = blocking(move || store.shared()).await?;
         let source = RegistrySource { reference: reference.to_owned(), credentials };
-        let manifest = source::pull(&source, &self.blobs(), &self.config, &*to).await?;
+        let trusted = TrustedKeys::required(&self.config)?;
+        let manifest = source::pull(&source, &self.blobs(), &self.config, trusted.as_ref(), &*to).await?;
         let (store, name) = (self.clone(), name.map(str::to_owned));
         blocking(move || {
             let image = store.take(manifest, name.as_deref(), &*to);
@@ -166,14 +173,17 @@ impl ImageStore {
         let file = std::path::absolute(file).map_err(|source| ImageError::file("find", file, source))?;
         let _lock = self.shared()?;
         let scratch = self.scratch()?;
+        let context = options.context.or(file.parent()).unwrap_or(&file);
         let request = ContainerfileBuild {
-            context: options.context.or(file.parent()).unwrap_or(&file),
-            file: &file,
+            files: BuildFiles::Folder { file: &file, context },
+            text: &read_containerfile(&file)?,
+            limits: LIMITS,
             epoch: options.epoch,
             known: &|below| self.resolve(below).ok().map(BlobDigest::from),
         };
         let built = build_containerfile(&request, &self.blobs(), scratch.path(), &self.config, to)?;
-        let manifest = source::import(&built, name, &self.blobs(), scratch.path(), &self.config, to)?;
+        // What was built here has no signature yet.
+        let manifest = source::import(&built, name, &self.blobs(), scratch.path(), &self.config, None, to)?;
         self.take(manifest, Some(name), to)
     }
 
@@ -337,7 +347,9 @@ impl ImageStore {
         self.write(&self.record_path(digest), &serde_json::to_vec_pretty(record).unwrap_or_default())
     }
 
-    pub(crate) fn config(&self) -> &Config {
+    /// How it is configured.
+    #[must_use]
+    pub fn config(&self) -> &Config {
         &self.config
     }
 
@@ -459,7 +471,7 @@ impl ImageStore {
         Ok(Lock::exclusive(&self.lock_path())?)
     }
 
-    fn blobs(&self) -> BlobStore {
+    pub(crate) fn blobs(&self) -> BlobStore {
         BlobStore::new(self.blobs_dir(), self.dir("tmp"))
     }
 

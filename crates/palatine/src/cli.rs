@@ -541,20 +541,28 @@ mod tests {
     }
 
     #[test]
-    fn images_are_the_gateways_unless_a_store_is_named_and_import_and_build_are_the_operators() {
+    fn images_are_the_gateways_unless_a_store_is_named_and_a_recipe_is_the_operators() {
         let asked = |words: &[&str]| {
             let cli = Cli::try_parse_from([&["palatine", "image"], words].concat()).unwrap();
             let Command::Image { store, command } = cli.command else { unreachable!() };
             command.is_for_gateway(&store)
         };
-        for words in [&["ls"][..], &["rm", "work"], &["push", "a.tar", "work:v2"], &["tag", "work", "work:v2"]] {
+        for words in [
+            &["ls"][..],
+            &["rm", "work"],
+            &["push", "a.tar", "work:v2"],
+            &["tag", "work", "work:v2"],
+            &["import", "a.tar", "work:v2"],
+            &["build", "dir", "work:v2"],
+        ] {
             assert!(asked(words), "{words:?}");
         }
         for words in [
             &["ls", "--store", "dir"][..],
             &["rm", "echo", "-c", "a.toml"],
-            &["import", "a.tar", "echo"],
-            &["build", "dir", "echo"],
+            &["import", "a.tar", "echo", "--node"],
+            &["pull", "example.org/a@sha256:00", "echo"],
+            &["build", "dir", "echo", "--node"],
         ] {
             assert!(!asked(words), "{words:?}");
         }

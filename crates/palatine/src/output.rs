@@ -475,7 +475,8 @@ pub(crate) fn held_images(all: &ImagesResponse) -> String {
         let how = match &upload.state {
             UploadState::Failed { error, .. } => format!("refused: {error}"),
             UploadState::Receiving { offset } => format!("on its way, {} are there", mib(*offset)),
-            UploadState::Importing { step } => format!("on its way: {step}"),
+            UploadState::Importing { step, runtime: None } => format!("on its way: {step}"),
+            UploadState::Importing { step, runtime: Some(runtime) } => format!("built in {}: {step}", runtime.as_str()),
             UploadState::Unknown | UploadState::Imported { .. } => "on its way".to_owned(),
         };
         table.add_row([upload.image.to_string(), how, mib(upload.size), "-".to_owned()]);

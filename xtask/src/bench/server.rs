@@ -17,7 +17,7 @@ use http::{Request, Response};
 use store::{Store, StoreUrl};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use wire::v1::images::{ArchiveSpec, HeldImage, ImportSpec};
+use wire::v1::images::{ArchiveSpec, BuildLogPart, HeldImage, ImportSpec};
 use wire::v1::node::{
     DataPolicy, DeleteResponse, MarksPage, NodeInfo, NodeVolume, RuntimeName, Sandbox, SandboxPhase, SandboxSpec,
     Sandboxes, VolumeSpec,
@@ -198,6 +198,10 @@ impl NodeImages for InstantNode {
     }
 
     async fn import(&self, _: ImageId, _: ImportSpec) -> Result<HeldImage, NodeError> {
+        std::future::pending().await
+    }
+
+    async fn log(&self, _: ImageId, _: u64) -> Result<BuildLogPart, NodeError> {
         std::future::pending().await
     }
 

@@ -9,7 +9,7 @@ use http::{Method, Request};
 use http_body_util::Full;
 use hyper::body::Body;
 use serde::Serialize;
-use wire::v1::images::{ArchiveSpec, HeldImage, ImportSpec, PARTIAL_UPLOAD, UPLOAD_OFFSET};
+use wire::v1::images::{ArchiveSpec, BuildLogPart, HeldImage, ImportSpec, PARTIAL_UPLOAD, UPLOAD_OFFSET};
 
 use super::api::{builder, empty, found, whole};
 use super::call::Call;
@@ -61,6 +61,15 @@ impl NodeClient {
     /// See [`NodeError`].
     pub async fn import_image(&self, id: ImageId, spec: &ImportSpec) -> Result<HeldImage, NodeError> {
         self.tell("have an image made of an upload", Method::POST, &format!("{}/import", image(id)), spec).await
+    }
+
+    /// What the build of an image has said, from this byte on.
+    ///
+    /// # Errors
+    /// See [`NodeError`].
+    pub async fn build_log(&self, id: ImageId, from: u64) -> Result<BuildLogPart, NodeError> {
+        let call = Call::new("read the log of a build", self.deadlines.read);
+        self.json(call, empty(Method::GET, &format!("{}/log?from={from}", image(id)))).await
     }
 
     /// Forgets an image or its upload; one that is not there is forgotten.

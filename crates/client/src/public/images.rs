@@ -11,7 +11,8 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use serde::Serialize;
 use wire::Secret;
 use wire::v1::images::{
-    ImageChange, ImageRequest, ImageResponse, ImageUpload, ImagesResponse, PARTIAL_UPLOAD, RemovedImage, UPLOAD_OFFSET,
+    BuildLogPart, CommitRequest, ImageChange, ImageRequest, ImageResponse, ImageUpload, ImagesResponse, PARTIAL_UPLOAD,
+    RemovedImage, UPLOAD_OFFSET,
 };
 
 use super::http::Call;
@@ -101,13 +102,23 @@ impl ImageUploader {
         self.client.open_with(call.keyed(&self.token)?, Body::wrap_stream(bytes)).await
     }
 
-    /// Has an image made of what has arrived; asked again, says how that is.
+    /// Has an image made of what has arrived, or built of it; asked again, says how that is.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn commit(&self) -> Result<ImageUpload, ClientError> {
-        let path = format!("{}/commit", self.path());
-        self.send(Call::post("have an image made of the upload", path, self.client.limits.read)).await
+    pub async fn commit(&self, how: &CommitRequest) -> Result<ImageUpload, ClientError> {
+        let operation = "have an image made of the upload";
+        let call = Call::post(operation, format!("{}/commit", self.path()), self.client.limits.read);
+        self.send(call.body(JSON, body(operation, how)?)).await
+    }
+
+    /// What the build of it has said, from this byte on.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn log(&self, from: u64) -> Result<BuildLogPart, ClientError> {
+        let path = format!("{}/log?from={from}", self.path());
+        self.send(Call::get("read the log of the build", path, self.client.limits.read)).await
     }
 
     /// Gives the upload up.

@@ -1,12 +1,13 @@
 //! Images that holders bring to a fake node: bytes in memory. An archive that begins with `bad`
-//! is no image; one that begins with `slow` becomes one, twice as large, when the test says so.
+//! is no image; one that begins with `slow` becomes one, twice as large, when the test says so. What
+//! is to be built is kept as it was said, and is what its log says.
 
 use async_trait::async_trait;
 use client::NodeError;
 use domain::ImageId;
 use http_body_util::BodyExt;
 use wire::fault::{Code, Fault};
-use wire::v1::images::{ArchiveSpec, HeldImage, ImportSpec};
+use wire::v1::images::{ArchiveSpec, BuildLogPart, HeldImage, ImportSpec};
 
 use crate::fake::node::FakeNode;
 use crate::fake::state::FakeUpload;
@@ -45,7 +46,7 @@ impl FakeNode {
 #[async_trait]
 impl NodeImages for FakeNode {
     async fn begin(&self, id: ImageId, spec: ArchiveSpec) -> Result<HeldImage, NodeError> {
-        let new = FakeUpload { spec, bytes: Vec::new(), made: None };
+        let new = FakeUpload { spec, bytes: Vec::new(), made: None, build: None };
         self.ask("begin the upload of an image", move |node| {
             node.state().uploads.entry(id).or_insert_with(|| new.clone()).shown()
         })
@@ -75,9 +76,19 @@ impl NodeImages for FakeNode {
             if (upload.bytes.len() as u64) < upload.spec.size {
                 return Err(refused(Code::WrongState, "the archive is not whole"));
             }
-            Ok(upload.make(spec.max_mib))
+            Ok(upload.make(&spec))
         });
         made.await?
+    }
+
+    async fn log(&self, id: ImageId, from: u64) -> Result<BuildLogPart, NodeError> {
+        let said = self.ask("read the log of a build", move |node| {
+            let built = node.state().uploads.get(&id)?.build.clone()?;
+            let text = format!("{built:?}\n");
+            let at = usize::try_from(from).unwrap_or(usize::MAX).min(text.len());
+            Some(BuildLogPart { from: at as u64, text: text[at..].to_owned(), next: text.len() as u64 })
+        });
+        said.await?.ok_or_else(|| refused(Code::NotFound, "there is no such build"))
     }
 
     async fn forget(&self, id: ImageId) -> Result<(), NodeError> {

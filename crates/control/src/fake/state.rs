@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use domain::{ImageDigest, ImageId, Mark, MarkKind, PodId, RunId, UnixMillis, VolumeId};
 use wire::fault::Code;
-use wire::v1::images::{ArchiveSpec, HeldImage};
+use wire::v1::images::{ArchiveSpec, BuildRuntime, BuildSpec, HeldImage, ImportSpec};
 use wire::v1::node::{
     AgentMark, ImageNeeds, NodeDisk, NodeInfo, NodeVolume, RuntimeName, Sandbox, SandboxPhase, SandboxSpec,
 };
@@ -165,6 +165,7 @@ pub(super) struct FakeUpload {
     pub(super) spec: ArchiveSpec,
     pub(super) bytes: Vec<u8>,
     pub(super) made: Option<HeldImage>,
+    pub(super) build: Option<BuildSpec>,
 }
 
 impl FakeUpload {
@@ -174,15 +175,17 @@ impl FakeUpload {
     }
 
     /// Makes an image of it; an archive that begins with `bad` is none.
-    pub(super) fn make(&mut self, max_mib: u64) -> HeldImage {
+    pub(super) fn make(&mut self, spec: &ImportSpec) -> HeldImage {
         if self.made.is_none() {
+            self.build.clone_from(&spec.build);
+            let runtime = spec.build.as_ref().map(|_| BuildRuntime::ContainerBubblewrap);
             let failed = |error: &str| HeldImage::Failed { code: Code::InvalidImage, error: error.to_owned() };
             self.made = Some(if self.bytes.starts_with(b"bad") {
                 failed("it is no image")
-            } else if self.spec.size > max_mib << 20 {
+            } else if self.spec.size > spec.max_mib << 20 {
                 failed("it is too large")
             } else if self.bytes.starts_with(b"slow") {
-                HeldImage::Importing { step: "unpack".to_owned() }
+                HeldImage::Importing { step: "unpack".to_owned(), runtime }
             } else {
                 self.held(self.spec.size)
             });

@@ -10,7 +10,7 @@ use domain::{ContentCall, ImageId, OwnedDisk, PodId, RunId, VolumeId};
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use tokio::io::{AsyncRead, AsyncWrite};
-use wire::v1::images::{ArchiveSpec, HeldImage, ImportSpec};
+use wire::v1::images::{ArchiveSpec, BuildLogPart, HeldImage, ImportSpec};
 use wire::v1::node::{
     DataPolicy, DeleteResponse, MarksPage, NodeInfo, NodeVolume, Sandbox, SandboxSpec, Sandboxes, VolumeSpec,
 };
@@ -116,6 +116,9 @@ pub trait NodeImages: Send + Sync {
 
     /// Has an image made of an archive that is whole; asked again, says how that is.
     async fn import(&self, id: ImageId, spec: ImportSpec) -> Result<HeldImage, NodeError>;
+
+    /// What the build of an image has said, from this byte on.
+    async fn log(&self, id: ImageId, from: u64) -> Result<BuildLogPart, NodeError>;
 
     /// Forgets an image or its upload.
     async fn forget(&self, id: ImageId) -> Result<(), NodeError>;

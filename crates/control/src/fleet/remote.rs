@@ -7,7 +7,7 @@ use client::{LogSource, NodeClient, NodeError};
 use domain::{ContentCall, ImageId, OwnedDisk, PodId, RunId, VolumeId};
 use http::{Request, Response};
 use http_body_util::BodyExt;
-use wire::v1::images::{ArchiveSpec, HeldImage, ImportSpec};
+use wire::v1::images::{ArchiveSpec, BuildLogPart, HeldImage, ImportSpec};
 use wire::v1::node::{
     DataPolicy, DeleteResponse, MarksPage, NodeInfo, NodeVolume, Sandbox, SandboxSpec, Sandboxes, VolumeSpec,
 };
@@ -134,6 +134,10 @@ impl NodeImages for RemoteNode {
 
     async fn import(&self, id: ImageId, spec: ImportSpec) -> Result<HeldImage, NodeError> {
         self.client.import_image(id, &spec).await
+    }
+
+    async fn log(&self, id: ImageId, from: u64) -> Result<BuildLogPart, NodeError> {
+        self.client.build_log(id, from).await
     }
 
     async fn forget(&self, id: ImageId) -> Result<(), NodeError> {

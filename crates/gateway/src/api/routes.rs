@@ -67,6 +67,7 @@ fn images() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(catalog::one, catalog::change, catalog::remove))
         .routes(routes!(upload::status, upload::append, upload::give_up))
         .routes(routes!(upload::commit))
+        .routes(routes!(upload::log))
 }
 
 /// What wallets let programs do in their names.

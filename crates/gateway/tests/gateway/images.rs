@@ -56,6 +56,10 @@ impl Upload {
         Answer::of(self.ask(edge, Method::POST, "/commit")).await
     }
 
+    async fn build(&self, edge: &Edge, how: Value) -> Answer {
+        Answer::of(self.ask(edge, Method::POST, "/commit").body(json!({"build": how}).to_string())).await
+    }
+
     async fn status(&self, edge: &Edge) -> Answer {
         Answer::of(self.ask(edge, Method::GET, "")).await
     }
@@ -389,4 +393,33 @@ async fn only_a_signature_of_that_very_request_brings_names_or_removes_an_image(
         assert_eq!((loose.status, loose.code()), (401, "unbound_signature"), "{path}");
     }
     assert_eq!(edge.get(&owner, "/images/work").await.body["image"]["published"], json!(false));
+}
+
+#[tokio::test]
+async fn a_context_is_built_on_what_its_holder_may_build_on_and_the_answer_says_in_what() {
+    let (edge, owner, other) = (Edge::start().await, holder(), holder());
+    let (own, theirs) = (push(&edge, &owner, "base:v1", b"one").await, push(&edge, &other, "base", b"two").await);
+    let archive = b"slow context";
+    let upload = Upload::begin(&edge, &owner, "work", archive).await;
+    upload.append(&edge, 0, archive).await;
+    for (wrong, field) in [(json!({"file": "x"}), "file"), (json!({"date": -1}), ""), (json!("x"), "")] {
+        let refused = upload.build(&edge, wrong).await;
+        assert_eq!((refused.status, refused.code()), (400, "invalid_request"), "{refused:?}");
+        assert_eq!(refused.body["field"].as_str().unwrap_or_default(), field, "{refused:?}");
+    }
+    let quiet = Answer::of(upload.ask(&edge, Method::GET, "/log?from=5")).await;
+    assert_eq!((quiet.status, &quiet.body), (200, &json!({"from": 5, "text": "", "next": 5})));
+    let begun = upload.build(&edge, json!({"containerfile": "app/Dockerfile", "date": 7})).await;
+    assert_eq!((begun.status, &begun.body["state"]["runtime"]), (202, &json!("container-bubblewrap")), "{begun:?}");
+    let said = Answer::of(upload.ask(&edge, Method::GET, "/log")).await;
+    let text = said.body["text"].as_str().unwrap();
+    let digest = |image: &Value| image["digest"].as_str().unwrap().to_owned();
+    assert!(text.contains("app/Dockerfile") && text.contains("base:v1") && text.contains(&digest(&own)), "{text}");
+    assert!(!text.contains(&digest(&theirs)), "another's: {text}");
+    let stranger = edge.client.get(edge.url(&format!("{}/log", upload.path))).bearer_auth("no token");
+    assert_eq!(Answer::of(stranger).await.status, 401);
+    edge.setup.node.finish_imports();
+    let done = upload.status(&edge).await;
+    assert_eq!(done.body["state"]["name"], "imported", "{done:?}");
+    assert!(spawn(&edge, &owner, "work").await.status == 200);
 }

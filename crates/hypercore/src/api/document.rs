@@ -58,6 +58,7 @@ pub(crate) async fn serve() -> Response {
         super::images::patch,
         super::images::get,
         super::images::import,
+        super::images::log,
         super::images::delete,
         super::about::node,
         super::about::disks,

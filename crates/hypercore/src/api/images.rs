@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use axum::Extension;
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection};
-use axum::extract::{Path, Request, State};
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
 use axum::response::Response;
 use domain::ImageId;
 use http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
 use wire::fault::{Code, Fault};
-use wire::v1::images::{ArchiveSpec, HeldImage, ImportSpec, UPLOAD_OFFSET};
+use wire::v1::images::{ArchiveSpec, BuildLogPart, HeldImage, ImportSpec, UPLOAD_OFFSET};
 
 use super::fault::{ApiError, json};
 use super::state::Api;
@@ -115,6 +115,35 @@ pub(crate) async fn import(
     Ok(json(StatusCode::OK, &uploads(&api)?.import(id, spec).await?))
 }
 
+/// What the build of an image has said, from this byte on: the last of it, while the node goes on.
+#[utoipa::path(
+    get,
+    operation_id = "build_log",
+    path = "/v1/images/{id}/log",
+    params(
+        ("id" = ImageId, Path, description = "The image"),
+        ("from" = Option<u64>, Query, description = "Where to go on; by default the beginning"),
+    ),
+    responses(
+        (status = 200, description = "What it said", body = BuildLogPart),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    )
+)]
+pub(crate) async fn log(
+    State(api): State<Api>,
+    path: Result<Path<ImageId>, PathRejection>,
+    query: Result<Query<LogQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let query = query.map_err(|_| ApiError::new(Code::InvalidRequest, "from is a count of bytes"))?;
+    Ok(json(StatusCode::OK, &uploads(&api)?.log(image(path)?, query.from.unwrap_or_default())?))
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LogQuery {
+    from: Option<u64>,
+}
+
 /// Forgets an image or its upload. Its files go once nothing runs from it, and nobody else has
 /// brought the same.
 #[utoipa::path(
@@ -163,7 +192,8 @@ impl From<UploadError> for ApiError {
             }
             UploadError::Offset(_) => Code::UploadOffset,
             UploadError::TooLong { .. } => Code::BodyTooLarge,
-            UploadError::Broken => Code::InvalidRequest,
+            UploadError::Broken | UploadError::Containerfile | UploadError::Date => Code::InvalidRequest,
+            UploadError::NoBuilds => Code::ImageRefused,
             UploadError::NoRoom | UploadError::TooMany => Code::NoCapacity,
             UploadError::Disk(_) | UploadError::Images(_) => {
                 return Self::internal(&error, "the node cannot work on the upload");

@@ -41,6 +41,7 @@ pub(crate) fn routes(api: Api) -> Router {
         .route("/v1/volumes/{id}", get(volumes::get).put(volumes::put).delete(volumes::delete))
         .route("/v1/images/{id}", get(images::get).put(images::put).patch(images::patch).delete(images::delete))
         .route("/v1/images/{id}/import", post(images::import))
+        .route("/v1/images/{id}/log", get(images::log))
         .route("/v1/marks", get(marks::marks))
         .route("/v1/node", get(about::node))
         .route("/v1/disks", get(about::disks))

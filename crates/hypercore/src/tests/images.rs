@@ -7,7 +7,7 @@ use domain::{ArchiveSum, ImageDigest};
 use futures_util::stream;
 use image::ImageStore;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Duration, Instant, sleep};
 use tower::ServiceExt;
 use wire::v1::node::SandboxSpec;
 
@@ -19,9 +19,13 @@ const TWO: &str = "/v1/images/0000000000000002";
 
 /// A node that takes images of holders.
 fn node() -> TestNode {
+    with(image::Config::default())
+}
+
+fn with(config: image::Config) -> TestNode {
     needs::needs!(root); // Images are unpacked with their owners.
     let mut host = TestNode::new(PodBehavior::Good);
-    let store = ImageStore::open(&image::Config { store: host.dir.join("images"), ..image::Config::default() });
+    let store = ImageStore::open(&image::Config { store: host.dir.join("images"), ..config });
     host.images = Some(store.unwrap());
     host
 }
@@ -56,10 +60,13 @@ async fn get(daemon: &Daemon, path: &str) -> Value {
 
 /// Has it made, and waits for what comes of it.
 async fn import(daemon: &Daemon, path: &str) -> Value {
-    let spec = json!({"name": "work", "max_mib": 64}).to_string();
-    let (status, begun) = ask(daemon, Method::POST, &format!("{path}/import"), None, spec.into()).await;
+    made(daemon, path, json!({"name": "work", "max_mib": 64}), SOON).await
+}
+
+async fn made(daemon: &Daemon, path: &str, spec: Value, within: Duration) -> Value {
+    let (status, begun) = ask(daemon, Method::POST, &format!("{path}/import"), None, spec.to_string().into()).await;
     assert_eq!(status, 200, "{begun}");
-    let end = Instant::now() + SOON;
+    let end = Instant::now() + within;
     loop {
         let now = get(daemon, path).await;
         if now["name"] != "importing" {
@@ -195,4 +202,87 @@ async fn a_forgotten_image_goes_when_nothing_runs_from_it_and_nobody_else_has_it
     daemon.node.sweep().await;
     assert!(store.get(&digest).is_err());
     assert_eq!(left(&host), Vec::<String>::new());
+}
+
+fn building() -> TestNode {
+    needs::needs!(root, cgroups);
+    let build_runtimes = vec![wire::v1::images::BuildRuntime::ContainerBubblewrap];
+    with(image::Config { build_runtimes, build_disk_mib: 512, ..image::Config::default() })
+}
+
+fn build_spec() -> Value {
+    json!({"name": "work", "max_mib": 64, "build": {"context": {"date": 7}}})
+}
+
+async fn sent(daemon: &Daemon, path: &str, archive: &[u8]) {
+    begin(daemon, path, archive).await;
+    assert_eq!(append(daemon, path, 0, archive).await.0, 200);
+}
+
+#[tokio::test]
+async fn a_context_is_built_in_what_the_answer_names_with_its_log_and_refused_where_nothing_is_built() {
+    let host = node();
+    let daemon = host.daemon().await;
+    let archive = fixtures::build_context("RUN echo a line of the build\n");
+    sent(&daemon, ONE, &archive).await;
+    let build = || Body::from(build_spec().to_string());
+    let (status, refused) = ask(&daemon, Method::POST, &format!("{ONE}/import"), None, build()).await;
+    assert_eq!((status, &refused["code"]), (403, &json!("image_refused")), "{refused}");
+    assert!(refused["error"].as_str().unwrap().contains("images.build_runtimes"));
+    daemon.kill().await;
+
+    let host = building();
+    let daemon = host.daemon().await;
+    sent(&daemon, ONE, &archive).await;
+    let late = json!({"name": "work", "max_mib": 64, "build": {"context": {"date": 253_402_300_800_u64}}});
+    let (status, wrong) = ask(&daemon, Method::POST, &format!("{ONE}/import"), None, late.to_string().into()).await;
+    assert_eq!((status, &wrong["code"]), (400, &json!("invalid_request")), "{wrong}");
+    let (_, begun) = ask(&daemon, Method::POST, &format!("{ONE}/import"), None, build()).await;
+    assert_eq!((&begun["name"], &begun["runtime"]), (&json!("importing"), &json!("container-bubblewrap")), "{begun}");
+    let held = made(&daemon, ONE, build_spec(), BUILT).await;
+    assert_eq!(held["name"], "held", "{held} {}", get(&daemon, &format!("{ONE}/log")).await);
+    let log = get(&daemon, &format!("{ONE}/log")).await;
+    let text = log["text"].as_str().unwrap();
+    assert!(text.contains("a line of the build\n") && text.contains("(container-bubblewrap)"), "{text}");
+    let rest = get(&daemon, &format!("{ONE}/log?from={}", log["next"])).await;
+    assert_eq!(rest["text"], "");
+    // The same context again is the same image, and takes no more room.
+    sent(&daemon, TWO, &archive).await;
+    assert_eq!(made(&daemon, TWO, build_spec(), BUILT).await["digest"], held["digest"]);
+}
+
+/// How long a small build may take on a busy machine.
+const BUILT: Duration = Duration::from_secs(120);
+
+#[tokio::test]
+async fn a_build_that_fails_says_why_and_one_that_is_forgotten_is_stopped() {
+    let host = building();
+    let daemon = host.daemon().await;
+    sent(&daemon, ONE, &fixtures::build_context("RUN echo so it is && exit 7\n")).await;
+    let failed = made(&daemon, ONE, build_spec(), BUILT).await;
+    assert_eq!((&failed["name"], &failed["code"]), (&json!("failed"), &json!("invalid_image")), "{failed}");
+    let error = failed["error"].as_str().unwrap();
+    assert!(error.contains("so it is") && !error.contains(&host.dir.display().to_string()), "{error}");
+    ask(&daemon, Method::DELETE, ONE, None, Body::empty()).await;
+
+    sent(&daemon, TWO, &fixtures::build_context("RUN echo for ever; while :; do :; done\n")).await;
+    ask(&daemon, Method::POST, &format!("{TWO}/import"), None, build_spec().to_string().into()).await;
+    let end = Instant::now() + BUILT;
+    while !get(&daemon, &format!("{TWO}/log")).await["text"].as_str().unwrap_or_default().contains("for ever\n") {
+        assert!(Instant::now() < end, "it does not begin: {}", get(&daemon, TWO).await);
+        sleep(Duration::from_millis(20)).await;
+    }
+    // An image of another's is taken in meanwhile.
+    let archive = good();
+    sent(&daemon, ONE, &archive).await;
+    assert_eq!(import(&daemon, ONE).await["name"], "held");
+    loop {
+        let (status, gone) = ask(&daemon, Method::DELETE, TWO, None, Body::empty()).await;
+        if status == 204 {
+            break;
+        }
+        assert!(status == 409 && Instant::now() < end, "{gone}");
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(get(&daemon, TWO).await["code"], "not_found");
 }

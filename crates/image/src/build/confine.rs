@@ -6,15 +6,16 @@
 //!   can reach (the store is root's alone), and the step's cgroup is entered;
 //! - `nsenter` a user namespace whose root is nobody on the host;
 //! - `bwrap` namespaces for processes, network, IPC, host name and mounts: the image (or
-//!   the host's `/usr`, read-only) as `/`, nothing else of the host, and of root's
-//!   capabilities those that installing software takes.
+//!   the host's `/usr`, read-only) as `/`, nothing else of the host, of root's
+//!   capabilities those that installing software takes, and a list of system calls that are
+//!   not there (`filter`).
 //!
 //! The namespace of processes ends with its first process, whatever was started in it.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{BufRead, BufReader, Read as _};
+use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -23,8 +24,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
+use tempfile::NamedTempFile;
+
 use super::BuildError;
 use super::cgroup::{Excess, StepCgroup};
+use super::filter;
 use super::root::SHIFT;
 use crate::layer::SHIFTED_IDS;
 use crate::recipe::StepLimits;
@@ -36,12 +40,14 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 const STAGE: &str = "/mnt";
 /// Enters the cgroups, lays out what is bound and becomes what follows.
 const LAY_OUT: &str = r#"
+exec 9< "$FILTER_OF_STEP"
+unset FILTER_OF_STEP
 for group in $GROUPS_OF_STEP; do echo 0 > "$group"; done
 unset GROUPS_OF_STEP
 mount -t tmpfs -o mode=755,size=1m palatine /mnt
 place=0
 while [ "$1" != -- ]; do
-  mkdir "/mnt/$place"
+  if [ -d "$1" ]; then mkdir "/mnt/$place"; else : > "/mnt/$place"; fi
   mount --bind "$1" "/mnt/$place"
   place=$((place + 1))
   shift
@@ -129,8 +135,10 @@ impl Confined<'_> {
         let namespace = UserNamespace::create()?;
         let group = StepCgroup::create(self.limits)
             .map_err(|error| BuildError::Confinement(format!("a step needs a cgroup: {error}")))?;
+        let filter = filter_file()?;
         let (read, write) = std::io::pipe().map_err(BuildError::io("make a pipe"))?;
         let mut command = self.command(&namespace, &group, words);
+        command.env("FILTER_OF_STEP", filter.path());
         let said = write.try_clone().map_err(BuildError::io("make a pipe"))?;
         let mut child = command.stdout(said).stderr(write).spawn().map_err(|error| missing("unshare", &error))?;
         // The pipe's other end is now in the child alone.
@@ -175,7 +183,7 @@ impl Confined<'_> {
         let mut walls: Vec<OsString> = Vec::new();
         let mut add = |words: &[&str]| walls.extend(words.iter().map(OsString::from));
         add(&["--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]);
-        add(&["--hostname", "localhost", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]);
+        add(&["--hostname", "localhost", "--die-with-parent", "--new-session", "--seccomp", "9", "--cap-drop", "ALL"]);
         CAPABILITIES.iter().for_each(|one| add(&["--cap-add", one]));
         if self.mounts {
             add(&["--cap-add", "CAP_SYS_ADMIN"]);
@@ -206,6 +214,14 @@ impl Confined<'_> {
         }
         walls
     }
+}
+
+/// The list of system calls, where `bwrap` is told to read it.
+fn filter_file() -> Result<NamedTempFile, BuildError> {
+    let program = filter::program()
+        .map_err(|error| BuildError::Confinement(format!("the list of system calls cannot be compiled: {error}")))?;
+    let file = NamedTempFile::new().and_then(|mut file| file.write_all(&program).map(|()| file));
+    file.map_err(BuildError::io("write the list of system calls"))
 }
 
 /// Looks at a step while it runs.

@@ -1,10 +1,12 @@
 //! A Containerfile: the distribution's `buildah` builds it, whole and shut in as a recipe's steps are.
 //!
 //! Its commands have no network, and see of this store the images that it names. What it
-//! makes is taken in as any archive is.
+//! makes is taken in as any archive is. A holder's context is an archive, which is unpacked
+//! behind the walls: nothing of it becomes a file out here.
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read as _;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
@@ -15,8 +17,9 @@ use super::BuildError;
 use super::confine::{Bind, Confined, Slash, installed};
 use super::root::SHIFT;
 use crate::blobs::BlobStore;
-use crate::digest::BlobDigest;
+use crate::digest::{BlobDigest, HashingReader, passed_bound};
 use crate::document::{self, descriptor};
+use crate::layer::unpack;
 use crate::recipe::{FILE_NAME, StepLimits};
 use crate::{Config, ImageError, Progress};
 
@@ -26,21 +29,30 @@ const NAMES: [&str; 2] = ["Containerfile", "Dockerfile"];
 const MAX_BYTES: u64 = 1 << 20;
 /// Images that one may build on at most.
 const MAX_BASES: usize = 16;
-/// For the whole of it: the images below and the archive of the result count as well.
-const LIMITS: StepLimits = StepLimits { timeout_s: 3_600, memory_mib: 4_096, processes: 1_024, disk_mib: 16_384 };
+/// For the whole of an operator's: the images below and the archive of the result count as well.
+pub(crate) const LIMITS: StepLimits =
+    StepLimits { timeout_s: 3_600, memory_mib: 4_096, processes: 1_024, disk_mib: 16_384 };
 /// The images below, its own files and the result are each one image's number at most.
 const ENTRIES: u64 = 3;
 /// Takes in what is below, builds, and leaves an archive. Pairs of words: a layout's folder, and its image's name.
 const SCRIPT: &str = r#"
 file=$1; shift
+if [ -e /context.tar ]; then
+  mkdir "$CONTEXT"
+  tar --extract --file /context.tar --directory "$CONTEXT" --no-same-owner --delay-directory-restore
+fi
 while [ $# -gt 0 ]; do
   buildah tag "$(buildah pull --quiet "oci:/bases/$1:base")" "$2"
   shift 2
 done
 buildah build --pull=never --network none --layers=false --format oci --timestamp "$SOURCE_DATE_EPOCH" \
-  --tag result --file "/recipe/$file" /context
+  --tag result --file "$RECIPE/$file" "$CONTEXT"
 buildah push --quiet --disable-compression result oci-archive:/work/result.tar
 "#;
+/// Where an archive is unpacked.
+const UNPACKED: &str = "/work/context";
+/// Entries of an archive among which its Containerfile is looked for, at most.
+const MAX_ENTRIES: usize = 1_000_000;
 /// What it says of an image that was not handed in.
 const NOT_KNOWN: &str = "image not known";
 /// What `buildah` looks for in `/etc`: the archive's signature is ours to want, and it asks no registry.
@@ -55,20 +67,81 @@ const SETTINGS: [(&str, &str); 5] = [
     ),
 ];
 
+/// Where a build's files are.
+#[derive(Clone, Copy)]
+pub(crate) enum BuildFiles<'a> {
+    /// In folders of the operator's.
+    Folder {
+        /// The Containerfile, by its whole path.
+        file: &'a Path,
+        /// Where what it copies is.
+        context: &'a Path,
+    },
+    /// In an archive of a stranger's.
+    Archive {
+        /// The archive: tar, packed or not.
+        path: &'a Path,
+        /// The Containerfile's name in it.
+        file: &'a str,
+    },
+}
+
 /// A Containerfile that is to be built.
 pub(crate) struct ContainerfileBuild<'a> {
-    /// By its whole path.
-    pub(crate) file: &'a Path,
-    /// Where what it copies is.
-    pub(crate) context: &'a Path,
+    pub(crate) files: BuildFiles<'a>,
+    /// What stands in it.
+    pub(crate) text: &'a str,
     /// Nothing in the image is younger: seconds since 1970.
     pub(crate) epoch: i64,
     /// The store's images by their names.
     pub(crate) known: &'a dyn Fn(&str) -> Option<BlobDigest>,
+    /// For the whole of it.
+    pub(crate) limits: StepLimits,
+}
+
+/// What stands in a Containerfile of a folder.
+pub(crate) fn read(file: &Path) -> Result<String, ImageError> {
+    let failed = |source| ImageError::file("read", file, source);
+    let bytes = fs::metadata(file).map_err(failed)?.len();
+    if bytes > MAX_BYTES {
+        return Err(BuildError::LargeRecipe { bytes, most: MAX_BYTES }.into());
+    }
+    Ok(String::from_utf8_lossy(&fs::read(file).map_err(failed)?).into_owned())
+}
+
+/// What stands in the Containerfile of an archive, and its name there: the one that is named, or
+/// else the first of the usual ones. Unpacked, the archive has `most` bytes at most.
+pub(crate) fn read_packed(archive: &Path, named: Option<&str>, most: u64) -> Result<(String, String), ImageError> {
+    let names = named.map_or(NAMES.to_vec(), |named| vec![named]);
+    let failed = |error: std::io::Error| match passed_bound(&error) {
+        true => ImageError::from(BuildError::LargeContext { mib: most >> 20 }),
+        false => BuildError::NoContext.into(),
+    };
+    let file = fs::File::open(archive).map_err(|source| ImageError::file("read", archive, source))?;
+    let mut found: [Option<String>; NAMES.len()] = [None, None];
+    let plain = HashingReader::new(unpack(file).map_err(failed)?, most);
+    for entry in tar::Archive::new(plain).entries().map_err(failed)?.take(MAX_ENTRIES) {
+        let entry = entry.map_err(failed)?;
+        let path = entry.path().map_err(failed)?.into_owned();
+        let path = path.strip_prefix(".").unwrap_or(&path);
+        let Some(at) = names.iter().position(|name| path == Path::new(name)) else { continue };
+        let bytes = entry.size();
+        if bytes > MAX_BYTES {
+            return Err(BuildError::LargeRecipe { bytes, most: MAX_BYTES }.into());
+        }
+        let mut text = Vec::new();
+        entry.take(MAX_BYTES).read_to_end(&mut text).map_err(failed)?;
+        found[at] = Some(String::from_utf8_lossy(&text).into_owned());
+    }
+    let found = names.iter().zip(found).find_map(|(name, text)| Some((text?, (*name).to_owned())));
+    found.ok_or_else(|| BuildError::NoContainerfile(names.join(" or ")).into())
 }
 
 /// The Containerfile that `path` means: itself, or the one in that folder. None where a recipe is meant.
-pub(crate) fn find(path: &Path) -> Result<Option<PathBuf>, BuildError> {
+///
+/// # Errors
+/// When the folder has both.
+pub fn find(path: &Path) -> Result<Option<PathBuf>, BuildError> {
     if !path.is_dir() {
         return Ok(path.extension().is_none_or(|kind| kind != "toml").then(|| path.to_owned()));
     }
@@ -92,25 +165,37 @@ pub(crate) fn build(
         return Err(ImageError::NotRoot);
     }
     let folders = Folders::create(scratch)?;
-    let mut words = vec![file_name(request.file)?];
+    let own = [
+        (&*folders.bases, "/bases", false),
+        (&folders.settings, "/etc", false),
+        // Its own way to shut in wants one to be there.
+        (&folders.empty, "/sys", false),
+        (&folders.work, "/work", true),
+    ];
+    let (file, files, recipe, context) = match request.files {
+        BuildFiles::Folder { file, context } => {
+            let recipe = file.parent().unwrap_or(context);
+            (file_name(file)?, vec![(context, "/context", false), (recipe, "/recipe", false)], "/recipe", "/context")
+        }
+        BuildFiles::Archive { path, file } => {
+            give_away(path)?;
+            (file.to_owned(), vec![(path, "/context.tar", false)], UNPACKED, UNPACKED)
+        }
+    };
+    let mut words = vec![file];
     let Bases { known, unknown } = bases(request)?;
     for (at, (name, manifest)) in known.into_iter().enumerate() {
         to.step(&format!("hand in {name}"), None);
         lay_out(manifest, blobs, &folders.bases.join(at.to_string()))?;
         words.extend([at.to_string(), name]);
     }
+    // Whatever this process's umask is: root in there reads what is its own.
+    [&folders.bases, &folders.settings, &folders.empty].into_iter().try_for_each(|folder| give_away(folder))?;
     to.step("build the Containerfile", None);
-    let binds = [
-        (request.context, "/context", false),
-        (request.file.parent().unwrap_or(request.context), "/recipe", false),
-        (&folders.bases, "/bases", false),
-        (&folders.settings, "/etc", false),
-        // Its own way to shut in wants one to be there.
-        (&folders.empty, "/sys", false),
-        (&folders.work, "/work", true),
-    ];
     let env = [
         ("SOURCE_DATE_EPOCH", request.epoch.to_string()),
+        ("RECIPE", recipe.to_owned()),
+        ("CONTEXT", context.to_owned()),
         ("HOME", "/root".to_owned()),
         ("TMPDIR", "/work/tmp".to_owned()),
         // It is root of a user namespace already; each command is only put in a root of its own.
@@ -119,10 +204,10 @@ pub(crate) fn build(
     ];
     let confined = Confined {
         slash: Slash::HostPrograms,
-        binds: binds.into_iter().map(|(from, at, writable)| Bind { from, at, writable }).collect(),
+        binds: files.into_iter().chain(own).map(|(from, at, writable)| Bind { from, at, writable }).collect(),
         env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         mounts: true,
-        limits: LIMITS,
+        limits: request.limits,
         watched: (&folders.work, bounds.max_entries.saturating_mul(ENTRIES)),
     };
     let words: Vec<&str> =
@@ -151,14 +236,8 @@ struct Bases {
 /// What the file names by `FROM` or `--from=`: the store's images, and what is none. Whether
 /// a name is a stage's, `buildah` judges: what is not handed in is not known to it.
 fn bases(request: &ContainerfileBuild<'_>) -> Result<Bases, ImageError> {
-    let failed = |source| ImageError::file("read", request.file, source);
-    let size = fs::metadata(request.file).map_err(failed)?.len();
-    if size > MAX_BYTES {
-        return Err(BuildError::LargeRecipe { bytes: size, most: MAX_BYTES }.into());
-    }
-    let text = String::from_utf8_lossy(&fs::read(request.file).map_err(failed)?).into_owned();
     let mut bases = Bases::default();
-    for name in named(&text).collect::<BTreeSet<_>>() {
+    for name in named(request.text).collect::<BTreeSet<_>>() {
         match (request.known)(name) {
             Some(manifest) => bases.known.push((name.to_owned(), manifest)),
             None => bases.unknown.push(name.to_owned()),
@@ -211,6 +290,18 @@ fn lay_out(manifest: BlobDigest, blobs: &BlobStore, at: &Path) -> Result<(), Ima
     fs::write(at.join("index.json"), json!({"schemaVersion": 2, "manifests": [named]}).to_string()).map_err(failed)
 }
 
+/// Makes root of the walls the owner of what is in a folder of ours.
+fn give_away(path: &Path) -> Result<(), ImageError> {
+    let failed = |source| ImageError::file("give away", path, source);
+    chown(path, Some(SHIFT), Some(SHIFT)).map_err(failed)?;
+    if path.is_dir() {
+        for entry in fs::read_dir(path).map_err(failed)? {
+            give_away(&entry.map_err(failed)?.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// What it works with, each made anew.
 struct Folders {
     settings: PathBuf,
@@ -235,7 +326,7 @@ impl Folders {
             fs::write(&path, text).map_err(|source| ImageError::file("write", &path, source))?;
         }
         for path in [folders.work.clone(), made("work/tmp")?] {
-            chown(&path, Some(SHIFT), Some(SHIFT)).map_err(|source| ImageError::file("give away", &path, source))?;
+            give_away(&path)?;
         }
         Ok(folders)
     }

@@ -121,6 +121,21 @@ pub enum BuildError {
         /// The bound.
         most: u64,
     },
+    /// What was sent to be built is no archive.
+    #[error("the build's context is no tar archive, plain or packed")]
+    NoContext,
+    /// A context that is larger than what may be written.
+    #[error("unpacked, the build's context is larger than the {mib} MiB that a build may write")]
+    LargeContext {
+        /// The bound.
+        mib: u64,
+    },
+    /// A context without a Containerfile.
+    #[error("the build's context has no {0}: say which file it is")]
+    NoContainerfile(String),
+    /// Signatures are wanted, and what is built has none.
+    #[error("only signed images are taken in here (images.require_signature), and what holders build is not signed")]
+    Unsigned,
     /// A Containerfile that builds on too many images.
     #[error("the Containerfile builds on {found} images of this store; it may build on {most}")]
     Bases {

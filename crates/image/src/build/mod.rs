@@ -5,7 +5,7 @@
 //! | `stages` | takes the steps one after the other; each leaves a layer |
 //! | `cache` | finds the layer that a step with the same inputs left before |
 //! | `packages`, `pip`, `npm` | look up once what a step means (`pins`), fetch and install it |
-//! | `confine` | runs what belongs to the image: in namespaces of its own, bounded (`cgroup`) |
+//! | `confine` | runs what belongs to the image: in namespaces of its own, bounded (`cgroup`), without calls (`filter`) that no build needs |
 //! | `root`, `tidy`, `pack` | what a step changed, without what changes from build to build, as a layer |
 //! | `work` | what every step is done with |
 //! | `containerfile` | has `buildah` build one, behind the same walls |
@@ -21,6 +21,7 @@ mod confine;
 mod containerfile;
 mod documents;
 mod error;
+mod filter;
 mod npm;
 mod pack;
 mod packages;
@@ -32,6 +33,9 @@ mod tidy;
 mod work;
 
 pub(crate) use cache::LayerCache;
-pub(crate) use containerfile::{ContainerfileBuild, build as build_containerfile, find as find_containerfile};
+pub use containerfile::find as find_containerfile;
+pub(crate) use containerfile::{
+    BuildFiles, ContainerfileBuild, LIMITS, build as build_containerfile, read as read_containerfile, read_packed,
+};
 pub use error::BuildError;
 pub(crate) use stages::{BuildRequest, build};

@@ -1,15 +1,17 @@
 //! OCI image layouts, as a directory or in an archive.
 
 use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use oci_spec::image::{Descriptor, ImageIndex};
+use oci_spec::image::{Descriptor, ImageIndex, ImageManifest};
 
 use super::archive::Files;
 use super::docker;
 use crate::blobs::{BlobStore, MAX_DOCUMENT};
 use crate::digest::BlobDigest;
 use crate::document::{self, ManifestDocument};
+use crate::signature::{self, FoundSignature, MAX_PAYLOAD, MAX_SIGNATURES, SignatureError, TrustedKeys};
 use crate::{ImageError, Progress};
 
 /// The annotations by which layouts name their images: the whole name where
@@ -66,36 +68,82 @@ impl Layout {
         let sum = self.copy(descriptor, blobs, &crate::NoProgress)?;
         Ok((sum, ManifestDocument::parse(&blobs.document(sum)?)?))
     }
+
+    /// What lies in it as signatures, of whatever image: which one, each says itself.
+    fn signatures(&self, index: &ImageIndex) -> Result<Vec<FoundSignature>, ImageError> {
+        let mut found = Vec::new();
+        for one in index.manifests().iter().filter(|one| signature::is_of_signatures(one)).take(MAX_SIGNATURES) {
+            let manifest: ImageManifest = document::json("signatures", &self.small(one, MAX_DOCUMENT)?)?;
+            for (at, signature) in signature::named(&manifest).take(MAX_SIGNATURES - found.len()) {
+                let payload = self.small(at, MAX_PAYLOAD)?;
+                found.push(FoundSignature { payload, signature: signature.to_owned() });
+            }
+        }
+        Ok(found)
+    }
+
+    /// A small blob as a whole, verified.
+    fn small(&self, descriptor: &Descriptor, at_most: u64) -> Result<Vec<u8>, ImageError> {
+        let (sum, mut bytes) = (BlobDigest::named(descriptor)?, Vec::new());
+        let read = self.blob(sum)?.take(at_most).read_to_end(&mut bytes);
+        read.map_err(|source| ImageError::file("read", Path::new(&sum.hex()), source))?;
+        let found = BlobDigest::of(&bytes);
+        if found == sum { Ok(bytes) } else { Err(ImageError::mismatch(sum, found)) }
+    }
 }
 
 /// Copies the image at `path` into the blobs, and returns its manifest. Archives
-/// are unpacked into `scratch`. Where there are several images, `name` chooses.
+/// are unpacked into `scratch`. Where there are several images, `name` chooses. Where there are
+/// trusted keys, one of them must have signed it.
 pub(crate) fn import(
     path: &Path,
     name: &str,
     blobs: &BlobStore,
     scratch: &Path,
     bounds: &crate::Config,
+    trusted: Option<&TrustedKeys>,
     to: &dyn Progress,
 ) -> Result<BlobDigest, ImageError> {
     let layout = if path.join("oci-layout").is_file() {
         Layout::Directory(path.to_owned())
     } else if path.is_file() {
         let files = Files::unpack(path, scratch, bounds.max_image_bytes(), to)?;
-        match (files.has("index.json"), files.has("manifest.json")) {
-            // Docker 25 names an image that was saved by its id in its own document alone.
-            (true, true) if names_nothing(&files.document("index.json")?) => {
-                return docker::import(&files, name, blobs, bounds, to);
-            }
-            (true, _) => Layout::Archive(files),
-            (false, true) => return docker::import(&files, name, blobs, bounds, to),
-            (false, false) => return Err(ImageError::NotAnImage(path.to_owned())),
+        match Form::of(&files)? {
+            Form::Layout => Layout::Archive(files),
+            Form::Docker if trusted.is_some() => return Err(SignatureError::NoPlace.into()),
+            Form::Docker => return docker::import(&files, name, blobs, bounds, to),
+            Form::Unknown => return Err(ImageError::NotAnImage(path.to_owned())),
         }
     } else {
         return Err(ImageError::NotAnImage(path.to_owned()));
     };
     let index = layout.index()?;
-    copy_image(&layout, choose(&index, name)?, blobs, bounds, to)
+    let image = find_image(&layout, choose(&index, name)?, blobs)?;
+    if let Some(trusted) = trusted {
+        to.step("verify its signature", None);
+        trusted.verify(&image.digests, &layout.signatures(&index)?)?;
+    }
+    copy_image(&layout, &image, blobs, bounds, to)
+}
+
+/// Which documents an archive names its images in.
+enum Form {
+    Layout,
+    /// Docker's own: `manifest.json`.
+    Docker,
+    Unknown,
+}
+
+impl Form {
+    fn of(files: &Files) -> Result<Self, ImageError> {
+        Ok(match (files.has("index.json"), files.has("manifest.json")) {
+            // Docker 25 names an image that was saved by its id in its own document alone.
+            (true, true) if names_nothing(&files.document("index.json")?) => Self::Docker,
+            (true, _) => Self::Layout,
+            (false, true) => Self::Docker,
+            (false, false) => Self::Unknown,
+        })
+    }
 }
 
 /// Whether an index is one, and has no manifest in it.
@@ -107,34 +155,47 @@ fn names_nothing(index: &[u8]) -> bool {
     })
 }
 
-fn copy_image(
-    layout: &Layout,
-    descriptor: &Descriptor,
-    blobs: &BlobStore,
-    bounds: &crate::Config,
-    to: &dyn Progress,
-) -> Result<BlobDigest, ImageError> {
-    let mut descriptor = descriptor.clone();
+/// The manifest of an image, and how it was found.
+struct ChosenImage {
+    manifest: ImageManifest,
+    /// Its own, and before it those of the indexes that led to it.
+    digests: Vec<BlobDigest>,
+}
+
+fn find_image(layout: &Layout, descriptor: &Descriptor, blobs: &BlobStore) -> Result<ChosenImage, ImageError> {
+    let (mut descriptor, mut digests) = (descriptor.clone(), Vec::new());
     for _ in 0..MAX_INDEXES {
-        match layout.document(&descriptor, blobs)? {
-            (_, ManifestDocument::Index(index)) => descriptor = document::ours(&index)?.clone(),
-            (sum, ManifestDocument::Manifest(manifest)) => {
-                document::check_layers(&manifest, bounds.max_layers)?;
-                layout.copy(manifest.config(), blobs, &crate::NoProgress)?;
-                to.step("copy the layers", Some(manifest.layers().iter().map(Descriptor::size).sum()));
-                for layer in manifest.layers() {
-                    layout.copy(layer, blobs, to)?;
-                }
-                return Ok(sum);
-            }
+        let (sum, document) = layout.document(&descriptor, blobs)?;
+        digests.push(sum);
+        match document {
+            ManifestDocument::Index(index) => descriptor = document::ours(&index)?.clone(),
+            ManifestDocument::Manifest(manifest) => return Ok(ChosenImage { manifest: *manifest, digests }),
         }
     }
     Err(ImageError::document("index", "indexes are nested too deep"))
 }
 
+fn copy_image(
+    layout: &Layout,
+    image: &ChosenImage,
+    blobs: &BlobStore,
+    bounds: &crate::Config,
+    to: &dyn Progress,
+) -> Result<BlobDigest, ImageError> {
+    let (manifest, own) = (&image.manifest, image.digests.last());
+    document::check_layers(manifest, bounds.max_layers)?;
+    layout.copy(manifest.config(), blobs, &crate::NoProgress)?;
+    to.step("copy the layers", Some(manifest.layers().iter().map(Descriptor::size).sum()));
+    for layer in manifest.layers() {
+        layout.copy(layer, blobs, to)?;
+    }
+    own.copied().ok_or_else(|| ImageError::document("index", "it names no image"))
+}
+
 /// The layout's one image for this platform, or the one of this name.
 fn choose<'a>(index: &'a ImageIndex, name: &str) -> Result<&'a Descriptor, ImageError> {
-    let ours: Vec<_> = index.manifests().iter().filter(|one| document::is_index(one) || document::fits(one)).collect();
+    let images = index.manifests().iter().filter(|one| !signature::is_of_signatures(one));
+    let ours: Vec<_> = images.filter(|one| document::is_index(one) || document::fits(one)).collect();
     match ours[..] {
         [] => Err(ImageError::Platform(document::platforms(index.manifests()))),
         [only] => Ok(only),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
 use oci_spec::distribution::Reference;
-use oci_spec::image::Descriptor;
+use oci_spec::image::{Descriptor, ImageManifest};
 use reqwest::header::{ACCEPT, WWW_AUTHENTICATE};
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use wire::Secret;
@@ -16,6 +16,7 @@ use super::error::RegistryError;
 use crate::blobs::{BlobStore, MAX_DOCUMENT};
 use crate::digest::BlobDigest;
 use crate::document::{self, ACCEPTED, ManifestDocument};
+use crate::signature::{self, FoundSignature, MAX_PAYLOAD, MAX_SIGNATURES, TrustedKeys};
 use crate::{ImageError, Progress};
 
 /// Tries of one request at most.
@@ -43,17 +44,19 @@ pub(crate) struct RegistrySource {
     pub(crate) credentials: Option<Credentials>,
 }
 
-/// Copies the image into the blobs, and returns its manifest.
+/// Copies the image into the blobs, and returns its manifest. Where there are trusted keys, one
+/// of them must have signed it.
 pub(crate) async fn pull(
     source: &RegistrySource,
     blobs: &BlobStore,
     bounds: &crate::Config,
+    trusted: Option<&TrustedKeys>,
     to: &dyn Progress,
 ) -> Result<BlobDigest, ImageError> {
     let (session, sum) = Session::open(source, bounds)?;
     let slow = || RegistryError::Slow { registry: session.registry.clone(), after_s: bounds.pull_timeout_s };
     let whole = Duration::from_secs(bounds.pull_timeout_s);
-    let pulled = tokio::time::timeout(whole, session.image(sum, blobs, bounds, to)).await;
+    let pulled = tokio::time::timeout(whole, session.image(sum, blobs, bounds, trusted, to)).await;
     pulled.unwrap_or_else(|_| Err(slow().into()))
 }
 
@@ -85,14 +88,16 @@ impl Session {
 
     async fn image(
         &self,
-        sum: BlobDigest,
+        mut sum: BlobDigest,
         blobs: &BlobStore,
         bounds: &crate::Config,
+        trusted: Option<&TrustedKeys>,
         to: &dyn Progress,
     ) -> Result<BlobDigest, ImageError> {
-        let mut sum = sum;
+        let mut digests = Vec::new();
         to.step("ask the registry", None);
         for _ in 0..MAX_INDEXES {
+            digests.push(sum);
             match ManifestDocument::parse(&self.manifest(sum, blobs).await?)? {
                 ManifestDocument::Index(index) => sum = BlobDigest::named(document::ours(&index)?)?,
                 ManifestDocument::Manifest(manifest) => {
@@ -100,6 +105,10 @@ impl Session {
                     let bytes: u64 = manifest.layers().iter().map(Descriptor::size).sum();
                     if bytes > bounds.max_image_bytes() || manifest.config().size() > MAX_DOCUMENT {
                         return Err(ImageError::TooLarge(bounds.max_image_mib));
+                    }
+                    if let Some(trusted) = trusted {
+                        to.step("verify its signature", None);
+                        trusted.verify(&digests, &self.signatures(&digests).await?)?;
                     }
                     to.step("download the layers", Some(bytes));
                     self.blob(manifest.config(), blobs, &crate::NoProgress).await?;
@@ -126,6 +135,37 @@ impl Session {
             incoming.finish()?;
         }
         blobs.document(sum)
+    }
+
+    /// What the registry has as signatures of these digests.
+    async fn signatures(&self, digests: &[BlobDigest]) -> Result<Vec<FoundSignature>, ImageError> {
+        let mut found = Vec::new();
+        for digest in digests {
+            let Some(bytes) = self.small("manifests", &signature::tag(*digest), MAX_DOCUMENT).await? else { continue };
+            let manifest: ImageManifest = document::json("signatures", &bytes)?;
+            for (at, signature) in signature::named(&manifest).take(MAX_SIGNATURES - found.len()) {
+                let sum = BlobDigest::named(at)?;
+                let payload = self.small("blobs", &sum.to_string(), MAX_PAYLOAD).await?;
+                let payload = payload.ok_or_else(|| ImageError::Missing(sum.to_string()))?;
+                found.push(FoundSignature { payload, signature: signature.to_owned() });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Something small as a whole; `None` where there is none.
+    async fn small(&self, kind: &str, name: &str, at_most: u64) -> Result<Option<Vec<u8>>, ImageError> {
+        let what = "a signature";
+        let url = self.base.join(&format!("{kind}/{name}"));
+        let url = url.map_err(|_| ImageError::Reference(self.base.to_string()))?;
+        let asked = retried(|| async {
+            let answer = self.ask(what, self.client.get(url.clone()).header(ACCEPT, ACCEPTED.join(", "))).await?;
+            Ok(self.bounded(what, answer, usize::try_from(at_most).unwrap_or(usize::MAX)).await?)
+        });
+        match asked.await {
+            Err(ImageError::Registry(RegistryError::Status { status: StatusCode::NOT_FOUND, .. })) => Ok(None),
+            answer => answer.map(Some),
+        }
     }
 
     async fn blob(&self, descriptor: &Descriptor, blobs: &BlobStore, to: &dyn Progress) -> Result<(), ImageError> {

@@ -42,7 +42,7 @@ pub(crate) fn oci_archive(made: &CreatedInodes) -> Vec<u8> {
 }
 
 /// What `docker save` wrote for years: layers in directories, one of them a link.
-fn docker_archive(made: &CreatedInodes, tags: &[&str]) -> Vec<u8> {
+pub(crate) fn docker_archive(made: &CreatedInodes, tags: &[&str]) -> Vec<u8> {
     let config = format!("{}.json", &digest(&made.config)["sha256:".len()..]);
     let saved = json!([{"Config": config, "RepoTags": tags, "Layers": ["one/layer.tar", "two/layer.tar"]}]);
     Tar::new()

@@ -16,7 +16,7 @@ use crate::fixture::{CreatedInodes, INDEX, MANIFEST, Place, Tar, descriptor, dig
 
 /// What the registry does.
 #[derive(Default)]
-struct Registry {
+pub(crate) struct Registry {
     blobs: HashMap<String, Vec<u8>>,
     /// Whether it wants a token; with the realm to send people to.
     realm: Option<String>,
@@ -26,11 +26,16 @@ struct Registry {
 }
 
 impl Registry {
-    fn of(blobs: &[&[u8]]) -> Self {
+    pub(crate) fn of(blobs: &[&[u8]]) -> Self {
         Self { blobs: blobs.iter().map(|blob| (digest(blob), blob.to_vec())).collect(), ..Self::default() }
     }
 
-    async fn start(mut self, guarded: bool) -> (Arc<Self>, String) {
+    /// Has this manifest by a tag, too.
+    pub(crate) fn name(&mut self, tag: &str, manifest: &[u8]) {
+        self.blobs.insert(tag.to_owned(), manifest.to_vec());
+    }
+
+    pub(crate) async fn start(mut self, guarded: bool) -> (Arc<Self>, String) {
         drop(rustls::crypto::ring::default_provider().install_default());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();

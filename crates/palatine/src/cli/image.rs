@@ -5,13 +5,16 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueHint};
 use domain::ImageRef;
 
-/// Which image store is meant.
+/// Which image store is meant, where the operator's images are: those that everybody may spawn.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ImageStoreArgs {
-    /// The store of the node with this configuration [default: of what `palatine up` runs here]
+    /// The store of this machine's node: of what `palatine up` runs here, or of the configuration that is found
+    #[arg(long, global = true, conflicts_with = "store")]
+    pub(crate) node: bool,
+    /// The store of the node with this configuration
     #[arg(long, short, global = true, env = "PALATINE_CONFIG", value_hint = ValueHint::FilePath)]
     pub(crate) config: Option<PathBuf>,
-    /// The store in this folder, whatever the configuration says; nobody need serve it
+    /// The store in this folder, which nobody serves, whatever the configuration says
     #[arg(long, global = true, value_hint = ValueHint::DirPath)]
     pub(crate) store: Option<PathBuf>,
 }
@@ -19,7 +22,7 @@ pub(crate) struct ImageStoreArgs {
 impl ImageStoreArgs {
     /// Whether a store on this machine was named, and not what runs.
     pub(crate) const fn is_named(&self) -> bool {
-        self.config.is_some() || self.store.is_some()
+        self.node || self.config.is_some() || self.store.is_some()
     }
 }
 
@@ -42,7 +45,7 @@ pub(crate) enum ImageCommand {
         #[arg(long)]
         undo: bool,
     },
-    /// Take an image into the store of this machine's node, for everybody: an OCI layout or archive (docker save, podman, skopeo)
+    /// Take in an OCI layout or archive (docker save, podman, skopeo): as an image of your own, as push does; with --node for everybody
     Import {
         /// The layout's folder or the archive
         #[arg(value_hint = ValueHint::AnyPath)]
@@ -57,7 +60,7 @@ pub(crate) enum ImageCommand {
         /// Its name
         name: String,
     },
-    /// Make an image from a recipe or a Containerfile, in the store of this machine's node
+    /// Build a Containerfile, on the node that will have the image, as one of your own; with --node, --config or --store for everybody, and recipes too
     Build {
         /// The folder with its image.toml, Containerfile or Dockerfile, or one of these files
         #[arg(value_hint = ValueHint::AnyPath)]
@@ -82,9 +85,9 @@ pub(crate) enum ImageCommand {
         #[arg(value_hint = ValueHint::FilePath)]
         file: PathBuf,
     },
-    /// List the images that you may spawn; with --config or --store, those of a store
+    /// List the images that you may spawn; with --node, --config or --store, those of a store
     Ls,
-    /// Remove one of your images; with --config or --store, one of a store
+    /// Remove one of your images; with --node, --config or --store, one of a store
     Rm {
         /// Its name
         name: String,
@@ -96,8 +99,16 @@ impl ImageCommand {
     pub(crate) const fn is_for_gateway(&self, store: &ImageStoreArgs) -> bool {
         match self {
             Self::Push(_) | Self::Tag { .. } | Self::Publish { .. } => true,
-            Self::Ls | Self::Rm { .. } => !store.is_named(),
-            Self::Import { .. } | Self::Pull { .. } | Self::Build { .. } | Self::Export { .. } => false,
+            Self::Import { .. } | Self::Build { .. } | Self::Ls | Self::Rm { .. } => !store.is_named(),
+            Self::Pull { .. } | Self::Export { .. } => false,
+        }
+    }
+
+    /// Whether a store is otherwise after it.
+    pub(crate) const fn changes(&self) -> bool {
+        match self {
+            Self::Import { .. } | Self::Pull { .. } | Self::Build { .. } | Self::Rm { .. } => true,
+            Self::Export { .. } | Self::Ls | Self::Push(_) | Self::Tag { .. } | Self::Publish { .. } => false,
         }
     }
 }

@@ -1,13 +1,14 @@
 //! `palatine image`, where the gateway is asked: one's own images and those one may spawn.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use client::GatewayClient;
 use domain::ImageRef;
-use wire::v1::images::ImageChange;
+use wire::v1::images::{ContextBuild, ImageChange};
 
-use super::push::push;
+use super::push::{build, push};
 use crate::cli::{ImageCommand, Target};
 use crate::output::{self, show};
 use crate::up::StateDir;
@@ -22,6 +23,19 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: ImageCommand
             }
             show(json, &image, output::held_image)?;
         }
+        ImageCommand::Import { path, name } => {
+            let image: ImageRef = name.parse().context("name the image")?;
+            show(json, &push(&client, &path, &image).await?, output::held_image)?;
+        }
+        ImageCommand::Build { dir, name, context, update, date } => {
+            let image: ImageRef = name.parse().context("name the image")?;
+            let (folder, containerfile) = build_files(&dir, context.as_deref(), update)?;
+            let how = ContextBuild { containerfile: Some(containerfile), date: u64::try_from(date)? };
+            show(json, &build(&client, &folder, how, &image).await?, |built| {
+                let place = built.runtime.map(|runtime| format!("Built in {}.\n", runtime.as_str()));
+                place.unwrap_or_default() + &output::held_image(&built.image)
+            })?;
+        }
         ImageCommand::Tag { image, name } => {
             let tagged = change(&client, &name, ImageChange { from: Some(image), published: None }).await?;
             show(json, &tagged, output::held_image)?;
@@ -31,18 +45,37 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: ImageCommand
         }
         ImageCommand::Ls => show(json, &client.images().await?, output::held_images)?,
         ImageCommand::Rm { name } => {
-            let image: ImageRef = name.parse().context("the operator's images are removed with --config or --store")?;
+            let image: ImageRef =
+                name.parse().context("the operator's images are removed with --node, --config or --store")?;
             let removed = client.remove_image(&image).await?;
             show(json, &removed, |removed| format!("{} is removed; what runs from it goes on", removed.image))?;
         }
-        ImageCommand::Import { .. }
-        | ImageCommand::Pull { .. }
-        | ImageCommand::Build { .. }
-        | ImageCommand::Export { .. } => {
+        ImageCommand::Pull { .. } | ImageCommand::Export { .. } => {
             unreachable!("these commands work on a store of this machine and are not passed here")
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The folder that is sent as the context, and the Containerfile's path in it.
+fn build_files(path: &Path, context: Option<&Path>, update: bool) -> Result<(PathBuf, String)> {
+    let file = image::containerfile(path)?.filter(|file| file.is_file());
+    let Some(file) = file.filter(|_| !update) else {
+        bail!(
+            "{}: a node builds Containerfiles for holders; an image.toml, whose packages are fetched, is its operator's \
+             to build: name the store with --node, --config or --store",
+            path.display()
+        )
+    };
+    let file = file.canonicalize().with_context(|| file.display().to_string())?;
+    let folder = match context {
+        Some(context) => context.canonicalize().with_context(|| context.display().to_string())?,
+        None => file.parent().context("find the Containerfile's folder")?.to_owned(),
+    };
+    let inner = file.strip_prefix(&folder).ok().and_then(Path::to_str);
+    let inner =
+        inner.with_context(|| format!("{} does not lie in the context {}", file.display(), folder.display()))?;
+    Ok((folder, inner.to_owned()))
 }
 
 fn published(published: bool) -> ImageChange {
@@ -55,4 +88,28 @@ async fn change(
     change: ImageChange,
 ) -> Result<wire::v1::images::HolderImage> {
     Ok(client.change_image(image, &change).await?.image)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_build_sends_the_containerfiles_folder_or_the_context_that_holds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(root.join("app")).unwrap();
+        std::fs::write(root.join("app/Dockerfile"), "FROM scratch").unwrap();
+        let app = root.join("app");
+        assert_eq!(build_files(&app, None, false).unwrap(), (app.clone(), "Dockerfile".to_owned()));
+        let named = build_files(&app.join("Dockerfile"), Some(&root), false).unwrap();
+        assert_eq!(named, (root.clone(), "app/Dockerfile".to_owned()));
+        std::fs::create_dir(root.join("other")).unwrap();
+        let apart = build_files(&app, Some(&root.join("other")), false).unwrap_err();
+        assert!(apart.to_string().contains("does not lie in the context"), "{apart}");
+        for (path, update) in [(root.join("other"), false), (app, true), (root.join("nowhere"), false)] {
+            let refused = build_files(&path, None, update).unwrap_err().to_string();
+            assert!(refused.contains("--node"), "{refused}");
+        }
+    }
 }

@@ -20,6 +20,9 @@ pub(crate) fn run(state: &StateDir, named: &ImageStoreArgs, command: ImageComman
     let location = StoreLocation::find(state, named)?;
     eprintln!("The image store: {}", location.images.store.display());
     let store = ImageStore::open(&location.images).context("open the image store (root keeps it)")?;
+    if location.node.is_none() && command.changes() {
+        refuse_served(&store)?;
+    }
     let imported = |name: String, image: image::Image| {
         let shown = ImageRow::from(&ImageSummary { names: vec![name], image });
         show(json, &shown, |shown| format!("{} {}", shown.names.join(" "), shown.digest))
@@ -69,6 +72,18 @@ pub(crate) fn run(state: &StateDir, named: &ImageStoreArgs, command: ImageComman
         }
     }
     Ok(())
+}
+
+/// A store that a node serves is changed by whoever asks that node what it uses.
+fn refuse_served(store: &ImageStore) -> Result<()> {
+    let servers = store.servers()?;
+    let Some(server) = servers.first() else { return Ok(()) };
+    bail!(
+        "this store is served by hypercore (process {}, {}): name it by --node, or by that node's --config FILE, and not \
+         by --store",
+        server.process,
+        server.socket.display()
+    )
 }
 
 /// Which store is meant, and who may use its images.
@@ -136,6 +151,22 @@ mod tests {
         for words in [["--store", "dir", "ls"], ["ls", "--store", "dir"]] {
             assert_eq!(named(&words).store, Some(PathBuf::from("dir")));
         }
+    }
+
+    #[test]
+    fn case_image_store_one_that_is_served_is_told_by_whom_and_is_not_changed_by_its_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = image::Config { store: dir.path().to_owned(), ..image::Config::default() };
+        let store = ImageStore::open(&config).unwrap();
+        assert!(refuse_served(&store).is_ok());
+        let _served = store.serve(std::path::Path::new("/run/it.sock")).unwrap();
+        let said = refuse_served(&store).unwrap_err().to_string();
+        assert!(said.contains("/run/it.sock") && said.contains(&std::process::id().to_string()), "{said}");
+        let state = StateDir::at(Some(&dir.path().join("state"))).unwrap();
+        let named = named(&["ls", "--store", dir.path().to_str().unwrap()]);
+        let rm = ImageCommand::Rm { name: "echo".to_owned() };
+        assert!(run(&state, &named, rm, false).unwrap_err().to_string().contains("served by hypercore"));
+        assert!(run(&state, &named, ImageCommand::Ls, false).is_ok());
     }
 
     #[test]

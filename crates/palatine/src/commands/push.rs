@@ -1,9 +1,10 @@
-//! `palatine image push`: an archive to the gateway, piece by piece. What broke off goes on, in
-//! this run and in the next: the gateway knows the archive by its digest.
+//! `palatine image push`, `import` and `build`: an archive to the gateway, piece by piece. What broke off goes on, in
+//! this run and, but for a build's context, in the next: the gateway knows the archive by its digest.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::AsRawFd;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,9 +15,12 @@ use client::{ClientError, GatewayClient, ImageUploader};
 use domain::{ArchiveSum, ImageRef};
 use futures_util::stream::{self, Stream};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use wire::fault::{Code, Fault};
-use wire::v1::images::{HolderImage, ImageRequest, ImageUpload, UploadState};
+use wire::v1::images::{
+    BuildRuntime, CommitRequest, ContextBuild, HolderImage, ImageRequest, ImageUpload, UploadState,
+};
 
 /// Bytes of a piece.
 const PIECE: u64 = 64 * 1024 * 1024;
@@ -33,7 +37,30 @@ const TURN: (Duration, Duration) = (Duration::from_hours(1), Duration::from_secs
 
 /// Pushes what is at `path`, and says what came of it.
 pub(crate) async fn push(client: &GatewayClient, path: &Path, image: &ImageRef) -> Result<HolderImage> {
-    let archive = Archive::of(path)?;
+    Ok(send(client, Archive::of(path)?, image, CommitRequest::default()).await?.image)
+}
+
+/// Has an image built of the folder, tells what the build says, and what came of it.
+pub(crate) async fn build(
+    client: &GatewayClient,
+    context: &Path,
+    how: ContextBuild,
+    image: &ImageRef,
+) -> Result<BuiltImage> {
+    let archive = Archive::context(context).with_context(|| format!("pack {}", context.display()))?;
+    send(client, archive, image, CommitRequest { build: Some(how) }).await
+}
+
+/// An image that was sent, and what it was built in, where it was.
+#[derive(Debug, Serialize)]
+pub(crate) struct BuiltImage {
+    #[serde(flatten)]
+    pub(crate) image: HolderImage,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) runtime: Option<BuildRuntime>,
+}
+
+async fn send(client: &GatewayClient, archive: Archive, image: &ImageRef, commit: CommitRequest) -> Result<BuiltImage> {
     let bar = ProgressBar::new(archive.size);
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}")
     {
@@ -43,10 +70,20 @@ pub(crate) async fn push(client: &GatewayClient, path: &Path, image: &ImageRef) 
     let sha256 = archive.sum(&bar)?;
     let request = ImageRequest { image: image.clone(), size: archive.size, sha256 };
     let (upload, uploader) = persistent(|| async { Ok(client.begin_image(&request).await?) }).await?;
-    let pushing = Pushing { archive, uploader, bar };
-    let made = pushing.finish(upload).await;
+    let mut pushing = Pushing { archive, uploader, bar, commit, runtime: None, heard: 0 };
+    let made = if pushing.commit.build.is_some() {
+        tokio::select! {
+            made = pushing.finish(upload) => made,
+            stopped = tokio::signal::ctrl_c() => {
+                stopped.context("listen for signals")?;
+                Err(pushing.stopped().await)
+            }
+        }
+    } else {
+        pushing.finish(upload).await
+    };
     pushing.bar.finish_and_clear();
-    made
+    Ok(BuiltImage { image: made?, runtime: pushing.runtime })
 }
 
 /// What is sent.
@@ -68,9 +105,22 @@ impl Archive {
             bail!("{}: it is a folder, and no OCI layout (such as skopeo copy … oci:FOLDER makes)", path.display());
         }
         let made = packed(path).with_context(|| format!("pack {}", path.display()))?;
+        Self::nameless(made)
+    }
+
+    /// One that is gone with this process.
+    fn nameless(made: File) -> Result<Self> {
         let size = made.metadata()?.len();
         let path = PathBuf::from(format!("/proc/self/fd/{}", made.as_raw_fd()));
         Ok(Self { path, size, _made: Some(made) })
+    }
+
+    /// A folder as the context of a build: each build has its own, so that none is taken for an earlier one, whatever
+    /// it builds on has become since.
+    fn context(folder: &Path) -> Result<Self> {
+        let mut mark = [0; 16];
+        getrandom::fill(&mut mark).map_err(|error| anyhow::anyhow!("find a random number: {error}"))?;
+        Self::nameless(packed_context(folder, &hex::encode(mark))?)
     }
 
     fn sum(&self, bar: &ProgressBar) -> Result<ArchiveSum> {
@@ -126,20 +176,80 @@ fn packed(folder: &Path) -> Result<File> {
     Ok(archive.into_inner()?)
 }
 
+/// The folder's files, with what is told of them apart from contents and rights left out; and a mark, which no file
+/// is made of.
+fn packed_context(folder: &Path, mark: &str) -> Result<File> {
+    let mut archive = tar::Builder::new(tempfile::tempfile()?);
+    let record = comment(mark);
+    let mut header = tar::Header::new_ustar();
+    header.set_entry_type(tar::EntryType::XGlobalHeader);
+    header.set_size(record.len() as u64);
+    archive.append_data(&mut header, "pax_global_header", record.as_bytes())?;
+    let mut folders = vec![PathBuf::new()];
+    while let Some(inner) = folders.pop() {
+        let mut entries = std::fs::read_dir(folder.join(&inner))?.collect::<io::Result<Vec<_>>>()?;
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in entries {
+            let (name, path) = (inner.join(entry.file_name()), entry.path());
+            append_context(&mut archive, &name, &path).with_context(|| name.display().to_string())?;
+            if entry.file_type()?.is_dir() {
+                folders.push(name);
+            }
+        }
+    }
+    Ok(archive.into_inner()?)
+}
+
+fn append_context(archive: &mut tar::Builder<File>, name: &Path, path: &Path) -> Result<()> {
+    let found = std::fs::symlink_metadata(path)?;
+    let mut header = tar::Header::new_gnu();
+    header.set_mode(found.permissions().mode() & 0o7777);
+    header.set_mtime(0);
+    header.set_size(0);
+    if found.is_dir() {
+        header.set_entry_type(tar::EntryType::Directory);
+        archive.append_data(&mut header, name, io::empty())?;
+    } else if found.is_symlink() {
+        header.set_entry_type(tar::EntryType::Symlink);
+        archive.append_link(&mut header, name, std::fs::read_link(path)?)?;
+    } else if found.is_file() {
+        header.set_size(found.len());
+        archive.append_data(&mut header, name, File::open(path)?.take(found.len()))?;
+    } else {
+        bail!("it is neither a file nor a folder nor a link");
+    }
+    Ok(())
+}
+
+/// A record of an extended header: its own length, and a comment.
+fn comment(text: &str) -> String {
+    let rest = format!(" comment={text}\n");
+    let digits = (1..).find(|digits| (rest.len() + digits).to_string().len() == *digits).unwrap_or(1);
+    format!("{}{rest}", rest.len() + digits)
+}
+
 /// An upload that goes on.
 struct Pushing {
     archive: Archive,
     uploader: ImageUploader,
     bar: ProgressBar,
+    commit: CommitRequest,
+    /// What it is built in.
+    runtime: Option<BuildRuntime>,
+    /// How much of its build's log was shown.
+    heard: u64,
 }
 
 impl Pushing {
     /// Sends what is missing, and has an image made of it.
-    async fn finish(&self, mut upload: ImageUpload) -> Result<HolderImage> {
+    async fn finish(&mut self, mut upload: ImageUpload) -> Result<HolderImage> {
         let (mut reached, mut idle) = (None, 0);
         loop {
             upload = match upload.state {
-                UploadState::Imported { image } => return Ok(image),
+                UploadState::Imported { image } => {
+                    self.hear().await;
+                    return Ok(image);
+                }
                 UploadState::Failed { code, error } => return Err(Fault::new(code, error).into()),
                 // A node that was started again has it all, and makes no image of it by itself.
                 UploadState::Receiving { offset } => {
@@ -157,20 +267,44 @@ impl Pushing {
                     tokio::time::sleep(LOOK).await;
                     persistent(|| async { Ok(self.uploader.status().await?) }).await?
                 }
-                UploadState::Importing { step } => {
+                UploadState::Importing { step, runtime } => {
+                    self.runtime = runtime.or(self.runtime);
                     self.bar.set_position(self.archive.size);
                     self.bar.set_message(format!("Making the image: {step}"));
                     tokio::time::sleep(LOOK).await;
+                    self.hear().await;
                     persistent(|| async { Ok(self.uploader.status().await?) }).await?
                 }
             };
         }
     }
 
+    /// Shows what the build has said since. Should that not be had, the build goes on, and its end is told.
+    async fn hear(&mut self) {
+        if self.commit.build.is_none() {
+            return;
+        }
+        while let Ok(part) = self.uploader.log(self.heard).await {
+            self.heard = part.next;
+            self.bar.suspend(|| part.text.lines().for_each(|line| eprintln!("  {line}")));
+            if part.text.is_empty() {
+                break;
+            }
+        }
+    }
+
+    /// Whoever stops a build wants nothing of it.
+    async fn stopped(&self) -> anyhow::Error {
+        match persistent(|| async { Ok(self.uploader.give_up().await?) }).await {
+            Ok(_) => anyhow::anyhow!("the build was stopped"),
+            Err(error) => error.context("the build goes on, as it could not be stopped"),
+        }
+    }
+
     /// Sends the next piece, or has an image made of all.
     async fn go_on(&self, offset: u64) -> Result<ImageUpload> {
         if offset < self.archive.size {
-            self.bar.set_message("Pushing the image");
+            self.bar.set_message(if self.commit.build.is_some() { "Sending the context" } else { "Pushing the image" });
             self.bar.set_position(offset);
             return self.send(offset).await;
         }
@@ -181,7 +315,7 @@ impl Pushing {
     async fn commit(&self) -> Result<ImageUpload> {
         let end = Instant::now() + TURN.0;
         loop {
-            match persistent(|| async { Ok(self.uploader.commit().await?) }).await {
+            match persistent(|| async { Ok(self.uploader.commit(&self.commit).await?) }).await {
                 Err(error) if waits(&error) && Instant::now() < end => {
                     self.bar.set_message("Waiting for another of your images");
                     tokio::time::sleep(TURN.1).await;
@@ -261,6 +395,37 @@ mod tests {
         assert!(place.display().to_string().ends_with("(deleted)"), "a push that is killed leaves {place:?}");
         let plain = tempfile::tempdir().unwrap();
         assert!(Archive::of(plain.path()).err().unwrap().to_string().contains("no OCI layout"));
+    }
+
+    #[test]
+    fn a_context_is_its_files_links_and_rights_and_each_build_has_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("sub")).unwrap();
+        std::fs::write(dir.path().join("sub/run.sh"), "#!/bin/sh").unwrap();
+        let rights = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(dir.path().join("sub/run.sh"), rights).unwrap();
+        std::os::unix::fs::symlink("sub/run.sh", dir.path().join("link")).unwrap();
+        let read = |mark: &str| {
+            let packed = Archive::nameless(packed_context(dir.path(), mark).unwrap()).unwrap();
+            std::fs::read(&packed.path).unwrap()
+        };
+        assert_eq!(read("one"), read("one"));
+        assert_ne!(read("one"), read("two"));
+        let bytes = read("one");
+        let mut archive = tar::Archive::new(&bytes[..]);
+        let entries = archive.entries().unwrap().map(|entry| {
+            let entry = entry.unwrap();
+            let header = entry.header();
+            (entry.path().unwrap().display().to_string(), header.entry_type(), header.mode().unwrap() & 0o111 != 0)
+        });
+        let entries: Vec<_> = entries.filter(|(_, kind, _)| *kind != tar::EntryType::XGlobalHeader).collect();
+        assert!(entries.contains(&("sub/run.sh".to_owned(), tar::EntryType::Regular, true)), "{entries:?}");
+        assert!(entries.iter().any(|(name, kind, _)| name == "link" && *kind == tar::EntryType::Symlink));
+        assert_eq!(entries.len(), 3);
+        assert_eq!((comment("x").as_str(), comment(&"y".repeat(99)).len()), ("13 comment=x\n", 113));
+        let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+        let refused = packed_context(dir.path(), "one").unwrap_err();
+        assert!(format!("{refused:#}").contains("socket"), "{refused:#}");
     }
 
     #[tokio::test]

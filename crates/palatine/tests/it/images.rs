@@ -41,7 +41,7 @@ async fn a_holders_image_is_pushed_spawned_hidden_from_others_and_gone_when_noth
     let pushed = json(&stack, &owner, &["image", "push", &archive, "work:v1"]);
     assert_eq!((pushed["image"].as_str(), pushed["published"].as_bool()), (Some("work:v1"), Some(false)), "{pushed}");
     assert_eq!(pushed["digest"], echo(&store).to_string().as_str());
-    let again = json(&stack, &owner, &["image", "push", &archive, "work:v1"]);
+    let again = json(&stack, &owner, &["image", "import", &archive, "work:v1"]);
     assert_eq!(again, pushed, "what is there is not sent again");
     let listed = stdout_of(&run(&stack, &owner, &["image", "ls"]));
     assert!(listed.contains("work:v1") && listed.contains("yours") && listed.contains("the operator's"), "{listed}");
@@ -75,5 +75,47 @@ async fn a_holders_image_is_pushed_spawned_hidden_from_others_and_gone_when_noth
     // The operator's of the same content stays, and nothing of the holder's but that.
     until_holds("the node has forgotten the holder's image", || held(&store) == before).await;
     assert!(store.join("names/echo").exists());
+    stack.end();
+}
+
+#[tokio::test]
+async fn a_holders_containerfile_is_built_shut_in_told_as_it_goes_and_spawned() {
+    needs::needs!(root, cgroups);
+    let mut stack = Stack::start(&format!("{PLAIN}\n[images]\nbuild_runtimes = [\"container-bubblewrap\"]\n")).await;
+    let (owner, other) = (stack.holder(SMALL), stack.holder(SMALL));
+    let before = held(&fixtures::images());
+    let folder = stack.path("app");
+    fixtures::build_folder(&folder, "RUN echo built here > /told && echo a line of the build\n");
+    let folder = folder.display().to_string();
+    let built: Vec<_> = [0, 1]
+        .map(|_| {
+            let output = run(&stack, &owner, &["image", "build", &folder, "work", "--json"]);
+            assert!(stderr_of(&output).contains("a line of the build"), "{}", stderr_of(&output));
+            serde_json::from_str::<Value>(&stdout_of(&output)).unwrap()
+        })
+        .into();
+    assert_eq!((&built[0]["digest"], &built[0]["runtime"]), (&built[1]["digest"], &"container-bubblewrap".into()));
+    assert_eq!(built[0]["published"], false);
+    assert!(!stdout_of(&run(&stack, &other, &["image", "ls"])).contains("work"));
+
+    // On one's own image, which nobody else may build on.
+    let above = stack.path("above");
+    std::fs::create_dir(&above).unwrap();
+    std::fs::write(above.join("Dockerfile"), "FROM work\nRUN cat /told > /again\n").unwrap();
+    let above = above.display().to_string();
+    let again = json(&stack, &owner, &["image", "build", &above, "above"]);
+    assert_ne!(again["digest"], built[0]["digest"]);
+    let refused = run(&stack, &other, &["image", "build", &above, "theirs"]);
+    assert!(!refused.status.success() && stderr_of(&refused).contains("does not have"), "{}", stderr_of(&refused));
+
+    // What forks for ever is ended, and told.
+    let bomb = stack.path("bomb");
+    fixtures::build_folder(&bomb, "RUN bomb() { bomb | bomb & }; bomb; sleep 600\n");
+    let ended = run(&stack, &owner, &["image", "build", &bomb.display().to_string(), "bomb"]);
+    assert!(!ended.status.success() && stderr_of(&ended).contains("processes"), "{}", stderr_of(&ended));
+    for name in ["work", "above"] {
+        assert!(stdout_of(&run(&stack, &owner, &["image", "rm", name])).contains("removed"));
+    }
+    until_holds("the node has forgotten the holder's builds", || held(&fixtures::images()) == before).await;
     stack.end();
 }

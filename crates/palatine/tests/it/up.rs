@@ -311,7 +311,7 @@ async fn case_image_store_an_image_goes_to_the_store_of_what_runs() {
     let stack = LocalStack::new();
     stack.up(&["--no-agent"]);
     let recipe = assets().join("images/agent-echo").display().to_string();
-    let built = stack.run(&["image", "build", &recipe, "other"]);
+    let built = stack.run(&["image", "build", &recipe, "other", "--node"]);
     assert!(stderr_of(&built).contains(&stack.state().join("images").display().to_string()));
     let id = stack.spawn("other");
     assert!(stack.answers(&id));
@@ -322,6 +322,7 @@ async fn case_image_store_an_image_goes_to_the_store_of_what_runs() {
     assert!(stdout_of(&stack.run(&["image", "--store", &aside, "ls"])).contains("aside"));
     assert!(!stdout_of(&stack.run(&["image", "ls"])).contains("aside"));
     stack.down();
-    let lost = stack.command(&["image", "build", &recipe, "lost"]).current_dir(stack.path(".")).output().unwrap();
+    let lost =
+        stack.command(&["image", "build", &recipe, "lost", "--node"]).current_dir(stack.path(".")).output().unwrap();
     assert!(!lost.status.success() && stderr_of(&lost).contains("--store DIR"), "{}", stderr_of(&lost));
 }

@@ -4,6 +4,8 @@
 //! (draft-ietf-httpbis-resumable-upload) has it: its offset is asked for, and what is missing
 //! sent from there on.
 
+use std::collections::BTreeMap;
+
 use domain::{ArchiveSum, ImageDigest, ImageId, ImageRef, UnixMillis, Wallet};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -69,6 +71,9 @@ pub enum UploadState {
     Importing {
         /// What it is doing, in a few words.
         step: String,
+        /// What it is built in, where it is a build's context.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        runtime: Option<BuildRuntime>,
     },
     /// It is no image that can be taken. Nothing of it is left.
     Failed {
@@ -181,6 +186,82 @@ pub struct ImportSpec {
     pub name: String,
     /// Mebibytes that the image may have when unpacked, beside the node's own bound.
     pub max_mib: u64,
+    /// How it is built, where the archive is a build's context.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<BuildSpec>,
+}
+
+/// A build that a node is to do for a holder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BuildSpec {
+    /// How, as its holder says.
+    pub context: ContextBuild,
+    /// What it may build on beside the operator's images: what its holder calls them, and what they are.
+    #[serde(default)]
+    pub bases: BTreeMap<String, ImageDigest>,
+}
+
+/// The body of `POST /images/uploads/{id}/commit`; without one, the archive is an image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CommitRequest {
+    /// The archive is the context of a build, and an image is built of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build: Option<ContextBuild>,
+}
+
+/// How an image is built of a context: by its Containerfile, shut in, without a network. `FROM` and
+/// `COPY --from` name the operator's images and one's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ContextBuild {
+    /// The Containerfile's path in the context: by default `Containerfile`, or else `Dockerfile`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 200)]
+    pub containerfile: Option<String>,
+    /// The time of the image, in seconds since 1970: no file of it is younger.
+    #[serde(default)]
+    #[schema(maximum = 253_402_300_799_i64)]
+    pub date: u64,
+}
+
+impl ContextBuild {
+    /// Bytes of the Containerfile's path at most.
+    pub const MAX_PATH: usize = 200;
+    /// The latest date: the end of the year 9999.
+    pub const MAX_DATE: u64 = 253_402_300_799;
+}
+
+/// What shuts in a holder's build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum BuildRuntime {
+    /// Namespaces of its own, made by bubblewrap: users who are nobody on the host, no network, no
+    /// more system calls, memory, processes, disk and time than a build needs. Its kernel is the node's.
+    ContainerBubblewrap,
+}
+
+impl BuildRuntime {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ContainerBubblewrap => "container-bubblewrap",
+        }
+    }
+}
+
+/// The answer of `GET /images/uploads/{id}/log`: what a build has said, from a place on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BuildLogPart {
+    /// Where the text begins, in bytes of all that was said: behind what was asked for, where that is
+    /// kept no more.
+    pub from: u64,
+    /// Whole lines.
+    pub text: String,
+    /// Where to go on.
+    pub next: u64,
 }
 
 /// What a node has of a holder's image.
@@ -198,6 +279,9 @@ pub enum HeldImage {
     Importing {
         /// What it is doing.
         step: String,
+        /// What it is built in, where it is a build's context.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        runtime: Option<BuildRuntime>,
     },
     /// It is no image that can be taken. Nothing of it is left but this.
     Failed {

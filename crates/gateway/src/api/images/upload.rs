@@ -1,31 +1,33 @@
 //! Uploads: begun by the wallet's signature; what follows is opened by the token that this
 //! answers with, so that no piece need be signed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
 use control::Node;
-use domain::ImageId;
+use domain::{ImageDigest, ImageId, ImageRef};
 use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue, LOCATION};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt;
 use serde::Deserialize;
 use store::{FinishOutcome, HeldImageRecord, HeldImageState, ImageOutcome, NewImageUpload, ReadyImage};
 use wire::Secret;
 use wire::fault::{Code, Fault};
 use wire::v1::images::{
-    ArchiveSpec, HeldImage, ImageRequest, ImageUpload, ImportSpec, PARTIAL_UPLOAD, RemovedImage, UPLOAD_COMPLETE,
-    UPLOAD_LENGTH, UPLOAD_OFFSET, UploadState,
+    ArchiveSpec, BuildLogPart, BuildSpec, CommitRequest, ContextBuild, HeldImage, ImageRequest, ImageUpload,
+    ImportSpec, PARTIAL_UPLOAD, RemovedImage, UPLOAD_COMPLETE, UPLOAD_LENGTH, UPLOAD_OFFSET, UploadState,
 };
 
 use crate::api::agents::admission::refused;
-use crate::api::extract::{PathParams, json, parse_json};
+use crate::api::extract::{PathParams, json, parse_json, query};
 use crate::api::images::quota::{no_image, over_quota, shown, too_large, used};
 use crate::api::images::turns::ImportTurn;
 use crate::auth::apikeys;
 use crate::auth::caller::Holder;
+use crate::edge::body::read_at_most;
 use crate::edge::headers::bearer;
 use crate::edge::idle::IdleTimer;
 use crate::error::{ApiError, LATER_S, SOON_S, answer};
@@ -37,7 +39,16 @@ pub(crate) const PROMPT: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(60);
 /// What the body of a piece may say that it is: the draft's word, tus's, and plain bytes.
 const KINDS: [&str; 3] = [PARTIAL_UPLOAD, "application/offset+octet-stream", "application/octet-stream"];
+/// Bytes of what a commit says, at most.
+const MAX_COMMIT: usize = 4096;
 const MIB: u64 = 1 << 20;
+
+/// `?from=`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogQuery {
+    from: Option<u64>,
+}
 
 #[derive(Deserialize)]
 pub(crate) struct UploadPath {
@@ -178,14 +189,17 @@ pub(crate) async fn append(
     }
 }
 
-/// Has an image made of an archive that is whole. Asked again, says how that is. While another of
-/// the wallet's images is made, it is refused with `rate_limited`.
+/// Has an image made of an archive that is whole, or built of it: then the archive is the context of a
+/// build, and is built by its Containerfile on the node, shut in, without a network. Asked again, says how
+/// that is. While another of the wallet's images is made, it is refused with `rate_limited`; where nothing
+/// is built for holders, a build is refused with `image_refused`.
 #[utoipa::path(
     post,
     operation_id = "commitImage",
     tag = "images",
     path = "/images/uploads/{id}/commit",
     params(("id" = ImageId, Path, description = "The upload")),
+    request_body = Option<CommitRequest>,
     responses(
         (status = 202, description = "It is worked on: ask how the upload is", body = ImageUpload),
         (status = 200, description = "It is done", body = ImageUpload),
@@ -196,25 +210,52 @@ pub(crate) async fn append(
 pub(crate) async fn commit(
     State(gateway): State<Arc<Gateway>>,
     PathParams(path): PathParams<UploadPath>,
-    headers: HeaderMap,
+    request: Request<Body>,
 ) -> Result<Response<Body>, ApiError> {
-    let record = gateway.upload(&path, &headers).await?;
+    let record = gateway.upload(&path, request.headers()).await?;
+    let body = read_at_most(request.into_body(), MAX_COMMIT, gateway.limits.body_ms).await?;
+    let CommitRequest { build } = if body.is_empty() { CommitRequest::default() } else { parse_json(&body)? };
     let state = if record.state == HeldImageState::Open {
-        let _turn = gateway.import_turn(&record).await?;
-        let quota = gateway.image_quota(&record.wallet).await.map_err(refused)?;
-        let others = used(&gateway.parts.store.held_images_of(record.wallet).await?, Some(record.id));
-        let max_mib = quota.bytes.saturating_sub(others) / MIB;
-        if max_mib == 0 {
-            return Err(too_large(others, quota.bytes, record.size));
-        }
-        let spec = ImportSpec { name: record.image.name().to_owned(), max_mib };
-        let imported = gateway.node_with(&record)?.images().import(record.pin, spec).await;
-        gateway.settle(&record, imported.map_err(|error| refusal(&error))?).await?
+        gateway.have_made(&record, build).await?
     } else {
         gateway.state_of(&record).await?
     };
     let goes_on = matches!(state, UploadState::Importing { .. } | UploadState::Receiving { .. });
     told(if goes_on { StatusCode::ACCEPTED } else { StatusCode::OK }, &record, state, None)
+}
+
+/// What the build of an upload has said, from a byte on: while it goes on, the last of it; an hour after a
+/// build has failed, the upload's own error has its last lines.
+#[utoipa::path(
+    get,
+    operation_id = "buildLog",
+    tag = "images",
+    path = "/images/uploads/{id}/log",
+    params(
+        ("id" = ImageId, Path, description = "The upload"),
+        ("from" = Option<u64>, Query, description = "Where to go on: `next` of the answer before; by default the beginning"),
+    ),
+    responses(
+        (status = 200, description = "What it said", body = BuildLogPart),
+        (status = "default", description = "What is wrong, by `code`", body = Fault),
+    ),
+    security(("upload" = []))
+)]
+pub(crate) async fn log(
+    State(gateway): State<Arc<Gateway>>,
+    PathParams(path): PathParams<UploadPath>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response<Body>, ApiError> {
+    let record = gateway.upload(&path, &headers).await?;
+    let LogQuery { from } = query(&uri)?;
+    let from = from.unwrap_or_default();
+    let said = match gateway.node_with(&record)?.images().log(record.pin, from).await {
+        // Nothing is built of it, or its node has begun anew since.
+        Err(error) if error.code() == Some(Code::NotFound) => BuildLogPart { from, next: from, ..Default::default() },
+        said => said.map_err(|error| refusal(&error))?,
+    };
+    json(StatusCode::OK, &said)
 }
 
 /// Gives an upload up: nothing of it is kept.
@@ -244,6 +285,22 @@ pub(crate) async fn give_up(
 }
 
 impl Gateway {
+    /// Has an image made of an upload, or built of it.
+    async fn have_made(&self, record: &HeldImageRecord, build: Option<ContextBuild>) -> Result<UploadState, ApiError> {
+        let _turn = self.import_turn(record).await?;
+        let quota = self.image_quota(&record.wallet).await.map_err(refused)?;
+        let own = self.parts.store.held_images_of(record.wallet).await?;
+        let others = used(&own, Some(record.id));
+        let max_mib = quota.bytes.saturating_sub(others) / MIB;
+        if max_mib == 0 {
+            return Err(too_large(others, quota.bytes, record.size));
+        }
+        let build = build.map(|context| BuildSpec { context, bases: bases(&own, &record.node) });
+        let spec = ImportSpec { name: record.image.name().to_owned(), max_mib, build };
+        let imported = self.node_with(record)?.images().import(record.pin, spec).await;
+        self.settle(record, imported.map_err(|error| refusal(&error))?).await
+    }
+
     /// The upload that a request's token opens.
     async fn upload(&self, path: &UploadPath, headers: &HeaderMap) -> Result<HeldImageRecord, ApiError> {
         apikeys::refuse(headers)?;
@@ -297,7 +354,7 @@ impl Gateway {
     async fn settle(&self, record: &HeldImageRecord, held: HeldImage) -> Result<UploadState, ApiError> {
         match held {
             HeldImage::Receiving { offset, .. } => Ok(UploadState::Receiving { offset }),
-            HeldImage::Importing { step } => Ok(UploadState::Importing { step }),
+            HeldImage::Importing { step, runtime } => Ok(UploadState::Importing { step, runtime }),
             HeldImage::Failed { code: code @ Code::InvalidImage, error } => self.fail(record, code, error).await,
             HeldImage::Failed { code, error } => Err(Fault::new(code, error).retry_after(LATER_S).into()),
             HeldImage::Held { digest, bytes, needs } => {
@@ -362,6 +419,19 @@ impl Gateway {
         let state = tokio::time::timeout(PROMPT, self.state_of(record)).await;
         Some(view(record, state.ok().and_then(Result::ok).unwrap_or(UploadState::Unknown), None))
     }
+}
+
+/// What may be built on of one's own, on this node: by the name that one calls it, and by that with its tag.
+fn bases(own: &[HeldImageRecord], node: &str) -> BTreeMap<String, ImageDigest> {
+    let here = own.iter().filter(|record| record.node == node);
+    let named = here.filter_map(|record| match &record.state {
+        HeldImageState::Ready(ready) => Some((&record.image, ready.digest)),
+        HeldImageState::Open | HeldImageState::Failed { .. } | HeldImageState::Gone => None,
+    });
+    let names = |(image, digest): (&ImageRef, _)| {
+        [image.to_string(), format!("{}:{}", image.name(), image.tag())].map(|name| (name, digest))
+    };
+    named.flat_map(names).collect()
 }
 
 fn imported(record: &HeldImageRecord) -> Result<UploadState, ApiError> {
@@ -434,7 +504,7 @@ fn is_no_room(error: &ApiError) -> bool {
 fn refusal(error: &control::NodeError) -> ApiError {
     match error {
         control::NodeError::Refused(fault) => match fault.code {
-            Code::BodyTooLarge | Code::WrongState | Code::InvalidRequest => {
+            Code::BodyTooLarge | Code::WrongState | Code::InvalidRequest | Code::ImageRefused => {
                 ApiError::new(fault.code, fault.error.clone())
             }
             Code::NoCapacity => {

@@ -1,0 +1,182 @@
+//! What holders send to be built: their archive is a stranger's, and so is all that it starts.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
+
+use domain::{ArchiveSum, ImageDigest, ImageId};
+use needs::needs;
+use palatine_image::recipe::StepLimits;
+use palatine_image::{BuildError, HeldBuild, Image, ImageError, NoProgress, Progress};
+use sha2::{Digest, Sha256};
+
+use crate::build::{Heard, shell};
+use crate::fixture::{Place, Tar, extract, files};
+
+const LIMITS: StepLimits = StepLimits { timeout_s: 120, memory_mib: 512, processes: 200, disk_mib: 512 };
+
+/// A context whose Containerfile comes after a root with a shell.
+fn context(lines: &str) -> Tar {
+    let text = format!("FROM scratch\nADD shell.tar /\nCMD [\"/bin/sh\"]\n{lines}");
+    Tar::new().file("Containerfile", text.as_bytes()).file("shell.tar", &shell())
+}
+
+fn build(place: &Place, archive: &[u8], pin: u64, limits: StepLimits) -> Result<Image, ImageError> {
+    build_on(place, archive, &BTreeMap::new(), pin, limits, &NoProgress)
+}
+
+fn build_on(
+    place: &Place,
+    archive: &[u8],
+    bases: &BTreeMap<String, ImageDigest>,
+    pin: u64,
+    limits: StepLimits,
+    to: &dyn Progress,
+) -> Result<Image, ImageError> {
+    let path = place.dir.path().join(format!("part-{pin}"));
+    std::fs::write(&path, archive).unwrap();
+    let sum = ArchiveSum(Sha256::digest(archive).into());
+    let build = HeldBuild { archive: &path, sum, containerfile: None, epoch: 0, bases, limits };
+    place.store.build_held(&build, "work", ImageId::from_bits(pin), 512, to)
+}
+
+/// Nothing of a build that failed is left, but for what it built on.
+fn assert_nothing_left(place: &Place) {
+    let at = |name: &str| place.config.store.join(name);
+    assert!(!at("pins").exists() || files(&at("pins")) == 0);
+    let work = std::fs::read_dir(at("tmp")).unwrap().filter(|entry| entry.as_ref().unwrap().path().is_dir());
+    assert_eq!(work.count(), 0);
+    assert!(!std::fs::read_to_string("/proc/mounts").unwrap().contains(place.dir.path().to_str().unwrap()));
+}
+
+#[test]
+fn a_context_gives_the_same_image_twice_under_its_pin_alone() {
+    needs!(root, cgroups);
+    let lines = "COPY note.txt run.sh /d/\nRUN ls -l /d > /listed && chown 7:8 /d/note.txt\nUSER 7\n";
+    let archive = context(lines).file("note.txt", b"a note").file("./run.sh", b"#!/bin/sh").done();
+    let built = [0, 1].map(|_| {
+        let place = Place::new();
+        std::thread::sleep(Duration::from_millis(1100)); // A clock in it would show.
+        (build(&place, &archive, 1, LIMITS).unwrap(), place)
+    });
+    assert_eq!(built[0].0.digest, built[1].0.digest);
+    let (image, place) = &built[0];
+    assert!(place.store.names().unwrap().is_empty());
+    assert_eq!(place.store.pinned(ImageId::from_bits(1)), Some(image.digest));
+    let root = extract(image, place.dir.path());
+    let note = std::fs::symlink_metadata(root.join("d/note.txt")).unwrap();
+    assert_eq!((note.uid(), note.gid(), image.run.user.as_str()), (7, 8, "7:7"));
+}
+
+#[test]
+fn what_forks_fills_the_disk_the_memory_or_never_ends_is_ended_and_told_and_leaves_nothing() {
+    needs!(root, cgroups);
+    let place = Place::new();
+    for (run, limits, said) in [
+        ("bomb() { bomb | bomb & }; bomb; sleep 600", LIMITS, "more than 200 processes"),
+        ("while cat /bin/ls >> /big; do :; done", StepLimits { disk_mib: 128, ..LIMITS }, "more than 128 MiB"),
+        ("a=x; while a=$a$a; do :; done", LIMITS, "512 MiB of memory"),
+        ("echo for ever; while :; do sleep 1; done", StepLimits { timeout_s: 20, ..LIMITS }, "after 20 s"),
+        ("setsid sleep 600 & echo so it is; exit 7", LIMITS, "so it is"),
+    ] {
+        let begun = Instant::now();
+        let error = build(&place, &context(&format!("RUN {run}\n")).done(), 1, limits).unwrap_err().to_string();
+        assert!(error.contains(said), "{run}: {error}");
+        assert!(begun.elapsed() < Duration::from_secs(110), "{run}: {:?}", begun.elapsed());
+        assert_nothing_left(&place);
+    }
+    assert!(place.store.list().unwrap().is_empty());
+}
+
+#[test]
+fn a_build_reaches_nothing_of_the_host_by_its_commands_or_by_links_in_its_context() {
+    needs!(root, cgroups);
+    let place = Place::new();
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "canary").unwrap();
+    let path = secret.path().to_str().unwrap().to_owned();
+    let lines = format!(
+        "RUN cat /proc/net/dev > /net; cat /proc/1/root{path} {path} > /seen 2> /said; \
+         ls -d /context.tar /bases /work /etc/shadow >> /said 2>&1; id > /id\n"
+    );
+    let image = build(&place, &context(&lines).done(), 1, LIMITS).unwrap();
+    let root = extract(&image, place.dir.path());
+    let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
+    assert_eq!((read("seen").as_str(), read("said").lines().count()), ("", 6), "{}", read("said"));
+    let links: Vec<_> = read("net").lines().skip(2).map(|line| line.trim().to_owned()).collect();
+    assert!(links.iter().all(|link| link.starts_with("lo:")), "{links:?}");
+    assert!(read("id").starts_with("uid=0"));
+    // Links of the context that would lead out of it are copied as links, or not at all.
+    let linked = context("COPY in /from/\n").symlink("in/link", &path).symlink("in/up", &format!("../../../..{path}"));
+    if let Ok(image) = build(&place, &linked.done(), 2, LIMITS) {
+        let into = tempfile::tempdir().unwrap();
+        let root = extract(&image, into.path());
+        for name in ["from/link", "from/up"] {
+            assert!(!std::fs::symlink_metadata(root.join(name)).is_ok_and(|found| found.is_file()), "{name}");
+        }
+    }
+    assert_eq!(std::fs::read_to_string(secret.path()).unwrap(), "canary");
+    // Files of the archive that would lie elsewhere.
+    for archive in [
+        context("").file("../../../../../tmp/palatine-escape", b"x").done(),
+        context("").symlink("out", "/tmp").file("out/palatine-escape", b"x").done(),
+    ] {
+        drop(build(&place, &archive, 3, LIMITS));
+        assert!(!std::path::Path::new("/tmp/palatine-escape").exists());
+    }
+}
+
+#[test]
+fn a_build_is_on_operators_images_and_ones_own_by_name_and_on_nobody_elses_by_digest() {
+    needs!(root, cgroups);
+    let place = Place::new();
+    let own = build(&place, &context("RUN echo own > /own\n").done(), 1, LIMITS).unwrap().digest;
+    let on = |name: &str, bases: &BTreeMap<String, ImageDigest>, pin| {
+        let text = format!("FROM {name}\nRUN cat /own > /again\n");
+        build_on(&place, &Tar::new().file("Dockerfile", text.as_bytes()).done(), bases, pin, LIMITS, &NoProgress)
+    };
+    let bases: BTreeMap<_, _> = ["mine", "mine:latest"].map(|name| (name.to_owned(), own)).into();
+    for (pin, name) in [(2, "mine"), (3, "mine:latest")] {
+        let image = on(name, &bases, pin).unwrap();
+        let into = tempfile::tempdir().unwrap();
+        assert_eq!(std::fs::read_to_string(extract(&image, into.path()).join("again")).unwrap(), "own\n");
+    }
+    for name in [own.to_string(), format!("work@{own}"), "mine".to_owned()] {
+        let error = on(&name, &BTreeMap::new(), 4).unwrap_err();
+        assert!(
+            matches!(error, ImageError::Build(BuildError::UnknownBase { .. } | BuildError::Ended { .. })),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn what_is_no_context_is_told_and_a_build_is_stopped_or_refused_where_signatures_are_required() {
+    needs!(root, cgroups);
+    let place = Place::new();
+    let none = build(&place, b"no archive at all", 1, LIMITS).unwrap_err();
+    assert!(matches!(none, ImageError::Build(BuildError::NoContext | BuildError::NoContainerfile(_))), "{none}");
+    let empty = build(&place, &Tar::new().file("other", b"x").done(), 1, LIMITS).unwrap_err().to_string();
+    assert!(empty.contains("no Containerfile or Dockerfile"), "{empty}");
+    let mut bomb = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut bomb, &Tar::new().file("zeros", &vec![0; 40 << 20]).done()).unwrap();
+    let small = StepLimits { disk_mib: 16, ..LIMITS };
+    let large = build(&place, &bomb.finish().unwrap(), 1, small).unwrap_err();
+    assert!(matches!(large, ImageError::Build(BuildError::LargeContext { mib: 16 })), "{large}");
+    let to = Heard::stopping_at("going");
+    let archive = context("RUN echo going; sleep 600\n").done();
+    let stopped = build_on(&place, &archive, &BTreeMap::new(), 1, LIMITS, &to).unwrap_err();
+    assert!(matches!(stopped, ImageError::Build(BuildError::Stopped)), "{stopped}");
+    assert_nothing_left(&place);
+    let signed_alone = HeldBuild {
+        archive: &place.dir.path().join("part-1"),
+        sum: ArchiveSum(Sha256::digest(&archive).into()),
+        containerfile: None,
+        epoch: 0,
+        bases: &BTreeMap::new(),
+        limits: LIMITS,
+    };
+    let store = crate::signature::guarded(&place);
+    let refused = store.build_held(&signed_alone, "work", ImageId::from_bits(1), 64, &NoProgress).unwrap_err();
+    assert!(matches!(refused, ImageError::Build(BuildError::Unsigned)), "{refused}");
+}
