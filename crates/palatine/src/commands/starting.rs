@@ -9,7 +9,7 @@ use std::fmt;
 use std::pin::pin;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use client::{ClientError, GatewayClient, SpawnOptions};
 use domain::{PodId, StateName};
 use indicatif::{ProgressBar, ProgressStyle};
