@@ -74,6 +74,10 @@ struct State {
     stuck: BTreeSet<RunId>,
     /// How often the machine was looked at.
     reconciled: u32,
+    /// What isolates its guests.
+    runtime: RuntimeName,
+    /// Guests that are stopped when somebody looks at them, as containers are on a full disk.
+    stopped_when_seen: BTreeMap<RunId, NodeShortage>,
 }
 
 /// The disks of a run.
@@ -103,6 +107,8 @@ impl State {
             stuck: BTreeSet::new(),
             room: DiskUsage { size: 1 << 40, free: 1 << 40, guests: 0 },
             reconciled: 0,
+            runtime: RuntimeName::QemuTcg,
+            stopped_when_seen: BTreeMap::new(),
         }
     }
 
@@ -228,6 +234,17 @@ impl FakeHost {
         }
     }
 
+    /// Has a guest stopped as soon as somebody looks at it: no VMM watches over a container. It
+    /// answers until then.
+    pub fn pause_when_seen(&self, id: RunId, wait_reason: NodeShortage) {
+        self.state().stopped_when_seen.insert(id, wait_reason);
+    }
+
+    /// What isolates its guests from the next daemon on.
+    pub fn set_runtime(&self, name: RuntimeName) {
+        self.state().runtime = name;
+    }
+
     /// Whether a guest was stopped by its VMM.
     #[must_use]
     pub fn is_paused(&self, id: RunId) -> bool {
@@ -304,7 +321,7 @@ pub struct FakeRuntime(FakeHost);
 impl Runtime for FakeRuntime {
     fn info(&self) -> RuntimeInfo {
         let reason = "a fake, for tests".to_owned();
-        RuntimeInfo { name: RuntimeName::QemuTcg, reason, overhead_mib: OVERHEAD_MIB, slots: SLOTS }
+        RuntimeInfo { name: self.0.state().runtime, reason, overhead_mib: OVERHEAD_MIB, slots: SLOTS }
     }
 
     async fn observed_runs(&self) -> Result<BTreeMap<RunId, ObservedRun>, DriverError> {
@@ -463,7 +480,13 @@ impl Runtime for FakeRuntime {
     }
 
     async fn condition(&self, id: RunId) -> Result<GuestState, RuntimeError> {
-        match self.0.state().running.get(&id) {
+        let mut state = self.0.state();
+        if let Some(wait_reason) = state.stopped_when_seen.remove(&id)
+            && let Some(guest) = state.running.get_mut(&id)
+        {
+            guest.paused = Some(wait_reason);
+        }
+        match state.running.get(&id) {
             Some(Running { paused: Some(wait_reason), .. }) => Ok(GuestState::Paused(*wait_reason)),
             Some(_) => Ok(GuestState::Running),
             None => Err(refused(RuntimeOperation::Condition, id, DriverRefusal::NotRunning)),

@@ -18,6 +18,7 @@ use super::exits::GuestExits;
 use super::failure::{BookkeepingError, GuestFailure};
 use super::live::RunningGuest;
 use super::machine::{BOOKS_DEADLINE, SandboxTask, Stage};
+use super::monitor::until_stopped;
 use crate::context::NodeContext;
 use crate::guest::{IdentityDelivery, PodClient, PodError};
 use crate::ledger::{SandboxRecord, Secrets, random};
@@ -132,7 +133,7 @@ impl SandboxTask {
         self.attach(&mut live)?;
         let left = deadline.saturating_sub(since.elapsed());
         let ready = {
-            let Self { shared, commands, exits, view, .. } = self;
+            let Self { shared, record, commands, exits, view, .. } = self;
             let hear = |status: &PodStatus| hear_exits(exits, view, status, shared.clock.now());
             tokio::select! {
                 biased;
@@ -140,6 +141,8 @@ impl SandboxTask {
                 words = live.end() => Err(GuestFailure::Guest(words)),
                 ready = timeout(left, until_ready(&pod, hear)) => ready.unwrap_or(Err(GuestFailure::Boot(deadline))),
             }
+                // How it is, is asked again then.
+                _ = until_stopped(shared, record) => Err(GuestFailure::Pod("the node has stopped it".to_owned())),
         };
         let now = self.shared.clock.now();
         match ready {

@@ -15,6 +15,7 @@ use super::live::RunningGuest;
 use super::machine::{SandboxTask, Stage};
 use crate::context::NodeContext;
 use crate::guest::{PodClient, PodConnection};
+use crate::ledger::SandboxRecord;
 
 /// What must be free, in bytes, before a guest that a full disk has stopped goes on:
 /// it would use up at once what the node's own records need.
@@ -43,6 +44,7 @@ impl SandboxTask {
                 command = commands.ending(StageName::Ready) => return Ok(Stage::End(Some(live), command)),
                 words = live.end() => (NotReady::Guest(GuestFailure::Guest(words)), shared.clock.now()),
                 lost = until_lost(&pod, shared, record.id, hear) => lost,
+                lacks = until_stopped(shared, record) => (NotReady::Suspended(lacks), shared.clock.now()),
             }
         };
         match lost {
@@ -133,6 +135,20 @@ async fn condition(runtime: &dyn Runtime, id: RunId) -> Option<NodeShortage> {
     match runtime.condition(id).await {
         Ok(GuestState::Paused(wait_reason)) => Some(wait_reason),
         Ok(GuestState::Running) | Err(_) => None,
+    }
+}
+
+/// Ends when a container was stopped for want of something. A VMM stops its guest by itself, and the
+/// guest is silent then; a container is stopped by whoever looks at it.
+pub(super) async fn until_stopped(shared: &NodeContext, record: &SandboxRecord) -> NodeShortage {
+    if !shared.runtime_of(record.desired.runtime).name.is_container() {
+        return std::future::pending().await;
+    }
+    loop {
+        sleep(Duration::from_millis(shared.config.health_period_ms)).await;
+        if let Some(wait_reason) = condition(&*shared.runtime, record.id).await {
+            return wait_reason;
+        }
     }
 }
 

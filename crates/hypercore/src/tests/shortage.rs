@@ -6,7 +6,7 @@ use domain::{Clock, FailReason, Mark, MarkKind, NodeShortage, SystemClock, UnixM
 use fixtures::until_holds;
 use sandbox::{DiskRetention, DiskUsage, DriverRefusal, GuestSpec, Runtime, RuntimeOperation, Slot};
 use serde_json::Value;
-use wire::v1::node::{AgentMark, DataDisk, DataPolicy, KeptCause, Retention, Sandbox, SandboxPhase};
+use wire::v1::node::{AgentMark, DataDisk, DataPolicy, KeptCause, Retention, RuntimeName, Sandbox, SandboxPhase};
 
 use super::node::{TestNode, id};
 use super::pod::PodBehavior;
@@ -243,6 +243,28 @@ async fn fault_1_6_a_guest_that_a_full_disk_has_stopped_waits_and_goes_on_where_
     host.machine.set_disk_usage(DiskUsage { size: 1 << 30, free: 1 << 30, guests: 0 });
     let after = next.ready(id(1)).await;
     assert_eq!((after.pid, after.restarts), (before.pid, 0));
+}
+
+#[tokio::test]
+async fn a_container_on_a_full_disk_is_stopped_although_its_pod_answers_and_goes_on_where_it_was() {
+    for behavior in [PodBehavior::Good, PodBehavior::Slow] {
+        let host = TestNode::new(behavior);
+        host.machine.set_runtime(RuntimeName::ContainerRunc);
+        let daemon = host.daemon().await;
+        daemon.create(id(1)).await;
+        let begun = if behavior == PodBehavior::Good { SandboxPhase::Ready } else { SandboxPhase::Booting };
+        let before = daemon.until(id(1), |sandbox| sandbox.phase == begun && sandbox.pid.is_some()).await;
+        host.machine.set_disk_usage(DiskUsage { size: 1 << 30, free: 0, guests: 0 });
+        host.machine.pause_when_seen(id(1), NodeShortage::Disk);
+        daemon.until(id(1), waits_for(NodeShortage::Disk)).await;
+        assert_ne!(daemon.kinds(id(1)).await.last(), Some(&MarkKind::Ready), "nobody pays for it");
+        host.guests.behave(PodBehavior::Good);
+        host.guests.with(id(1), |guest| guest.phase = Some(wire::v1::pod::PodPhase::Ready));
+        host.machine.pause(id(1), None);
+        host.machine.set_disk_usage(DiskUsage { size: 1 << 30, free: 1 << 30, guests: 0 });
+        let after = daemon.ready(id(1)).await;
+        assert_eq!((after.pid, after.restarts), (before.pid, 0));
+    }
 }
 
 #[tokio::test]

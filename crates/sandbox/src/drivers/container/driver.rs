@@ -302,7 +302,11 @@ impl Runtime for Container {
 
     async fn resume(&self, id: RunId) -> Result<(), RuntimeError> {
         self.must_run(id, RuntimeOperation::Resume)?;
-        let done = self.blocking(move |inner| inner.machine.cgroups.freeze(&id.to_string(), false)).await;
+        let done = self.blocking(move |inner| {
+            // Where the disk is as full as before it goes on no moment.
+            if inner.is_out_of_disk()? { Ok(()) } else { inner.machine.cgroups.freeze(&id.to_string(), false) }
+        });
+        let done = done.await;
         done.during(RuntimeOperation::Resume, id, "let it go on")
     }
 
