@@ -93,6 +93,22 @@ impl NodeMachine {
         Ok(found.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
+    /// Refuses to act on a run that has its disks in the other driver's folder: that one alone
+    /// knows what runs there, and what is to be kept of it.
+    pub(crate) fn must_be_of(&self, folder: &str, id: RunId) -> Result<(), DriverFailure> {
+        let name = id.to_string();
+        if self.state.join(folder).join(&name).try_exists()? {
+            return Ok(());
+        }
+        for (other, kinds) in [(GUESTS, "qemu"), (CONTAINERS, "container-runc or container-crun")] {
+            let place = self.state.join(other).join(&name);
+            if other != folder && place.try_exists()? {
+                return Err(not_named(&format!("it has its disks in {}", place.display()), kinds));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether a process is of any sandbox of this node.
     pub(crate) fn runs_another(&self, pid: u32) -> io::Result<bool> {
         for name in self.cgroups.ids()? {
@@ -184,6 +200,13 @@ async fn claim(
     let taken =
         spawn_blocking(move || NetworkReservation::take(&network, &state, first_uid, |name| cgroups.running(name)));
     taken.await.map_err(io::Error::other)?
+}
+
+/// Why nothing is done to a run of a kind that the node was told to offer no more.
+pub(crate) fn not_named(why: &str, kinds: &str) -> DriverFailure {
+    DriverFailure::Missing(format!(
+        "{why}, and node.runtimes does not name {kinds} any more: name it again, at least until its runs have ended"
+    ))
 }
 
 /// Whether what nobody knows is gone. What cannot be removed stays until the next

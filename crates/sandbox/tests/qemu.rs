@@ -14,9 +14,9 @@ use domain::{NodeShortage, PodId, RunId, UnixMillis};
 use palatine_sandbox::drivers::qemu::{AcceleratorChoice, Kernel, Qemu, QemuSettings};
 use palatine_sandbox::network::{self, Egress};
 use palatine_sandbox::{
-    DiskRetention, DriverFailure, GuestFacts, GuestSpec, Runtime, RuntimeError, Slot, VmmFacts, process,
+    ContainerFacts, DiskRetention, DriverFailure, GuestFacts, GuestSpec, Runtime, RuntimeError, Slot, VmmFacts, process,
 };
-use wire::v1::node::{DataDisk, KeptCause, Retention};
+use wire::v1::node::{DataDisk, KeptCause, Retention, RuntimeName};
 
 const RETENTION: Retention = Retention { since: UnixMillis(1), until: UnixMillis(2), cause: KeptCause::Found };
 
@@ -96,6 +96,30 @@ async fn kept_data_is_given_back_by_a_run_that_never_ran_and_an_empty_disk_is_no
         assert_eq!((found.name.as_str(), found.retention), ("agent-123", Some(RETENTION)));
         assert!(!kept.join("layer.ext4").exists(), "nothing was written to it");
     }
+    driver.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_container_is_neither_ended_nor_given_up_by_a_node_that_offers_machines_alone() {
+    needs::needs!(root, network, tun, cgroups);
+    let state = tempfile::tempdir().unwrap();
+    let (driver, spec) = (driver(state.path(), "plsj", 10).await, spec(state.path()));
+    let data = state.path().join("containers").join(spec.slot.run.to_string()).join("data.host.ext4");
+    fs::create_dir_all(data.parent().unwrap()).unwrap();
+    fs::write(&data, "what the agent wrote").unwrap();
+    let process = process::facts(std::process::id()).unwrap();
+    let facts = GuestFacts::Container(ContainerFacts { runtime: RuntimeName::ContainerRunc, process });
+    let mut refused = vec![driver.adopt(&spec, &facts).await.unwrap_err(), driver.create(&spec).await.unwrap_err()];
+    for end in [DiskRetention::Attached, DiskRetention::KeepData(RETENTION), DiskRetention::Erase] {
+        refused.push(driver.stop(spec.slot, end).await.unwrap_err());
+    }
+    for error in refused {
+        assert_eq!(error.wait_reason(), NodeShortage::Vmm, "{error:?}");
+        let RuntimeError::Failed { source: DriverFailure::Missing(why), .. } = error else { panic!("{error:?}") };
+        assert!(why.contains("name it again"), "{why}");
+    }
+    assert_eq!(fs::read_to_string(&data).unwrap(), "what the agent wrote");
+    assert!(!state.path().join("guests").join(spec.slot.run.to_string()).exists());
     driver.close().await.unwrap();
 }
 

@@ -23,7 +23,7 @@ use super::ops::{Inner, OVERHEAD_MIB, refused};
 use super::{ContainerSettings, OciRuntime, console};
 use crate::error::{Step, step};
 use crate::facts::GuestFacts;
-use crate::machine::{CONTAINERS, NodeMachine, swept};
+use crate::machine::{CONTAINERS, NodeMachine, not_named, swept};
 use crate::runtime::{
     DiskRetention, DiskUsage, Guest, GuestExitWatch, GuestSpec, GuestState, GuestStats, GuestStream, HelperSpec,
     ObservedRun, Runtime, RuntimeInfo, Slot,
@@ -236,7 +236,9 @@ impl Runtime for Container {
 
     async fn adopt(&self, spec: &GuestSpec, facts: &GuestFacts) -> Result<Option<Guest>, RuntimeError> {
         let id = spec.slot.run;
-        let GuestFacts::Container(ContainerFacts { process, .. }) = facts else { return Ok(None) };
+        let GuestFacts::Container(ContainerFacts { process, .. }) = facts else {
+            return Err(not_named("it is a machine", "qemu")).during(RuntimeOperation::Adopt, id, step::REACH);
+        };
         let found = process::find(process).during(RuntimeOperation::Adopt, id, "look for its first process")?;
         let Some(handle) = found else { return Ok(None) };
         let ours = self.0.machine.cgroups.pids(&id.to_string());
@@ -332,6 +334,8 @@ impl Runtime for Container {
     }
 
     async fn stop(&self, slot: Slot, disks: DiskRetention) -> Result<(), RuntimeError> {
+        let ours = self.blocking(move |inner| inner.machine.must_be_of(CONTAINERS, slot.run)).await;
+        ours.during(RuntimeOperation::Stop, slot.run, step::REACH)?;
         let stopped = self.take_down(slot.run, Some(slot.number), disks).await;
         stopped.during(RuntimeOperation::Stop, slot.run, "remove it")
     }

@@ -98,6 +98,7 @@ impl Inner {
     pub(super) fn refuse(&self, spec: &GuestSpec) -> Result<OciRuntime, RuntimeError> {
         let id = spec.slot.run;
         let no = |refusal| Err(refused(RuntimeOperation::Create, id, refusal));
+        self.machine.must_be_of(CONTAINERS, id).during(RuntimeOperation::Create, id, step::VMM)?;
         let runtime = self.runtime_of(spec)?;
         if !spec.volumes.is_empty() {
             return no(DriverRefusal::VolumesNeedMachine);

@@ -21,7 +21,7 @@ use super::qmp::Qmp;
 use super::{QemuSettings, startup};
 use crate::error::{Step, step};
 use crate::facts::GuestFacts;
-use crate::machine::{GUESTS, NodeMachine};
+use crate::machine::{GUESTS, NodeMachine, not_named};
 use crate::runtime::{
     DiskRetention, DiskUsage, Guest, GuestSpec, GuestState, GuestStats, GuestStream, HelperSpec, ObservedRun, Runtime,
     RuntimeInfo, Slot,
@@ -139,7 +139,10 @@ impl Runtime for Qemu {
 
     async fn adopt(&self, spec: &GuestSpec, facts: &GuestFacts) -> Result<Option<Guest>, RuntimeError> {
         let id = spec.slot.run;
-        let GuestFacts::Qemu(VmmFacts { process }) = facts else { return Ok(None) };
+        let GuestFacts::Qemu(VmmFacts { process }) = facts else {
+            let kinds = "container-runc or container-crun";
+            return Err(not_named("it is a container", kinds)).during(RuntimeOperation::Adopt, id, step::REACH);
+        };
         let found = process::find(process).during(RuntimeOperation::Adopt, id, "look for the VMM's process")?;
         let Some(handle) = found else { return Ok(None) };
         let ours =
@@ -231,6 +234,8 @@ impl Runtime for Qemu {
     }
 
     async fn stop(&self, slot: Slot, disks: DiskRetention) -> Result<(), RuntimeError> {
+        let ours = self.blocking(move |inner| inner.machine.must_be_of(GUESTS, slot.run)).await;
+        ours.during(RuntimeOperation::Stop, slot.run, step::REACH)?;
         let runs = self.0.machine.cgroups.pids(&slot.run.to_string()).during(
             RuntimeOperation::Stop,
             slot.run,

@@ -103,6 +103,7 @@ impl Inner {
     fn refuse(&self, spec: &GuestSpec) -> Result<(), RuntimeError> {
         let id = spec.slot.run;
         let no = |refusal| Err(refused(RuntimeOperation::Create, id, refusal));
+        self.machine.must_be_of(GUESTS, id).during(RuntimeOperation::Create, id, step::VMM)?;
         if spec.volumes.len() > VOLUME_SERIALS.len() {
             return no(DriverRefusal::TooManyVolumes { asked: spec.volumes.len(), most: VOLUME_SERIALS.len() });
         }
