@@ -1,16 +1,20 @@
 //! Volumes: made, shown, grown, erased.
 
+use std::sync::Arc;
+
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
 use axum::response::Response;
 use domain::{VolumeId, VolumeIdError};
 use http::StatusCode;
+use tracing::Instrument as _;
 use wire::fault::{Code, Fault};
 use wire::v1::node::{NodeVolume, NodeVolumes, VolumeSpec};
 
 use super::fault::{ApiError, json};
 use super::state::Api;
+use crate::node::VolumeError;
 
 /// Makes a volume, or finds it; one that is smaller is grown.
 #[utoipa::path(
@@ -34,7 +38,8 @@ pub(crate) async fn put(
     let body = body.map_err(|_| ApiError::new(Code::BodyTooLarge, "the spec is too large"))?;
     let spec: VolumeSpec = serde_json::from_slice(&body)
         .map_err(|error| ApiError::new(Code::InvalidRequest, format!("the body is not a volume's spec: {error}")))?;
-    let (volume, is_new) = api.node.make_volume(id, spec).await?;
+    let node = Arc::clone(&api.node);
+    let (volume, is_new) = to_its_end(async move { node.make_volume(id, spec).await }).await?;
     Ok(json(if is_new { StatusCode::CREATED } else { StatusCode::OK }, &volume))
 }
 
@@ -85,8 +90,18 @@ pub(crate) async fn delete(
     State(api): State<Api>,
     path: Result<Path<VolumeId>, PathRejection>,
 ) -> Result<StatusCode, ApiError> {
-    api.node.erase_volume(id(path)?).await?;
+    let (node, id) = (Arc::clone(&api.node), id(path)?);
+    to_its_end(async move { node.erase_volume(id).await }).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Work on a volume is done to its end, whether or not whoever asked for it waits: nobody else
+/// begins any meanwhile.
+async fn to_its_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, VolumeError>> + Send + 'static,
+) -> Result<T, ApiError> {
+    let done = tokio::spawn(work.in_current_span()).await;
+    Ok(done.map_err(|error| ApiError::internal(&error, "the volume could not be worked on"))??)
 }
 
 fn id(path: Result<Path<VolumeId>, PathRejection>) -> Result<VolumeId, ApiError> {

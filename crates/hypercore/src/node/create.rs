@@ -44,10 +44,12 @@ impl Node {
             return Err(CreateError::Quarantined(held.cause));
         }
         // Until the run has its place nobody removes its image.
+        // First: what others do to their volumes may take long, and the images are everybody's.
+        let volumes = self.hold_volumes(id, &spec).await?;
         let using = self.shared.image_use.read().await;
         let (run, room) = self.room_for(&spec).await?;
         let entered = self.enter(id, &spec, run, room).await?;
-        drop(using);
+        drop((using, volumes));
         match entered {
             (handle, Some(task)) => self.begin(&handle, task, spec.env, trace).await,
             (handle, None) => self.again(&handle, &spec).await,
@@ -63,7 +65,6 @@ impl Node {
         run: ImageRunConfig,
         room: DiskSpace,
     ) -> Result<(Arc<SandboxHandle>, Option<SandboxTask>), CreateError> {
-        let _volumes = self.hold_volumes(id, spec).await?;
         let _kept = self.shared.kept.lock().await;
         self.refuse_second_run(id, spec.pod)?;
         self.shared.helpers.end(OwnedDisk::Data(spec.pod)).await;

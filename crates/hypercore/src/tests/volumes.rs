@@ -3,6 +3,8 @@
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, StatusCode};
 use domain::VolumeId;
+use fixtures::until_holds;
+use image::ImageStore;
 use sandbox::DiskUsage;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -73,6 +75,53 @@ async fn a_volume_is_made_once_grown_and_never_shrunk_and_is_there_for_the_next_
     assert_eq!(call(&next, Method::GET, VOLUME, Value::Null).await.1["code"], "no_volume");
     assert_eq!(call(&next, Method::GET, "/v1/node", Value::Null).await.1["disk"]["promised_mib"], 0);
     assert_eq!(call(&next, Method::GET, "/v1/volumes/x", Value::Null).await.1["code"], "invalid_request");
+}
+
+#[tokio::test]
+async fn a_volume_is_made_to_its_end_although_its_caller_has_gone() {
+    let host = node_with(102_400);
+    let daemon = host.daemon().await;
+    let put = || call(&daemon, Method::PUT, VOLUME, json!({"size_mib": 64 * 1024}));
+    let half = host.state().join("volumes/0000000000000007.half");
+    let mut first = Box::pin(put());
+    tokio::select! {
+        done = &mut first => panic!("nobody could go away meanwhile: {done:?}"),
+        () = until_holds("a half", || half.exists()) => {}
+    }
+    drop(first);
+    // Whoever asks again waits for it, and makes no other in its place.
+    assert_eq!(put().await.0, StatusCode::OK);
+    assert!(!half.exists());
+}
+
+#[tokio::test]
+async fn who_waits_for_work_on_a_volume_holds_up_nobody_who_has_none() {
+    let mut host = node_with(102_400);
+    let images = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(&image::Config { store: images.path().join("store"), ..image::Config::default() });
+    host.images = Some(store.unwrap());
+    let daemon = host.daemon().await;
+    let half = host.state().join("volumes/0000000000000007.half");
+    let mut making = Box::pin(call(&daemon, Method::PUT, VOLUME, json!({"size_mib": 64 * 1024})));
+    tokio::select! {
+        done = &mut making => panic!("nobody could wait meanwhile: {done:?}"),
+        () = until_holds("a half", || half.exists()) => {}
+    }
+    let (with_one, without) = (with_volume(), spec());
+    let mut waits = Box::pin(daemon.offer(id(1), &with_one));
+    assert!(futures_util::poll!(&mut waits).is_pending());
+    // Whoever removes images waits for those who look for one, and who comes then waits for it.
+    let others = async {
+        daemon.node.sweep().await;
+        daemon.offer(id(2), &without).await
+    };
+    tokio::select! {
+        biased;
+        done = &mut making => panic!("it was waited for: {done:?}"),
+        made = others => assert!(made.is_ok()),
+    }
+    drop(making);
+    assert!(waits.await.is_ok());
 }
 
 #[tokio::test]
