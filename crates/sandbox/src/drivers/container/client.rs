@@ -22,6 +22,9 @@ use crate::DriverFailure;
 
 /// How long one call may take. Making a container starts two programs.
 const DEADLINE: Duration = Duration::from_secs(20);
+/// Bytes of an answer at most, for containerd too: the list of containers has the whole spec of
+/// each, some 16 KiB, and there are [`super::ContainerSettings::SLOTS`] at most.
+pub(super) const MAX_ANSWER: usize = 128 * 1024 * 1024;
 /// The namespace of all our containers; the instance is ours alone.
 pub(super) const NAMESPACE: &str = "palatine";
 
@@ -103,7 +106,7 @@ impl Containerd {
             .map_err(|error| Status::internal(error.to_string()))?;
         let mut request = Request::new(request);
         request.metadata_mut().insert("containerd-namespace", MetadataValue::from_static(NAMESPACE));
-        let mut grpc = Grpc::new(self.0.clone());
+        let mut grpc = Grpc::new(self.0.clone()).max_decoding_message_size(MAX_ANSWER);
         let answered = timeout(DEADLINE, async {
             grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
             grpc.unary(request, path, ProstCodec::<A, B>::default()).await
@@ -125,5 +128,39 @@ fn said(status: Status) -> DriverFailure {
     match status.code() {
         Code::DeadlineExceeded => DriverFailure::Deadline(DEADLINE),
         _ => DriverFailure::Answer(format!("{} ({:?})", status.message(), status.code())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use needs::needs;
+    use serde_json::json;
+
+    use super::super::daemon::{Daemon, Place};
+    use super::super::protocol::{Any, RuntimeChoice};
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn as_many_containers_as_a_node_may_have_are_listed() {
+        needs!(root, cgroups);
+        let state = tempfile::tempdir().unwrap();
+        let place = Place::under(state.path()).unwrap();
+        let daemon = Daemon::keep(&place, Path::new("containerd").to_owned()).unwrap();
+        let containerd = Containerd::at(place.socket());
+        let until = tokio::time::Instant::now() + DEADLINE;
+        while let Err(error) = containerd.version().await {
+            assert!(tokio::time::Instant::now() < until, "{error}");
+        }
+        // Each has its whole spec: so many are more than gRPC takes where nobody says more, either way.
+        let spec = Any::json("types.containerd.io/opencontainers/runtime-spec/1/Spec", &json!("x".repeat(128 * 1024)));
+        for number in 0..150 {
+            let runtime = Some(RuntimeChoice { name: "io.containerd.runc.v2".to_owned(), options: None });
+            let (id, labels, spec) = (format!("c{number}"), [].into(), Some(spec.clone()));
+            containerd.create_container(ContainerRecord { id, labels, runtime, spec }).await.unwrap();
+        }
+        assert_eq!(containerd.containers().await.unwrap().len(), 150);
+        tokio::task::spawn_blocking(|| drop(daemon)).await.unwrap();
     }
 }

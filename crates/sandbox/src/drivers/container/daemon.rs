@@ -13,9 +13,11 @@ use std::time::{Duration, Instant};
 
 use domain::Backoff;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
+    Pid, PidfdFlags, Signal, getpid, getppid, kill_process, pidfd_open, pidfd_send_signal,
+    set_parent_process_death_signal,
 };
 
+use super::client::{MAX_ANSWER, NAMESPACE};
 use crate::{DriverFailure, files};
 
 /// The program, and what it starts for each container; both of Debian's package `containerd`.
@@ -83,7 +85,16 @@ impl Place {
 
     /// The bundle of a container.
     pub(super) fn bundle(&self, id: &str) -> PathBuf {
-        self.0.join("state/io.containerd.runtime.v2.task").join(super::client::NAMESPACE).join(id)
+        self.bundles_dir().join(id)
+    }
+
+    /// The ids of the containers that have one.
+    pub(super) fn bundles(&self) -> io::Result<Vec<String>> {
+        files::names(&self.bundles_dir())
+    }
+
+    fn bundles_dir(&self) -> PathBuf {
+        self.0.join("state/io.containerd.runtime.v2.task").join(NAMESPACE)
     }
 
     /// A wrapper of crun where the hierarchy of version 2 stands beside those of version 1, which
@@ -117,7 +128,7 @@ fn config(place: &Path, without: &[&str]) -> String {
     let without: Vec<String> = without.iter().map(|name| toml_string(name)).collect();
     format!(
         "version = 2\nroot = {root}\nstate = {state}\ndisabled_plugins = [{without}]\n\n\
-         [grpc]\naddress = {grpc}\n\n[ttrpc]\naddress = {ttrpc}\n\n[debug]\naddress = \"\"\nlevel = \"warn\"\n\n\
+         [grpc]\naddress = {grpc}\nmax_send_message_size = {MAX_ANSWER}\n\n[ttrpc]\naddress = {ttrpc}\n\n[debug]\naddress = \"\"\nlevel = \"warn\"\n\n\
          [metrics]\naddress = \"\"\n",
         root = path("root"),
         state = path("state"),
@@ -188,8 +199,13 @@ fn start(program: &Path, config: &Path) -> io::Result<Child> {
     let mut command = Command::new(program);
     command.arg("--config").arg(config).current_dir("/").stdin(Stdio::null());
     command.stdout(Stdio::null()).stderr(Stdio::piped());
-    let before = || set_parent_process_death_signal(Some(Signal::KILL)).map_err(io::Error::from);
-    // SAFETY: one system call.
+    let this = getpid();
+    let before = move || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        // Whoever ended before that has sent none.
+        if getppid() == Some(this) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+    };
+    // SAFETY: two system calls.
     unsafe { command.pre_exec(before) };
     command.spawn()
 }

@@ -1,6 +1,6 @@
 //! The driver itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -111,7 +111,7 @@ impl Container {
         Ok(Guest { facts: GuestFacts::Container(ContainerFacts { runtime: runtime.name(), process: facts }), exit })
     }
 
-    fn printed(&self) -> std::sync::MutexGuard<'_, std::collections::BTreeSet<RunId>> {
+    fn printed(&self) -> std::sync::MutexGuard<'_, BTreeSet<RunId>> {
         self.0.printed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -172,8 +172,11 @@ impl Container {
     /// What containerd has of containers whose folder is gone.
     async fn sweep_containerd(&self, known: &BTreeMap<RunId, Option<u16>>) -> Result<(), DriverError> {
         let found = self.0.machine.found(CONTAINERS)?;
-        for name in self.0.client.containers().await.step("list the containers")? {
-            let Ok(id) = name.parse::<RunId>() else { continue };
+        let mut names = self.0.client.containers().await.step("list the containers")?;
+        // One that was given up in the middle of its making has a bundle alone.
+        names.extend(self.0.place.bundles().step("list the containers' bundles")?);
+        let ids: BTreeSet<RunId> = names.iter().filter_map(|name| name.parse().ok()).collect();
+        for id in ids {
             if !known.contains_key(&id) && !found.contains(&id) {
                 swept(id, self.end(id).await);
             }
