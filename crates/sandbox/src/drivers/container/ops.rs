@@ -14,7 +14,7 @@ use wire::v1::pod::GUEST_ADDRESS;
 
 use super::client::Containerd;
 use super::daemon::{Daemon, Place};
-use super::mounts::{Mounts, Parts};
+use super::mounts::{self, Mounts, Parts};
 use super::protocol::{Any, ContainerRecord, CreateTaskRequest, RuncOptions, RuntimeChoice};
 use super::spec::Wanted;
 use super::{ContainerSettings, OciRuntime};
@@ -280,6 +280,9 @@ impl Inner {
         durable::failpoint("container", "without limits");
         self.mounts(id).down()?;
         durable::failpoint("container", "unmounted");
+        if disks != DiskRetention::Attached {
+            mounts::must_be_detached(&[dir.join(HOST_LAYER), dir.join(HOST_DATA)], mounts::BUSY)?;
+        }
         match disks {
             DiskRetention::Attached => Ok(()),
             DiskRetention::KeepData(retention) => {
