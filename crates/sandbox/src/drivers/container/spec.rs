@@ -100,22 +100,24 @@ impl Wanted<'_> {
             json!({"destination": at, "type": "bind", "source": from, "options": options})
         };
         let shared = format!("size={}k", self.memory_mib * 1024 / 2);
-        let mut mounts = vec![
+        // Where its data is the image says: by a name, or by a link of its own. Neither the devices
+        // nor `pod` are hidden by it.
+        let mut mounts =
+            vec![mount("/run", "tmpfs", &["nosuid", "nodev", "mode=755", RUN_ROOM]), bind("data", "/data", &["rw"])];
+        if self.state_dir != "/data" {
+            mounts.push(bind("data", self.state_dir, &["rw"]));
+        }
+        mounts.extend([
             mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
             mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=64k"]),
             mount("/dev/pts", "devpts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
             mount("/dev/shm", "tmpfs", &["nosuid", "noexec", "nodev", "mode=1777", &shared]),
             mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", "ro"]),
-            mount("/run", "tmpfs", &["nosuid", "nodev", "mode=755", RUN_ROOM]),
-            bind("pod", POD, &["ro"]),
             bind("resolv.conf", "/etc/resolv.conf", &["ro"]),
             bind("hosts", "/etc/hosts", &["ro"]),
             bind("hostname", "/etc/hostname", &["ro"]),
-            bind("data", "/data", &["rw"]),
-        ];
-        if self.state_dir != "/data" {
-            mounts.push(bind("data", self.state_dir, &["rw"]));
-        }
+            bind("pod", POD, &["ro"]),
+        ]);
         mounts
     }
 }
@@ -158,6 +160,9 @@ mod tests {
         let mounts = spec["mounts"].as_array().unwrap();
         let at = |path: &str| mounts.iter().position(|mount| mount["destination"] == path).unwrap();
         assert!(at("/run") < at(POD), "it lies on the container's own /run");
+        // A link of the image's may have any of the others land anywhere.
+        assert_eq!(at(POD), mounts.len() - 1, "nothing is mounted over it");
+        assert!(at("/data") < at("/dev") && at("/data") < at("/proc"), "the image's data is not its devices");
         let options = mounts[at(POD)]["options"].as_array().unwrap();
         assert!(options.contains(&json!("ro")), "{options:?}");
     }
