@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io;
+use std::io::{self, Read as _, Seek as _};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,7 +39,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// How long containerd may take to say how a container ended.
 const STATUS: Duration = Duration::from_millis(200);
 /// How much of a container's last words is repeated.
-const LAST_WORDS: usize = 400;
+const LAST_WORDS: u64 = 400;
 
 /// The driver. Cheap to clone.
 #[derive(Clone)]
@@ -284,9 +284,12 @@ impl Runtime for Container {
         let pids = self.must_run(id, RuntimeOperation::Stats)?;
         let (cpu_us, memory_bytes) =
             self.0.machine.cgroups.usage(&id.to_string()).during(RuntimeOperation::Stats, id, "read its cgroup")?;
-        // One that ended meanwhile has nothing.
-        let resident_bytes = pids.into_iter().map(|pid| process::resident_bytes(pid).unwrap_or(0)).sum();
-        let limited = self.blocking(move |inner| inner.machine.namespace(id).limited()).await;
+        let looked = self.blocking(move |inner| {
+            // One that ended meanwhile has nothing.
+            let resident_bytes = pids.into_iter().map(|pid| process::resident_bytes(pid).unwrap_or(0)).sum();
+            (inner.machine.namespace(id).limited(), resident_bytes)
+        });
+        let (limited, resident_bytes) = looked.await;
         let limited = limited.during(RuntimeOperation::Stats, id, "read what its network has dropped")?;
         Ok(GuestStats { cpu_us, memory_bytes, resident_bytes, limited })
     }
@@ -397,9 +400,19 @@ async fn announce_end(
 }
 
 fn last_words(console: &Path) -> String {
-    let said = fs::read(console).unwrap_or_default();
-    let said = String::from_utf8_lossy(&said[said.len().saturating_sub(LAST_WORDS)..]).trim().replace('\n', "; ");
+    let said = end_of(console).unwrap_or_default();
+    let said = String::from_utf8_lossy(&said).trim().replace('\n', "; ");
     if said.is_empty() { String::new() } else { format!(" and said: {said}") }
+}
+
+/// The end of a file that may be as large as its disk.
+fn end_of(file: &Path) -> io::Result<Vec<u8>> {
+    let mut file = fs::File::open(file)?;
+    let from = file.metadata()?.len().saturating_sub(LAST_WORDS);
+    file.seek(io::SeekFrom::Start(from))?;
+    let mut said = Vec::new();
+    file.take(LAST_WORDS).read_to_end(&mut said)?;
+    Ok(said)
 }
 
 /// The programs that make containers, and what they say of themselves.
@@ -439,5 +452,23 @@ async fn first_answer(client: &Containerd) -> Result<String, DriverFailure> {
             Err(error) if Instant::now() > until => return Err(error),
             Err(_) => sleep(PAUSE).await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn of_a_console_of_any_length_the_end_is_read() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert_eq!(last_words(file.path()), "");
+        // As long as its disk may be.
+        file.as_file().set_len(1 << 40).unwrap();
+        fs::OpenOptions::new().append(true).open(file.path()).unwrap().write_all(b"\nlast\nwords\n").unwrap();
+        assert!(last_words(file.path()).ends_with("; last; words"));
+        assert_eq!(last_words(Path::new("/none")), "");
     }
 }
