@@ -36,16 +36,17 @@ impl Node {
         trace: Option<String>,
     ) -> Result<CreateOutcome, CreateError> {
         check(&spec)?;
-        self.check_runtime(&spec)?;
+        // What is there is there, whatever the node offers by now.
         if let Some(held) = self.shared.registry.get(id) {
             return self.again(&held, &spec).await;
         }
+        self.check_runtime(&spec)?;
         if let Some(held) = self.shared.registry.quarantine.get(id) {
             return Err(CreateError::Quarantined(held.cause));
         }
-        // Until the run has its place nobody removes its image.
         // First: what others do to their volumes may take long, and the images are everybody's.
         let volumes = self.hold_volumes(id, &spec).await?;
+        // Until the run has its place nobody removes its image.
         let using = self.shared.image_use.read().await;
         let (run, room) = self.room_for(&spec).await?;
         let entered = self.enter(id, &spec, run, room).await?;

@@ -5,10 +5,11 @@ use std::time::Duration;
 use domain::{MarkKind, PodId, UnixMillis};
 use fixtures::until_holds;
 use sandbox::{DiskRetention, Runtime, Slot};
-use wire::v1::node::{DataDisk, SandboxPhase};
+use wire::v1::node::{DataDisk, RuntimeName, SandboxPhase, SandboxSpec};
 
-use super::node::{TestNode, id};
+use super::node::{TestNode, id, spec};
 use super::pod::PodBehavior;
+use crate::node::{CreateError, CreateOutcome};
 
 #[tokio::test]
 async fn three_guests_outlive_their_daemon_and_nothing_is_restarted() {
@@ -31,6 +32,20 @@ async fn three_guests_outlive_their_daemon_and_nothing_is_restarted() {
         next.until(id(2), |sandbox| sandbox.restarts == 1 && sandbox.phase == SandboxPhase::Ready).await.restarts,
         1
     );
+}
+
+#[tokio::test]
+async fn a_run_that_is_there_is_found_whatever_the_node_offers_by_now() {
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
+    let emulated = SandboxSpec { runtime: Some(RuntimeName::QemuTcg), ..spec() };
+    daemon.offer(id(1), &emulated).await.unwrap();
+    daemon.ready(id(1)).await;
+    daemon.kill().await;
+    host.machine.set_runtime(RuntimeName::QemuKvm);
+    let next = host.daemon().await;
+    assert!(matches!(next.offer(id(1), &emulated).await, Ok(CreateOutcome::Existing(_))));
+    assert!(matches!(next.offer(id(2), &emulated).await, Err(CreateError::Runtime { .. })));
 }
 
 #[tokio::test]
