@@ -116,7 +116,8 @@ impl SandboxTask {
         let (pod, secrets) = (self.pod()?, self.secrets().await?);
         let most = Duration::from_millis(self.shared.config.boot_deadline_ms);
         let (deadline, since) = (self.readiness.left(self.shared.clock.now(), most), Instant::now());
-        let first = first_word(most).min(deadline);
+        // Before its `pod` answers it checks its volumes.
+        let first = if self.record.desired.volumes.is_empty() { first_word(most).min(deadline) } else { deadline };
         let told = {
             let Self { shared, record, trace, commands, .. } = self;
             tokio::select! {
@@ -140,9 +141,9 @@ impl SandboxTask {
                 command = commands.ending(StageName::Booting) => return Ok(Stage::End(Some(live), command)),
                 words = live.end() => Err(GuestFailure::Guest(words)),
                 ready = timeout(left, until_ready(&pod, hear)) => ready.unwrap_or(Err(GuestFailure::Boot(deadline))),
-            }
                 // How it is, is asked again then.
                 _ = until_stopped(shared, record) => Err(GuestFailure::Pod("the node has stopped it".to_owned())),
+            }
         };
         let now = self.shared.clock.now();
         match ready {
