@@ -110,6 +110,10 @@ async fn access(client: &GatewayClient, id: PodId, given: AccessToken) -> Result
     }
 }
 
+fn is_refused(error: &anyhow::Error, code: Code) -> bool {
+    error.downcast_ref().and_then(ClientError::code) == Some(code)
+}
+
 impl Session<'_> {
     async fn spawn(&self, options: Spawn) -> Result<()> {
         let new = SpawnRequest {
@@ -323,15 +327,18 @@ impl Session<'_> {
     /// The files of an agent, and a path in them. Of one that does not run, those of what is kept of
     /// it: they are in its `/data`.
     async fn files_of(&self, id: PodId, given: AccessToken, path: String) -> Result<(RemoteFiles, String)> {
-        let runs = match given.token {
-            Some(_) => true,
-            None => self.client.status(id).await?.agent.state.is_live(),
-        };
-        if runs {
-            return Ok((RemoteFiles::Agent(access(&self.client, id, given).await?.files()), path));
+        let by_key = given.token.is_none() && self.target.key.is_some();
+        let runs = !by_key || self.client.status(id).await?.agent.state.is_live();
+        let opened = if runs { Some(access(&self.client, id, given).await) } else { None };
+        match opened {
+            Some(Ok(access)) => Ok((RemoteFiles::Agent(access.files()), path)),
+            // The gateway shows no token of an agent that does not run.
+            Some(Err(error)) if !is_refused(&error, Code::WrongState) => Err(error),
+            Some(Err(_)) | None => {
+                let path = in_data(&path)?;
+                Ok((RemoteFiles::Disk(self.client.data_files(id).await?), path))
+            }
         }
-        let path = in_data(&path)?;
-        Ok((RemoteFiles::Disk(self.client.data_files(id).await?), path))
     }
 
     async fn ask(&self, options: Ask) -> Result<()> {

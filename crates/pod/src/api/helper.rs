@@ -56,8 +56,8 @@ pub(crate) fn helper_routes(api: HelperApi) -> Router {
 async fn mount(State(mut api): State<HelperApi>, body: Bytes) -> Result<StatusCode, ApiError> {
     let config: HelperConfig = read(&body)?;
     (api.begin)(&config).map_err(|error| {
-        tracing::error!(error = format!("{:#}", anyhow::Error::from(error)), "a step was refused");
-        ApiError::new(Code::Internal, "the helper cannot begin; its console says why")
+        // Nothing in it is secret, and nobody reads a helper's console.
+        ApiError::new(Code::Internal, format!("the helper cannot begin: {:#}", anyhow::Error::from(error)))
     })?;
     let looked = api.mounted.wait_for(Option::is_some).await.map(|looked| looked.clone());
     match looked {

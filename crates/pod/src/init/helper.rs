@@ -23,7 +23,7 @@ use super::volumes::VolumeDisks;
 use crate::agent::{self, Logs};
 use crate::api::{self, HelperApi, HelperFiles};
 use crate::process::Reaper;
-use crate::step::{Context as _, StepError};
+use crate::step::{Context as _, StepError, make_dir};
 use crate::timings::BootStopwatch;
 
 /// Where the disk is mounted.
@@ -68,6 +68,8 @@ async fn look(mut modules: Modules, reaper: &Reaper, timings: &mut BootStopwatch
     while modules.load_next_async(timings)? {
         yield_now().await;
     }
+    // What a check says is written beside it.
+    make_dir(ROOT)?;
     Ok(VolumeDisks::check(reaper, timings).await)
 }
 
