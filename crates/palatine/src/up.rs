@@ -24,6 +24,7 @@ mod prepare;
 mod process;
 mod programs;
 mod progress;
+mod settings;
 mod solana;
 mod stack;
 mod state;

@@ -11,7 +11,7 @@ use sandbox::drivers::container::{Container, OciRuntime};
 use toml::{Table, Value};
 use wire::v1::node::RuntimeName;
 
-use super::prepare::{said, section};
+use super::settings::{said, section};
 
 /// What a node that says nothing else is to offer.
 const OFFERED: [RuntimeKind; 2] = [RuntimeKind::Qemu, RuntimeKind::ContainerRunc];

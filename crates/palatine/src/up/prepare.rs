@@ -14,6 +14,7 @@ use super::containers::Containers;
 use super::evm::Contracts;
 use super::network::{OperatorSettings, StackResources};
 use super::progress::Step;
+use super::settings::{said, section};
 use super::solana::SolanaInfo;
 use super::state::StateDir;
 use crate::starters::{Settings, Starters};
@@ -114,12 +115,6 @@ fn operator_config(options: &cli::Up) -> Result<Table> {
     toml::from_str(&text).with_context(|| format!("read {}", path.display()))
 }
 
-/// What the operator says of a key, in the file or in a variable, which goes before it.
-pub(super) fn said(config: &Table, section: &str, key: &str) -> Option<Value> {
-    let variable = format!("PALATINE__{}__{}", section.to_uppercase(), key.to_uppercase());
-    std::env::var(variable).ok().map(Value::from).or_else(|| config.get(section)?.get(key).cloned())
-}
-
 /// What the operator says of the stack's own.
 pub(super) fn overrides(options: &cli::Up) -> Result<OperatorSettings> {
     let config = operator_config(options)?;
@@ -188,8 +183,8 @@ pub(super) fn write_config(
         ("network", "range", allocation.range.clone().into()),
         ("node", "first_uid", i64::from(allocation.first_uid).into()),
     ];
-    for (section, key, value) in settings {
-        self::section(&mut config, section)?.insert(key.to_owned(), value);
+    for (name, key, value) in settings {
+        section(&mut config, name)?.insert(key.to_owned(), value);
     }
     set_defaults(&mut config, options.listen)?;
     let containers = Containers::offer(&mut config, &state.root().join("node"), allocation.first_container_uid())?;
@@ -216,15 +211,10 @@ fn set_defaults(config: &mut Table, gateway: SocketAddr) -> Result<()> {
     {
         settings.push(("gateway", "path_listen", vec![address.to_string()].into()));
     }
-    for (section, key, value) in settings {
-        self::section(config, section)?.entry(key).or_insert(value);
+    for (name, key, value) in settings {
+        section(config, name)?.entry(key).or_insert(value);
     }
     Ok(())
-}
-
-pub(super) fn section<'a>(config: &'a mut Table, name: &str) -> Result<&'a mut Table> {
-    let section = config.entry(name).or_insert_with(|| Table::new().into());
-    section.as_table_mut().with_context(|| format!("read the configuration: {name} is no section"))
 }
 
 #[cfg(test)]
