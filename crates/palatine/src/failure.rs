@@ -161,9 +161,7 @@ const fn known_advice(code: Code) -> KnownAdvice {
         Code::ExpiredSignature => "check this machine's clock: it must be within 5 minutes of the gateway's",
         Code::InvalidSignature => "check that --keypair is the wallet you mean",
         Code::OtherGateway => "check that --gateway is the URL its operator gave you",
-        Code::InvalidToken => {
-            "pass the agent's token with --token: its last start has shown it, and exec, shell and cp ask for it themselves"
-        }
+        Code::InvalidToken => "pass --token: the agent's last start showed it; exec, shell, cp ask for it themselves",
         Code::InvalidKey | Code::ExpiredKey => {
             "see which are good: palatine key ls; make another: palatine key create --scope run"
         }
