@@ -415,23 +415,25 @@ impl Form {
 }
 
 /// A form's bytes, a piece at each look: its reader takes all that is ready before it looks at
-/// any of it, and goes on as long as the head of a part is not whole.
+/// any of it, and goes on as long as the head of a part is not whole. It may ask again before it
+/// has looked at the last piece, which may be larger than any head: that one does not count yet.
 fn paced(
     body: BodyDataStream,
     held: Arc<AtomicUsize>,
 ) -> impl Stream<Item = Result<Bytes, Box<dyn std::error::Error + Send + Sync>>> + Send {
-    stream::unfold(Some(body), move |body| {
+    stream::unfold(Some((body, 0)), move |open| {
         let held = Arc::clone(&held);
         async move {
-            let mut body = body?;
+            let (mut body, last) = open?;
             tokio::task::yield_now().await;
-            if held.load(Ordering::Relaxed) > MAX_FORM_HEAD {
+            if held.load(Ordering::Relaxed).saturating_sub(last) > MAX_FORM_HEAD {
                 return Some((Err(LongHead.into()), None));
             }
             match body.next().await? {
                 Ok(bytes) => {
                     held.fetch_add(bytes.len(), Ordering::Relaxed);
-                    Some((Ok(bytes), Some(body)))
+                    let last = bytes.len();
+                    Some((Ok(bytes), Some((body, last))))
                 }
                 Err(error) => Some((Err(error.into()), None)),
             }
@@ -553,6 +555,29 @@ mod tests {
         while handed < 4 * MAX_FORM_HEAD {
             handed += Chunks::chunk(&mut part).await.unwrap().unwrap().len();
             assert!(taken.load(Ordering::Relaxed) <= handed + 3 * 8192, "{handed}");
+        }
+    }
+
+    /// As a fast client's form comes: one whose first piece is larger than a head may be.
+    #[tokio::test]
+    async fn a_form_is_taken_however_large_the_pieces_are_in_which_it_comes() {
+        let head = "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n";
+        let whole = [head.as_bytes(), &[b'x'; 3 * MAX_FORM_HEAD], b"\r\n--b--\r\n"].concat();
+        for size in [whole.len(), 2 * MAX_FORM_HEAD, MAX_FORM_HEAD + 1, 1000] {
+            let pieces: Vec<_> = whole.chunks(size).map(Bytes::copy_from_slice).collect();
+            let body = Body::from_stream(stream::iter(pieces).map(Ok::<_, std::convert::Infallible>));
+            let headers = [(CONTENT_TYPE, HeaderValue::from_static("multipart/form-data; boundary=b"))];
+            let UploadBody::Form(mut form) = UploadBody::new(&headers.into_iter().collect(), body) else {
+                panic!("it is a form")
+            };
+            let mut part = form.next_part().await.unwrap().unwrap();
+            let mut handed = 0;
+            while let Some(bytes) = Chunks::chunk(&mut part).await.unwrap() {
+                handed += bytes.len();
+            }
+            drop(part);
+            assert_eq!(handed, 3 * MAX_FORM_HEAD, "in pieces of {size}");
+            assert!(form.next_part().await.unwrap().is_none());
         }
     }
 
