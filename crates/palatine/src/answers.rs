@@ -9,6 +9,9 @@ use image::ImageSummary;
 use serde::Serialize;
 use wire::v1::public::StopResponse;
 
+use crate::commands::changes::Change;
+use crate::commands::folder::Skipped;
+
 /// An image, as `--json` shows it.
 #[derive(Serialize)]
 pub(crate) struct ImageRow {
@@ -94,6 +97,52 @@ pub(crate) struct TaskDone {
     pub(crate) answer: String,
     /// Whether it runs on.
     pub(crate) kept: bool,
+}
+
+/// What a coding agent has made of a folder.
+#[derive(Debug, Serialize)]
+pub(crate) struct CodingDone {
+    /// The agent that it was in.
+    pub(crate) agent: PodId,
+    /// Which.
+    pub(crate) coder: &'static str,
+    /// By their paths.
+    pub(crate) changes: Vec<FileChange>,
+    /// The same as a patch.
+    pub(crate) diff: String,
+    /// Whether they were made here too.
+    pub(crate) applied: bool,
+    /// What it has and was not brought back.
+    pub(crate) skipped: Vec<Skipped>,
+    /// Whether the agent runs on.
+    pub(crate) kept: bool,
+}
+
+/// What became of a file.
+#[derive(Debug, Serialize)]
+pub(crate) struct FileChange {
+    /// Its path in the folder.
+    pub(crate) path: String,
+    pub(crate) change: FileChangeKind,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum FileChangeKind {
+    Added,
+    Modified,
+    Deleted,
+}
+
+impl From<&Change> for FileChange {
+    fn from(change: &Change) -> Self {
+        let kind = match (&change.before, &change.after) {
+            (None, _) => FileChangeKind::Added,
+            (Some(_), Some(_)) => FileChangeKind::Modified,
+            (Some(_), None) => FileChangeKind::Deleted,
+        };
+        Self { path: change.path.clone(), change: kind }
+    }
 }
 
 /// What came of a call.

@@ -1,5 +1,6 @@
 //! The words of the command line.
 
+mod coder;
 mod image;
 mod key;
 mod money;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use domain::{PodId, Usdc, VolumeMount};
 
+pub(crate) use coder::CodingAgent;
 pub(crate) use image::{ImageCommand, ImageStoreArgs};
 pub(crate) use key::{CreateKey, KeyCommand};
 pub(crate) use money::{CreateTask, Price, Signer, VaultCommand, VaultName, VaultTaskArg, WalletCommand};
@@ -99,7 +101,7 @@ pub(crate) enum Command {
     Ask(Ask),
     /// Talk with an agent
     Chat(Chat),
-    /// Have a new agent do something: it is spawned, asked and removed again
+    /// Have a new agent do something: it is spawned, asked and removed again; with --agent, a coding agent on a folder
     Run(RunTask),
     /// Set how long an agent that runs has to live, from now on
     Timeout(SetTimeout),

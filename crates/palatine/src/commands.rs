@@ -1,19 +1,24 @@
 //! What the commands do.
 
+pub(crate) mod apply;
 pub(crate) mod asked;
 pub(crate) mod build;
+pub(crate) mod changes;
 pub(crate) mod chat;
+pub(crate) mod coder;
 pub(crate) mod conversation;
 pub(crate) mod copy;
 pub(crate) mod editor;
 pub(crate) mod environment;
 pub(crate) mod escape;
 pub(crate) mod files;
+pub(crate) mod folder;
 pub(crate) mod forward;
 pub(crate) mod held;
 pub(crate) mod image;
 pub(crate) mod key;
 pub(crate) mod markdown;
+pub(crate) mod patch;
 pub(crate) mod pay;
 pub(crate) mod piped;
 pub(crate) mod pod;

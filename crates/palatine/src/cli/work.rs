@@ -1,5 +1,6 @@
 //! The words of what has agents work: `run`, `chat`, and how long one lives.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -7,15 +8,26 @@ use clap::{Args, ValueHint};
 use domain::PodId;
 
 use super::Run;
+use super::coder::CodingAgent;
 use super::key::lifetime;
 
 #[derive(Debug, Args)]
 pub(crate) struct RunTask {
-    /// What it is to do; - reads it from the standard input
-    pub(crate) task: String,
-    /// The agent type: a name that `palatine tiers` lists
-    #[arg(long = "type", short = 't')]
-    pub(crate) agent_type: String,
+    /// What it is to do; - reads it from the standard input. A coding agent without a task is told at the terminal
+    #[arg(required_unless_present = "agent")]
+    pub(crate) task: Option<String>,
+    /// The agent type: a name that `palatine tiers` lists [default with --agent: base]
+    #[arg(long = "type", short = 't', required_unless_present = "agent")]
+    pub(crate) agent_type: Option<String>,
+    /// A coding agent that npm ships, at work on a copy of a folder: claude, codex or opencode
+    #[arg(long, value_name = "NAME[@VERSION]", conflicts_with = "model")]
+    pub(crate) agent: Option<CodingAgent>,
+    /// The folder: what git would not leave out is copied, and the changes come back as a patch [default: .]
+    #[arg(long, requires = "agent", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: Option<PathBuf>,
+    /// Make the coding agent's changes here too
+    #[arg(long, requires = "agent")]
+    pub(crate) apply: bool,
     /// Leave the agent running, with its data, when it has answered
     #[arg(long)]
     pub(crate) keep: bool,
@@ -24,6 +36,9 @@ pub(crate) struct RunTask {
     pub(crate) model: Option<String>,
     #[command(flatten)]
     pub(crate) run: Run,
+    /// What the coding agent is told besides, behind --
+    #[arg(last = true, requires = "agent")]
+    pub(crate) arguments: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -92,8 +107,19 @@ mod tests {
         else {
             panic!("it is one")
         };
-        assert!(options.keep && options.task == "say hello" && options.run.env.len() == 1);
+        assert!(options.keep && options.task.as_deref() == Some("say hello") && options.run.env.len() == 1);
         assert!(run(&["say hello"]).is_err(), "by whom?");
         assert!(run(&["-t", "nano"]).is_err(), "what?");
+        assert!(run(&["-t", "nano", "--apply", "say hello"]).is_err(), "to which folder?");
+    }
+
+    #[test]
+    fn a_coding_agent_needs_a_folder_alone() {
+        let run = |words: &[&str]| Cli::try_parse_from([&["palatine", "run"], words].concat());
+        assert!(run(&["--agent", "codex", "--dir", "."]).is_ok() && run(&["--agent", "vim"]).is_err());
+        let words = ["--agent", "claude@2.1.0", "--apply", "--env-file", "keys", "fix it", "--", "--model", "x"];
+        let Ok(Cli { command: Command::Run(options), .. }) = run(&words) else { panic!("it is one") };
+        assert_eq!((options.task.as_deref(), options.arguments.len()), (Some("fix it"), 2));
+        assert!(options.apply && options.agent_type.is_none());
     }
 }

@@ -1,5 +1,6 @@
 //! The commands that talk to a gateway.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -15,11 +16,12 @@ use wire::v1::public::{AgentsResponse, SpawnRequest};
 use wire::v1::vault::Prices;
 
 use super::asked::{Asked, ShownPieces, first_model, not_obeyed, only, payers_model, read_question};
+use super::coder::{Coding, CodingOptions};
 use super::environment::environment;
 use super::files::{RemoteFiles, in_data};
 use super::pay::LimitedPayer;
 use super::starting::{Starting, wait};
-use super::task::Task;
+use super::task::{Task, TaskAgent};
 use super::{asked, chat, copy, forward, gateway, piped, shell, task};
 use crate::answers::{Removed, RemovedAgent};
 use crate::cli::{
@@ -31,6 +33,9 @@ use crate::signer::KeystoreLocation;
 use crate::starters::Starters;
 use crate::tokens::TokenFolder;
 use crate::up::StateDir;
+
+/// What coding agents work in, if nothing else is said.
+const CODERS_IMAGE: &str = "base";
 
 /// One run of a command.
 struct Session<'a> {
@@ -170,23 +175,28 @@ impl Session<'_> {
 
     /// Has a new agent do something, and removes it again.
     async fn run_task(&self, options: RunTask) -> Result<ExitCode> {
-        let RunTask { task, agent_type, keep, model, mut run } = options;
+        let RunTask { task, agent_type, agent, dir, apply, keep, model, mut run, arguments } = options;
         if run.no_wait {
             bail!("run waits for the answer; who does not wait: palatine spawn --no-wait, then palatine ask");
         }
-        let task = if task == asked::STDIN { read_question()? } else { task };
+        let task = task.map(|task| if task == asked::STDIN { read_question() } else { Ok(task) }).transpose()?;
         if !keep {
             // Should we die, it does not stay for ever.
             run.timeout.get_or_insert(task::LIFETIME);
         }
         let new = SpawnRequest {
-            agent_type: Some(agent_type),
+            agent_type: Some(agent_type.unwrap_or_else(|| CODERS_IMAGE.to_owned())),
             ephemeral: (!keep).then_some(true),
             ..SpawnRequest::default()
         };
         let starting = self.starting(new, run)?;
-        let task = Task { client: &self.client, tokens: &self.tokens, text: task, model, keep, json: self.json };
-        task.run(starting, interrupted()?, interrupted).await
+        let its = TaskAgent { client: &self.client, tokens: &self.tokens, keep: Cell::new(keep) };
+        if let Some(agent) = agent {
+            let options = CodingOptions { agent, dir: dir.unwrap_or_else(|| ".".into()), task, arguments, apply };
+            return Coding::new(its, options, self.json).run(starting, interrupted()?, interrupted).await;
+        }
+        let text = task.context("what is it to do?")?;
+        Task { agent: its, text, model, json: self.json }.run(starting, interrupted()?, interrupted).await
     }
 
     async fn set_timeout(&self, options: SetTimeout) -> Result<()> {

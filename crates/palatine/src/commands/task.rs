@@ -1,5 +1,6 @@
 //! `palatine run`: a new agent that does one thing, and is removed again however that ends.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::pin::pin;
@@ -25,16 +26,21 @@ use crate::tokens::TokenFolder;
 /// it: should we die before, it ends by itself.
 pub(crate) const LIFETIME: Duration = Duration::from_secs(60 * 60);
 
-/// What a new agent is to do.
-pub(crate) struct Task<'a> {
+/// An agent that is there for one piece of work.
+pub(crate) struct TaskAgent<'a> {
     pub(crate) client: &'a GatewayClient,
     pub(crate) tokens: &'a TokenFolder,
+    /// Whether it runs on afterwards; the work itself may find that it must.
+    pub(crate) keep: Cell<bool>,
+}
+
+/// What a new agent is to do.
+pub(crate) struct Task<'a> {
+    pub(crate) agent: TaskAgent<'a>,
     /// What it is asked.
     pub(crate) text: String,
     /// By this model, or the first that it lists.
     pub(crate) model: Option<String>,
-    /// Whether it runs on when it has answered.
-    pub(crate) keep: bool,
     pub(crate) json: bool,
 }
 
@@ -77,68 +83,43 @@ impl fmt::Display for TaskInterrupted {
 
 impl std::error::Error for TaskInterrupted {}
 
-impl Task<'_> {
-    /// Has the agent started, asks it, and stops it unless it is kept. `interrupted` comes when
-    /// we are asked to end, what `again` gives when we are asked once more.
-    pub(crate) async fn run<F: Future<Output = ()>>(
+impl TaskAgent<'_> {
+    /// Has the agent started and the work done, and stops it unless it is kept: what was done, and how the stop went.
+    /// `interrupted` comes when we are asked to end, what `again` gives when we are asked once more.
+    pub(crate) async fn run<T, W: Future<Output = Result<T>>, F: Future<Output = ()>>(
         &self,
         starting: Starting<'_>,
+        work: impl FnOnce(Agent) -> W,
         interrupted: impl Future<Output = ()>,
         again: impl FnOnce() -> Result<F>,
-    ) -> Result<ExitCode> {
-        let (done, ended) = self.work(starting, interrupted, again).await;
-        let told = done.map_or(Ok(()), |done| self.tell(&done));
-        ended?;
-        told?;
-        Ok(ExitCode::SUCCESS)
-    }
-
-    /// What was answered, if anything was, however it went on from there.
-    async fn work<F: Future<Output = ()>>(
-        &self,
-        starting: Starting<'_>,
-        interrupted: impl Future<Output = ()>,
-        again: impl FnOnce() -> Result<F>,
-    ) -> (Option<TaskDone>, Result<()>) {
+    ) -> Result<(T, Result<()>)> {
         let mut interrupted = pin!(interrupted);
         let agent = match starting.until_ready(interrupted.as_mut()).await {
             Ok(answer) => answer.agent,
-            Err(error) => return (None, self.not_started(&starting, error, again).await),
+            Err(error) => return Err(self.not_started(&starting, error, again).await?),
         };
         let id = agent.id;
-        let asked = tokio::select! {
-            asked = self.ask(agent) => asked,
-            () = interrupted.as_mut() => return (None, self.left(id, again).await),
+        let done = tokio::select! {
+            done = work(agent) => done,
+            () = interrupted.as_mut() => return Err(self.leave(id, again()?).await.into()),
         };
         let stopped = match again() {
-            _ if self.keep => Ok(()),
+            _ if self.keep.get() => Ok(()),
             Ok(again) => self.stop(id, again).await,
             Err(error) => Err(error),
         };
-        match (asked, stopped) {
+        match (done, stopped) {
             (Ok(done), stopped) => {
-                let kept = self.keep || stopped.is_err();
                 let left = || format!("{id} has answered and may run on; stop it: palatine stop {id}");
-                (Some(TaskDone { kept, ..done }), stopped.with_context(left))
+                Ok((done, stopped.with_context(left)))
             }
             (Err(error), stopped) => {
                 if let Err(left) = stopped {
                     eprintln!("error: {left:#}\n  stop it: palatine stop {id}");
                 }
-                (None, Err(error))
+                Err(error)
             }
         }
-    }
-
-    fn tell(&self, done: &TaskDone) -> std::io::Result<()> {
-        if self.json {
-            return show(true, done, |_| String::new());
-        }
-        if self.keep {
-            let id = done.agent;
-            eprintln!("{id} runs on; talk with it: palatine chat {id}, or stop it: palatine stop {id}");
-        }
-        Ok(())
     }
 
     /// Ends what was begun and is not ready; why.
@@ -147,55 +128,19 @@ impl Task<'_> {
         starting: &Starting<'_>,
         error: anyhow::Error,
         again: impl FnOnce() -> Result<F>,
-    ) -> Result<()> {
+    ) -> Result<anyhow::Error> {
         if let Some(Interrupted { id }) = error.downcast_ref() {
-            return self.left(*id, again).await;
+            return Ok(self.leave(*id, again()?).await.into());
         }
-        if let Some(id) = starting.begun().filter(|_| !self.keep) {
+        if let Some(id) = starting.begun().filter(|_| !self.keep.get()) {
             self.clear_away(id, again()?).await;
         }
-        Err(error)
-    }
-
-    /// That we were asked to end, once the agent is ended too.
-    async fn left<F: Future<Output = ()>>(&self, id: PodId, again: impl FnOnce() -> Result<F>) -> Result<()> {
-        Err(self.leave(id, again()?).await.into())
-    }
-
-    /// What the agent answers; a person sees it as it comes.
-    async fn ask(&self, agent: Agent) -> Result<TaskDone> {
-        let endpoint = AgentEndpoint { url: agent.url, token: agent.token };
-        let model = match &self.model {
-            Some(model) => model.clone(),
-            None => first_model(self.client, &endpoint).await?,
-        };
-        let prompt = ChatPrompt::of(model.clone(), self.text.clone());
-        let mut words = self.client.ask(&endpoint, &prompt, None).await?;
-        let mut answer = String::new();
-        let mut out = std::io::stdout();
-        let on_terminal = out.is_terminal();
-        while let Some(word) = words.next().await {
-            let word = word?;
-            if !self.json {
-                let shown = if on_terminal { printable(&word) } else { word };
-                out.write_all(shown.as_bytes())?;
-                out.flush()?;
-                continue;
-            }
-            if answer.len() + word.len() > MAX_ANSWER {
-                bail!("the answer is longer than {MAX_ANSWER} bytes");
-            }
-            answer.push_str(&word);
-        }
-        if !self.json {
-            writeln!(out)?;
-        }
-        Ok(TaskDone { agent: agent.id, model, answer, kept: self.keep })
+        Ok(error)
     }
 
     /// Ends what we were asked to leave.
     async fn leave(&self, id: PodId, again: impl Future<Output = ()>) -> TaskInterrupted {
-        if self.keep {
+        if self.keep.get() {
             return TaskInterrupted { id, agent: AgentLeft::Kept };
         }
         eprintln!("stopping {id}…");
@@ -228,6 +173,75 @@ impl Task<'_> {
             eprintln!("warning: the token of {id}, which is stopped, is still kept here: {error}");
         }
         Ok(())
+    }
+}
+
+impl Task<'_> {
+    /// Has the agent started, asks it, and stops it unless it is kept, as [`TaskAgent::run`] does.
+    pub(crate) async fn run<F: Future<Output = ()>>(
+        &self,
+        starting: Starting<'_>,
+        interrupted: impl Future<Output = ()>,
+        again: impl FnOnce() -> Result<F>,
+    ) -> Result<ExitCode> {
+        let (done, stopped) = self.work(starting, interrupted, again).await?;
+        let told = self.tell(&done);
+        stopped?;
+        told?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// What was answered, however the agent's end went.
+    async fn work<F: Future<Output = ()>>(
+        &self,
+        starting: Starting<'_>,
+        interrupted: impl Future<Output = ()>,
+        again: impl FnOnce() -> Result<F>,
+    ) -> Result<(TaskDone, Result<()>)> {
+        let (done, stopped) = self.agent.run(starting, |agent| self.ask(agent), interrupted, again).await?;
+        Ok((TaskDone { kept: done.kept || stopped.is_err(), ..done }, stopped))
+    }
+
+    fn tell(&self, done: &TaskDone) -> std::io::Result<()> {
+        if self.json {
+            return show(true, done, |_| String::new());
+        }
+        if self.agent.keep.get() {
+            let id = done.agent;
+            eprintln!("{id} runs on; talk with it: palatine chat {id}, or stop it: palatine stop {id}");
+        }
+        Ok(())
+    }
+
+    /// What the agent answers; a person sees it as it comes.
+    async fn ask(&self, agent: Agent) -> Result<TaskDone> {
+        let endpoint = AgentEndpoint { url: agent.url, token: agent.token };
+        let model = match &self.model {
+            Some(model) => model.clone(),
+            None => first_model(self.agent.client, &endpoint).await?,
+        };
+        let prompt = ChatPrompt::of(model.clone(), self.text.clone());
+        let mut words = self.agent.client.ask(&endpoint, &prompt, None).await?;
+        let mut answer = String::new();
+        let mut out = std::io::stdout();
+        let on_terminal = out.is_terminal();
+        while let Some(word) = words.next().await {
+            let word = word?;
+            if !self.json {
+                let shown = if on_terminal { printable(&word) } else { word };
+                out.write_all(shown.as_bytes())?;
+                out.flush()?;
+                continue;
+            }
+            if answer.len() + word.len() > MAX_ANSWER {
+                bail!("the answer is longer than {MAX_ANSWER} bytes");
+            }
+            answer.push_str(&word);
+        }
+        if !self.json {
+            writeln!(out)?;
+        }
+        Ok(TaskDone { agent: agent.id, model, answer, kept: self.agent.keep.get() })
     }
 }
 
@@ -288,22 +302,22 @@ mod tests {
 
         /// Runs a task, and says what came of it and what was asked of the gateway.
         async fn run(&self, keep: bool, interrupted: impl Future<Output = ()>) -> (Result<()>, Vec<String>) {
-            let ((_, ended), heard) = self.work(keep, interrupted).await;
-            (ended, heard)
+            let (done, heard) = self.work(keep, interrupted).await;
+            (done.and_then(|(_, stopped)| stopped), heard)
         }
 
         async fn work(
             &self,
             keep: bool,
             interrupted: impl Future<Output = ()>,
-        ) -> ((Option<TaskDone>, Result<()>), Vec<String>) {
+        ) -> (Result<(TaskDone, Result<()>)>, Vec<String>) {
             let dir = tempfile::tempdir().unwrap();
             let tokens = TokenFolder::at(dir.path().join("tokens"));
             let client = GatewayClient::new(&self.url).unwrap().signed_by(Keypair::generate(&[7; 32]));
             let starting = Starting::new(&client, &tokens, SpawnRequest::default(), None).unwrap();
             let starting = if self.answers == Answers::Lost { starting.impatient() } else { starting };
-            let (client, text) = (&client, "do it".to_owned());
-            let task = Task { client, tokens: &tokens, text, model: None, keep, json: true };
+            let agent = TaskAgent { client: &client, tokens: &tokens, keep: Cell::new(keep) };
+            let task = Task { agent, text: "do it".to_owned(), model: None, json: true };
             let done = task.work(starting, interrupted, || Ok(pending())).await;
             let is_kept = tokens.find("agent-123".parse().unwrap()).is_some();
             let heard = self.heard.lock().unwrap().clone();
@@ -396,9 +410,8 @@ mod tests {
     #[tokio::test]
     async fn an_answer_is_told_also_where_its_agent_could_not_be_stopped() {
         let gateway = FakeGateway::serve(Answers::Words, false).await;
-        let (done, ended) = gateway.work(false, pending()).await.0;
-        assert!(ended.unwrap_err().to_string().contains("palatine stop agent-123"));
-        let done = done.unwrap();
+        let (done, stopped) = gateway.work(false, pending()).await.0.unwrap();
+        assert!(stopped.unwrap_err().to_string().contains("palatine stop agent-123"));
         assert_eq!((done.answer.as_str(), done.kept), ("done", true));
     }
 

@@ -10,6 +10,7 @@ mod ask;
 mod boot;
 mod circles;
 mod clients;
+mod coder;
 mod containers;
 mod content;
 mod crash;
