@@ -196,8 +196,16 @@ fn known_to_containerd(node: &NodeProcess) -> BTreeMap<&'static str, BTreeSet<St
     let list = |kind: &'static str, words: &[&str]| {
         let mut command = Command::new("ctr");
         command.arg("--address").arg(&socket).args(["--namespace", CONTAINERD_NAMESPACE, kind]).args(words);
-        let said = command.output().expect("ctr is installed");
-        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        // One that was killed by the very last step is being started again.
+        let until = Instant::now() + PATIENCE;
+        let said = loop {
+            let said = command.output().expect("ctr is installed");
+            if said.status.success() {
+                break said;
+            }
+            assert!(Instant::now() < until, "{}", String::from_utf8_lossy(&said.stderr));
+            std::thread::sleep(LOOK);
+        };
         let lines = String::from_utf8_lossy(&said.stdout).into_owned();
         let names = lines.lines().filter(|line| !line.starts_with("KEY ")).map(str::to_owned).collect();
         (kind, names)
