@@ -2,6 +2,8 @@
 //! instant, with volumes beside: what ran goes on under its id, nothing is left of what ended,
 //! no volume has two writers, and nothing is lost that was on a disk.
 
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that cannot go on has failed, and says where")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -439,7 +441,7 @@ fn containerds(node: &NodeProcess) -> Vec<u32> {
 /// Node, containerd, or one after the other, at some instant.
 async fn die(node: &mut NodeProcess, round: usize) {
     sleep(random_below(Duration::from_millis(1_500))).await;
-    if round % 3 != 0 {
+    if !round.is_multiple_of(3) {
         containerds(node).into_iter().for_each(kill);
     }
     if round % 3 != 1 {

@@ -1,6 +1,8 @@
 //! A tenant who is root in its guest and takes the place of `pod`: the guest is its tenant's, and
 //! what the node knows, bills and ends does not depend on what it says.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use std::time::Duration;
 
 use domain::{MarkKind, RunId};
