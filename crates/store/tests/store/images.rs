@@ -236,14 +236,15 @@ pub(crate) async fn what_is_published_is_everybodys_until_it_is_taken_back_or_re
     publish(2, "work", false).await.unwrap();
     assert_eq!(all().await.len(), 1);
     // Who publishes much hides nobody else's.
-    for n in 11..=14 {
-        there(&store, 3, n, &format!("many:{n}"), 1).await;
-        publish(3, &format!("many:{n}"), true).await.unwrap();
+    let many = [(11, "many:1"), (12, "many:2"), (13, "many:3"), (14, "many:4")];
+    for (n, image) in many {
+        there(&store, 3, n, image, 1).await;
+        publish(3, image, true).await.unwrap();
     }
     let shown = store.published_images(3).await.unwrap();
     assert_eq!(shown.iter().map(|image| image.wallet).collect::<Vec<_>>(), [3, 3, 1].map(wallet));
-    for n in 11..=14 {
-        publish(3, &format!("many:{n}"), false).await.unwrap();
+    for (_, image) in many {
+        publish(3, image, false).await.unwrap();
     }
     there(&store, 1, 3, "work", 1).await;
     assert_eq!(all().await, [], "what has come in its place was published by nobody");
