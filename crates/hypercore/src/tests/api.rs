@@ -311,10 +311,13 @@ fn the_document_tells_parameters_of_the_path_from_those_of_the_query() {
         for parameter in parameters.filter(|parameter| parameter["in"] != "header") {
             let in_path = path.contains(&format!("{{{}}}", parameter["name"].as_str().unwrap()));
             let place = if in_path { "path" } else { "query" };
-            assert_eq!((parameter["in"].as_str(), parameter["required"] == true), (Some(place), in_path), "{path}");
+            // Which file of a disk has to be said.
+            let required = in_path || path.ends_with("/{call}") && parameter["name"] == "path";
+            assert_eq!((parameter["in"].as_str(), parameter["required"] == true), (Some(place), required), "{path}");
             seen += usize::from(!in_path);
         }
     }
-    let names = "after, wait_ms twice, until, pod, grace_ms, data, follow, source, path and username twice, port";
-    assert_eq!(seen, 14, "{names}");
+    let names = "after, wait_ms twice, until, pod, grace_ms, data, follow, source, path and username twice, port; \
+                 path, depth, uid, gid, mode, force of a volume's files and of kept data's";
+    assert_eq!(seen, 26, "{names}");
 }
