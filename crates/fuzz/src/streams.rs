@@ -4,8 +4,9 @@ use bytes::BytesMut;
 use serde_json::from_slice;
 use wire::connect::Envelope;
 use wire::fault::Fault;
-use wire::filesystem::{EntryInfo, WatchFrame};
-use wire::process::{RpcError, StartRequest};
+use wire::filesystem::{EntryInfo, WatchFrame, WatchRequest};
+use wire::process::{RpcError, SendInputRequest, SendSignalRequest, StartRequest, StreamInputRequest, UpdateRequest};
+use wire::proto::FromProto as _;
 use wire::v1::node::{MarksPage, Sandbox, SandboxSpec};
 use wire::v1::public::SpawnRequest;
 
@@ -48,4 +49,13 @@ pub(crate) fn documents(bytes: &[u8]) {
         )*};
     }
     same!(Fault, SpawnRequest, SandboxSpec, Sandbox, MarksPage, StartRequest, RpcError, EntryInfo, WatchFrame);
+    protobuf(bytes);
+}
+
+/// The same calls' messages in protobuf: read, or refused.
+fn protobuf(bytes: &[u8]) {
+    macro_rules! read {
+        ($($kind:ty),*) => {$( let _ = <$kind>::from_proto(bytes); )*};
+    }
+    read!(StartRequest, StreamInputRequest, SendInputRequest, SendSignalRequest, UpdateRequest, WatchRequest);
 }

@@ -8,6 +8,7 @@
 mod agent;
 mod api;
 mod args;
+mod codec;
 mod container;
 mod exec;
 mod files;

@@ -3,7 +3,7 @@
 //!
 //! The maintained `connectrpc` crate is built around generated protobuf types
 //! and brings its own HTTP stack, compression and code generation; the part of
-//! the protocol that JSON clients see is these five bytes.
+//! the protocol that clients see is these five bytes and what [`proto`](crate::proto) has.
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
@@ -16,7 +16,7 @@ const END: u8 = 0b10;
 pub struct Envelope {
     /// Whether it is the stream's last, an end-of-stream message.
     pub end: bool,
-    /// The message's JSON.
+    /// The message: JSON, or protobuf; JSON in an end-of-stream message.
     pub message: Bytes,
 }
 

@@ -1,4 +1,4 @@
-//! E2B's protocol of files: `filesystem.Filesystem` as JSON over the Connect protocol, and
+//! E2B's protocol of files: `filesystem.Filesystem` over the Connect protocol, as JSON or protobuf, and
 //! `/files`, plain HTTP.
 //!
 //! | call | kind | request | answer |

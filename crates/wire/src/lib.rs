@@ -6,7 +6,7 @@
 //! | [`v1::vault`] | the same: the financial layer | HTTP, TLS |
 //! | [`v1::node`] | the gateway's control plane and `hypercore` | HTTP on a Unix socket |
 //! | [`v1::pod`] | `hypercore` and `pod`, in the guest | HTTP on the guest's own link |
-//! | [`process`] | whoever runs commands in a guest, and `pod` | Connect's JSON, in [`connect`] envelopes |
+//! | [`process`] | whoever runs commands in a guest, and `pod` | Connect's JSON or [`proto`], in [`connect`] envelopes |
 //! | [`filesystem`] | whoever works on a guest's files, and `pod` | the same; plain HTTP for what is in them |
 //! | [`content`] | whoever works on the files of a volume that no agent has, and its helper | HTTP |
 //! | [`v1::relay`] | anyone and the gasless relayer | HTTP, TLS |
@@ -18,6 +18,7 @@ pub mod filesystem;
 mod hex;
 mod printable;
 pub mod process;
+pub mod proto;
 pub mod v1;
 
 mod secret;

@@ -1,4 +1,4 @@
-//! E2B's process protocol (`process.Process`), as JSON over the Connect protocol.
+//! E2B's process protocol (`process.Process`) over the Connect protocol, as JSON, or as protobuf ([`proto`](crate::proto)).
 //!
 //! | call | kind | request | answer |
 //! |---|---|---|---|
@@ -11,11 +11,11 @@
 //! | `SendSignal` | unary | [`SendSignalRequest`] | `{}` |
 //! | `Update` | unary | [`UpdateRequest`] | `{}` |
 //!
-//! Unary calls are plain `application/json`; a failure is an HTTP status with an
-//! [`RpcError`] as its body. Stream calls are `application/connect+json`: the
+//! Unary calls are plain `application/json`, or `application/proto`; a failure is an HTTP status with an
+//! [`RpcError`] as its body. Stream calls are `application/connect+json`, or `+proto`: the
 //! request is one [`envelope`](crate::connect), the answer is always HTTP 200
 //! and a row of envelopes, the last of which carries the end-of-stream flag and
-//! an [`EndOfStream`]. `StreamInput` is one too, but its request goes on: the answer
+//! an [`EndOfStream`]. These two are JSON in any case. `StreamInput` is one too, but its request goes on: the answer
 //! begins at once and ends when the process has taken all of it. One that breaks off
 //! takes its process with it, which would otherwise believe that its input was whole.
 
@@ -29,6 +29,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 pub const STREAM_TYPE: &str = "application/connect+json";
 /// The content type of unary calls.
 pub const UNARY_TYPE: &str = "application/json";
+/// The same for messages in protobuf's binary form.
+pub const PROTO_STREAM_TYPE: &str = "application/connect+proto";
+/// The same for messages in protobuf's binary form.
+pub const PROTO_UNARY_TYPE: &str = "application/proto";
 /// Milliseconds the call may take, as a decimal. On `Start` the process is
 /// killed when they are over.
 pub const TIMEOUT_HEADER: &str = "connect-timeout-ms";

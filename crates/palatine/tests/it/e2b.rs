@@ -82,6 +82,8 @@ fn soak_agents_base_passes_what_e2bs_own_tests_try_of_its_sdk() {
     let agent = &spawned["agent"];
     let passed_here = passed(&stdout_of(&script(&stack, agent, &[]).output().unwrap()));
     assert_eq!(passed_here, passing());
+    let in_protobuf = passed(&stdout_of(&script(&stack, agent, &["proto"]).output().unwrap()));
+    assert_eq!(in_protobuf, passed_here, "in one form of the messages alone");
 
     // What runs when an agent is stopped ends first, and its end is told.
     let mut running = script(&stack, agent, &["killed"]).stdout(Stdio::piped()).spawn().unwrap();

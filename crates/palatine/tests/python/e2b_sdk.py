@@ -1,8 +1,9 @@
 """What E2B's own tests of its Python SDK try of files, commands and terminals, through that SDK, against one agent.
 
-Arguments: the gateway's URL, the agent's id, its token, its host's name; `killed` as a fifth has only that test run in
-which the agent is stopped. Each test bears the name of E2B's; both kinds of client run it, but for what only one of them
-has. What came of each is a line of JSON. The agent has `FOO=bar` in its environment and is worked in by `user`.
+Arguments: the gateway's URL, the agent's id, its token, its host's name; `proto` as a fifth has the messages written in
+protobuf's binary form instead of the SDK's JSON, `killed` has only that test run in which the agent is stopped. Each test
+bears the name of E2B's; both kinds of client run it, but for what only one of them has. What came of each is a line of
+JSON. The agent has `FOO=bar` in its environment and is worked in by `user`.
 """
 
 import asyncio
@@ -16,9 +17,11 @@ import urllib.error
 import urllib.request
 import uuid
 
+from connectrpc.codec import proto_binary_codec
 from packaging.version import Version
 
 from e2b import AsyncSandbox, ConnectionConfig, FilesystemEventType, FileType, Sandbox
+from e2b.envd import client_async, client_sync
 from e2b.exceptions import (
     FileNotFoundException,
     InvalidArgumentException,
@@ -941,6 +944,9 @@ async def tried(name, kind, sandbox, test):
 
 
 async def main(mode):
+    if mode == "proto":
+        for clients in [client_sync, client_async]:
+            clients.ENVD_JSON_CODEC = proto_binary_codec()
     headers = {"X-Access-Token": TOKEN, "E2b-Sandbox-Id": ID, "E2b-Sandbox-Port": str(ConnectionConfig.envd_port)}
     clients = {"sync": client(Sandbox, URL, headers), "async": client(AsyncSandbox, URL, headers)}
     for sandbox in clients.values():

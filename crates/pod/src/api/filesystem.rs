@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 
-use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse as _, Response};
@@ -12,14 +11,16 @@ use http::header::CONTENT_TYPE;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use wire::filesystem::{
-    EntryInfo, EntryResponse, ListDirRequest, MoveRequest, PathRequest, SetModeRequest, WatchFrame, WatchRequest,
-    WatchStarted, Watcher, WatcherEvents,
+    EntryInfo, EntryResponse, ListDirRequest, ListDirResponse, MoveRequest, PathRequest, SetModeRequest, WatchFrame,
+    WatchRequest, WatchStarted, Watcher, WatcherEvents,
 };
-use wire::process::{EndOfStream, Keepalive, RpcCode, RpcError, STREAM_TYPE, UNARY_TYPE};
+use wire::process::{Keepalive, RpcCode, RpcError};
+use wire::proto::{Empty, ToProto};
 
-use super::rpc::{Empty, RpcCall, RpcResult, failure, fault, parse, path_base, unsupported, unwrap};
+use super::rpc::{RpcCall, RpcResult, failure, fault, path_base};
 use crate::agent::Pod;
-use crate::exec::{StreamOptions, envelope, refusal, until};
+use crate::codec::Codec;
+use crate::exec::{StreamOptions, end_of_stream, envelope, until};
 use crate::files::{self, FileError, FileMode, PathError, Watch, WatchSpec};
 use crate::process::User;
 
@@ -30,17 +31,16 @@ pub(super) async fn filesystem(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let rpc = RpcCall { pod, headers };
-    match call.as_str() {
-        "WatchDir" => watch_dir(&rpc, &body).await,
-        _ => unary(&rpc, &call, &body).await,
+    let is_stream = call == "WatchDir";
+    let rpc = if is_stream { RpcCall::of_stream(pod, headers) } else { RpcCall::of_unary(pod, headers) };
+    match rpc {
+        Ok(rpc) if is_stream => watch_dir(&rpc, &body).await,
+        Ok(rpc) => unary(&rpc, &call, &body).await,
+        Err(refused) => refused,
     }
 }
 
 async fn unary(rpc: &RpcCall, call: &str, body: &Bytes) -> Response {
-    if !rpc.has_type(UNARY_TYPE) {
-        return unsupported(UNARY_TYPE);
-    }
     let answered = match rpc.timeout() {
         Ok(None) => answer(rpc, call, body).await,
         Ok(Some(left)) => timeout(left, answer(rpc, call, body))
@@ -54,42 +54,42 @@ async fn unary(rpc: &RpcCall, call: &str, body: &Bytes) -> Response {
 async fn answer(rpc: &RpcCall, call: &str, body: &Bytes) -> RpcResult<Response> {
     match call {
         "Stat" => {
-            let request: PathRequest = parse(body)?;
+            let request: PathRequest = rpc.parse(body)?;
             entry(rpc, [&request.path], |[path]| files::stat(path)).await
         }
         "MakeDir" => {
-            let request: PathRequest = parse(body)?;
+            let request: PathRequest = rpc.parse(body)?;
             entry(rpc, [&request.path], |[path]| files::make_dir(path)).await
         }
         "SetMode" => {
-            let request: SetModeRequest = parse(body)?;
+            let request: SetModeRequest = rpc.parse(body)?;
             let mode: FileMode = request.mode.parse().map_err(RpcError::from)?;
             let (user, [path]) = resolve(rpc, [&request.path])?;
             let entry = rpc.pod.files().run(&user, move || files::set_mode(&path, mode)).await?;
-            Ok(Json(EntryResponse { entry }).into_response())
+            Ok(rpc.answered(&EntryResponse { entry }))
         }
         "Move" => {
-            let request: MoveRequest = parse(body)?;
+            let request: MoveRequest = rpc.parse(body)?;
             entry(rpc, [&request.source, &request.destination], |[from, to]| files::move_to(from, to)).await
         }
         "Remove" => {
-            let request: PathRequest = parse(body)?;
+            let request: PathRequest = rpc.parse(body)?;
             let (user, [path]) = resolve(rpc, [&request.path])?;
             rpc.pod.files().run(&user, move || files::remove(&path)).await?;
-            Ok(Json(Empty {}).into_response())
+            Ok(rpc.answered(&Empty {}))
         }
-        "ListDir" => list_dir(rpc, parse(body)?).await,
+        "ListDir" => list_dir(rpc, rpc.parse(body)?).await,
         "CreateWatcher" => {
-            let watcher_id = rpc.pod.watchers().keep(watch(rpc, parse(body)?).await?)?;
-            Ok(Json(Watcher { watcher_id }).into_response())
+            let watcher_id = rpc.pod.watchers().keep(watch(rpc, rpc.parse(body)?).await?)?;
+            Ok(rpc.answered(&Watcher { watcher_id }))
         }
         "GetWatcherEvents" => {
-            let watch = rpc.pod.watchers().find(&parse::<Watcher>(body)?.watcher_id)?;
-            Ok(Json(WatcherEvents { events: watch.take().await? }).into_response())
+            let watch = rpc.pod.watchers().find(&rpc.parse::<Watcher>(body)?.watcher_id)?;
+            Ok(rpc.answered(&WatcherEvents { events: watch.take().await? }))
         }
         "RemoveWatcher" => {
-            rpc.pod.watchers().remove(&parse::<Watcher>(body)?.watcher_id)?;
-            Ok(Json(Empty {}).into_response())
+            rpc.pod.watchers().remove(&rpc.parse::<Watcher>(body)?.watcher_id)?;
+            Ok(rpc.answered(&Empty {}))
         }
         _ => Err(fault(RpcCode::Unimplemented, format!("there is no call {call}"))),
     }
@@ -114,12 +114,23 @@ async fn entry<const N: usize>(
 ) -> RpcResult<Response> {
     let (user, paths) = resolve(rpc, named)?;
     let entry = rpc.pod.files().run(&user, move || work(&paths)).await?;
-    Ok(Json(EntryResponse { entry }).into_response())
+    Ok(rpc.answered(&EntryResponse { entry }))
 }
 
 /// The answer is written as the folder is read, so that its entries are held once.
 async fn list_dir(rpc: &RpcCall, request: ListDirRequest) -> RpcResult<Response> {
     let (user, [path]) = resolve(rpc, [&request.path])?;
+    if rpc.codec == Codec::Proto {
+        let listed = rpc.pod.files().run(&user, move || {
+            let mut bytes = Vec::new();
+            // Messages behind each other are one with the entries of all.
+            files::list(&path, request.depth, |entry| {
+                bytes.extend_from_slice(&ListDirResponse { entries: vec![entry] }.to_proto());
+            })?;
+            Ok(bytes)
+        });
+        return Ok(([(CONTENT_TYPE, rpc.codec.unary_type())], listed.await?).into_response());
+    }
     let listed = rpc.pod.files().run(&user, move || {
         let mut json = br#"{"entries":["#.to_vec();
         files::list(&path, request.depth, |entry| {
@@ -132,7 +143,7 @@ async fn list_dir(rpc: &RpcCall, request: ListDirRequest) -> RpcResult<Response>
         json.extend_from_slice(b"]}");
         Ok(json)
     });
-    Ok(([(CONTENT_TYPE, UNARY_TYPE)], listed.await?).into_response())
+    Ok(([(CONTENT_TYPE, rpc.codec.unary_type())], listed.await?).into_response())
 }
 
 async fn watch(rpc: &RpcCall, request: WatchRequest) -> RpcResult<Watch> {
@@ -148,26 +159,23 @@ async fn watch(rpc: &RpcCall, request: WatchRequest) -> RpcResult<Watch> {
 }
 
 async fn watch_dir(rpc: &RpcCall, body: &Bytes) -> Response {
-    if !rpc.has_type(STREAM_TYPE) {
-        return unsupported(STREAM_TYPE);
-    }
     let begun = async {
         let permit = rpc.pod.stream_permit();
         let permit = permit.ok_or_else(|| fault(RpcCode::ResourceExhausted, "too many streams are open"))?;
         let options = rpc.options()?;
-        let watch = watch(rpc, unwrap(body)?).await?;
+        let watch = watch(rpc, rpc.unwrap(body)?).await?;
         Ok(frames(watch, options, permit))
     };
     let bytes = match begun.await {
         Ok(frames) => frames.left_stream(),
-        Err(error) => stream::iter([refusal(error)]).right_stream(),
+        Err(error) => stream::iter([end_of_stream(Some(error))]).right_stream(),
     };
-    ([(CONTENT_TYPE, STREAM_TYPE)], Body::from_stream(bytes.map(Ok::<_, Infallible>))).into_response()
+    ([(CONTENT_TYPE, rpc.codec.stream_type())], Body::from_stream(bytes.map(Ok::<_, Infallible>))).into_response()
 }
 
 /// The stream of what happens: a start, events, and at its deadline or failure its end.
 fn frames(watch: Watch, options: StreamOptions, permit: OwnedSemaphorePermit) -> impl Stream<Item = Bytes> + Send {
-    let start = envelope(false, &WatchFrame::Start(WatchStarted {}));
+    let start = envelope(options.codec, &WatchFrame::Start(WatchStarted {}));
     let rest = stream::unfold(Some((watch, permit)), move |open| async move {
         let (watch, permit) = open?;
         let event = tokio::select! {
@@ -177,8 +185,8 @@ fn frames(watch: Watch, options: StreamOptions, permit: OwnedSemaphorePermit) ->
             () = tokio::time::sleep(options.keepalive) => Ok(WatchFrame::Keepalive(Keepalive {})),
         };
         Some(match event {
-            Ok(frame) => (envelope(false, &frame), Some((watch, permit))),
-            Err(error) => (envelope(true, &EndOfStream { error: Some(error) }), None),
+            Ok(frame) => (envelope(options.codec, &frame), Some((watch, permit))),
+            Err(error) => (end_of_stream(Some(error)), None),
         })
     });
     stream::iter([start]).chain(rest)

@@ -12,30 +12,33 @@ use http::HeaderMap;
 use http::header::CONTENT_TYPE;
 use tokio::time::{Instant, timeout_at};
 use wire::connect::Envelope;
-use wire::process::{EndOfStream, RpcCode, RpcError, STREAM_TYPE, StreamInputRequest};
+use wire::process::{RpcCode, RpcError, StreamInputRequest};
+use wire::proto::Empty;
 
-use super::rpc::{Empty, RpcCall, RpcResult, fault, parse, unsupported};
+use super::rpc::{RpcCall, RpcResult, fault};
 use crate::agent::Pod;
-use crate::exec::{Process, envelope, refusal};
+use crate::codec::Codec;
+use crate::exec::{Process, end_of_stream, envelope};
 
 /// `POST /process.Process/StreamInput`. The answer begins at once, so that whoever
 /// waits for it knows that the pod listens, and ends with the input.
 pub(super) async fn stream_input(State(pod): State<Pod>, headers: HeaderMap, body: Body) -> Response {
-    let call = RpcCall { pod, headers };
-    if !call.has_type(STREAM_TYPE) {
-        return unsupported(STREAM_TYPE);
-    }
+    let call = match RpcCall::of_stream(pod, headers) {
+        Ok(call) => call,
+        Err(refused) => return refused,
+    };
+    let codec = call.codec;
     let answer = stream::once(async move {
         let received = receive(&call, body).await;
-        Ok::<_, Infallible>(received.map_or_else(refusal, |()| done()))
+        Ok::<_, Infallible>(received.map_or_else(|error| end_of_stream(Some(error)), |()| done(codec)))
     });
-    ([(CONTENT_TYPE, STREAM_TYPE)], Body::from_stream(answer)).into_response()
+    ([(CONTENT_TYPE, codec.stream_type())], Body::from_stream(answer)).into_response()
 }
 
 /// The one message of the answer, and its end.
-fn done() -> Bytes {
-    let mut bytes = BytesMut::from(&envelope(false, &Empty {})[..]);
-    bytes.extend_from_slice(&envelope(true, &EndOfStream::default()));
+fn done(codec: Codec) -> Bytes {
+    let mut bytes = BytesMut::from(&envelope(codec, &Empty {})[..]);
+    bytes.extend_from_slice(&end_of_stream(None));
     bytes.freeze()
 }
 
@@ -43,7 +46,7 @@ async fn receive(call: &RpcCall, body: Body) -> RpcResult<()> {
     let full = || fault(RpcCode::ResourceExhausted, "too many streams are open");
     let _permit = call.pod.stream_permit().ok_or_else(full)?;
     let deadline = call.timeout()?.map(|left| Instant::now() + left);
-    let mut messages = Messages { body: body.into_data_stream(), bytes: BytesMut::new() };
+    let mut messages = Messages { call, body: body.into_data_stream(), bytes: BytesMut::new() };
     let Some(StreamInputRequest::Start(select)) = messages.next().await? else {
         return Err(fault(RpcCode::InvalidArgument, "it does not begin with a start"));
     };
@@ -77,7 +80,7 @@ enum InputError {
     DeadlineExceeded,
 }
 
-async fn write_all(process: &Process, mut messages: Messages) -> Result<(), InputError> {
+async fn write_all(process: &Process, mut messages: Messages<'_>) -> Result<(), InputError> {
     loop {
         let message = tokio::select! {
             message = messages.next() => message.map_err(InputError::Message)?,
@@ -97,19 +100,20 @@ async fn write_all(process: &Process, mut messages: Messages) -> Result<(), Inpu
 }
 
 /// The messages of a request that goes on.
-struct Messages {
+struct Messages<'a> {
+    call: &'a RpcCall,
     body: BodyDataStream,
     bytes: BytesMut,
 }
 
-impl Messages {
+impl Messages<'_> {
     /// The next one; `None` after the last. Safe to cancel.
     async fn next(&mut self) -> RpcResult<Option<StreamInputRequest>> {
         let invalid = |error: wire::connect::EnvelopeError| fault(RpcCode::InvalidArgument, error.to_string());
         loop {
             match Envelope::decode(&mut self.bytes).map_err(invalid)? {
                 Some(envelope) if envelope.end => return Ok(None),
-                Some(envelope) => return parse(&envelope.message).map(Some),
+                Some(envelope) => return self.call.parse(&envelope.message).map(Some),
                 None => {}
             }
             match self.body.next().await {

@@ -20,13 +20,15 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use wire::connect::Envelope;
 use wire::process::{
-    KEEPALIVE_HEADER, OFFSET_HEADER, RpcCode, RpcError, STREAM_TYPE, SelectRequest, SendInputRequest,
-    SendSignalRequest, StartRequest, TIMEOUT_HEADER, UNARY_TYPE, UpdateRequest,
+    KEEPALIVE_HEADER, OFFSET_HEADER, RpcCode, RpcError, SelectRequest, SendInputRequest, SendSignalRequest,
+    StartRequest, TIMEOUT_HEADER, UpdateRequest,
 };
+use wire::proto::{Empty, FromProto, ToProto};
 
 use super::error::locate;
 use crate::agent::{Plan, Pod, home_of, user_environment};
-use crate::exec::{CommandSpec, Process, StreamOptions, events, refusal};
+use crate::codec::Codec;
+use crate::exec::{CommandSpec, Process, StreamOptions, end_of_stream, events};
 use crate::files::PathBase;
 use crate::process::{Accounts, User};
 
@@ -44,28 +46,47 @@ pub(super) async fn process(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let rpc = RpcCall { pod, headers };
     match call.as_str() {
-        "Start" | "Connect" => rpc.stream(&call, &body),
-        _ => rpc.unary(&call, &body).await,
+        "Start" | "Connect" => {
+            RpcCall::of_stream(pod, headers).map_or_else(|refused| refused, |rpc| rpc.stream(&call, &body))
+        }
+        _ => match RpcCall::of_unary(pod, headers) {
+            Ok(rpc) => rpc.answer(&call, &body).await.unwrap_or_else(|error| failure(&error)),
+            Err(refused) => refused,
+        },
     }
 }
 
 pub(super) struct RpcCall {
     pub(super) pod: Pod,
-    pub(super) headers: HeaderMap,
+    pub(super) codec: Codec,
+    headers: HeaderMap,
 }
 
 impl RpcCall {
+    /// A call with one message and one answer; the refusal of one in no form that is known.
+    pub(super) fn of_unary(pod: Pod, headers: HeaderMap) -> Result<Self, Response> {
+        let codec = Codec::of_unary(&headers).ok_or_else(|| unsupported(Codec::unary_type))?;
+        Ok(Self { pod, codec, headers })
+    }
+
+    /// The same for one whose messages come in envelopes.
+    pub(super) fn of_stream(pod: Pod, headers: HeaderMap) -> Result<Self, Response> {
+        let codec = Codec::of_stream(&headers).ok_or_else(|| unsupported(Codec::stream_type))?;
+        Ok(Self { pod, codec, headers })
+    }
+
+    /// An answer that is one message.
+    pub(super) fn answered(&self, message: &(impl Serialize + ToProto)) -> Response {
+        ([(CONTENT_TYPE, self.codec.unary_type())], self.codec.encode(message)).into_response()
+    }
+
     fn stream(&self, call: &str, body: &Bytes) -> Response {
-        if !self.has_type(STREAM_TYPE) {
-            return unsupported(STREAM_TYPE);
-        }
         let (offset, bytes) = match self.begin(call, body) {
             Ok((offset, events)) => (offset, events.left_stream()),
-            Err(error) => (0, stream::iter([refusal(error)]).right_stream()),
+            Err(error) => (0, stream::iter([end_of_stream(Some(error))]).right_stream()),
         };
-        let headers = [(CONTENT_TYPE.as_str(), STREAM_TYPE), (OFFSET_HEADER, &offset.to_string())];
+        let headers = [(CONTENT_TYPE.as_str(), self.codec.stream_type()), (OFFSET_HEADER, &offset.to_string())];
         (headers, Body::from_stream(bytes.map(Ok::<_, Infallible>))).into_response()
     }
 
@@ -75,34 +96,27 @@ impl RpcCall {
         let permit = self.pod.stream_permit().ok_or_else(full)?;
         let options = self.options()?;
         let process = match call {
-            "Start" => self.start(unwrap(body)?, options.deadline)?,
-            _ => self.pod.processes().find(&unwrap::<SelectRequest>(body)?.process)?,
+            "Start" => self.start(self.unwrap(body)?, options.deadline)?,
+            _ => self.pod.processes().find(&self.unwrap::<SelectRequest>(body)?.process)?,
         };
         let reader = process.subscribe();
         Ok((reader.offset(), events(process.number(), reader, options, permit)))
     }
 
-    async fn unary(&self, call: &str, body: &Bytes) -> Response {
-        if !self.has_type(UNARY_TYPE) {
-            return unsupported(UNARY_TYPE);
-        }
-        self.answer(call, body).await.unwrap_or_else(|error| failure(&error))
-    }
-
     async fn answer(&self, call: &str, body: &Bytes) -> RpcResult<Response> {
         let table = self.pod.processes();
         match call {
-            "List" => return Ok(Json(table.list()).into_response()),
+            "List" => return Ok(self.answered(&table.list())),
             "SendInput" => {
-                let request: SendInputRequest = parse(body)?;
+                let request: SendInputRequest = self.parse(body)?;
                 table.find(&request.process)?.write(&request.input, self.input_timeout()?).await?;
             }
             "CloseStdin" => {
-                let request: SelectRequest = parse(body)?;
+                let request: SelectRequest = self.parse(body)?;
                 table.find(&request.process)?.close_input(self.input_timeout()?).await?;
             }
             "SendSignal" => {
-                let request: SendSignalRequest = parse(body)?;
+                let request: SendSignalRequest = self.parse(body)?;
                 let signal = match request.signal {
                     wire::process::Signal::Term => Signal::TERM,
                     wire::process::Signal::Kill => Signal::KILL,
@@ -110,13 +124,13 @@ impl RpcCall {
                 table.find(&request.process)?.signal(signal)?;
             }
             "Update" => {
-                let request: UpdateRequest = parse(body)?;
+                let request: UpdateRequest = self.parse(body)?;
                 let process = table.find(&request.process)?;
                 request.pty.map_or(Ok(()), |pty| process.resize(pty.size))?;
             }
             _ => return Err(fault(RpcCode::Unimplemented, format!("there is no call {call}"))),
         }
-        Ok(Json(Empty {}).into_response())
+        Ok(self.answered(&Empty {}))
     }
 
     fn start(&self, request: StartRequest, deadline: Option<Instant>) -> RpcResult<Arc<Process>> {
@@ -152,6 +166,7 @@ impl RpcCall {
         Ok(StreamOptions {
             keepalive: keepalive.unwrap_or(KEEPALIVE),
             deadline: self.timeout()?.map(|left| Instant::now() + left),
+            codec: self.codec,
         })
     }
 
@@ -171,9 +186,21 @@ impl RpcCall {
         number.map(Some).ok_or_else(|| fault(RpcCode::InvalidArgument, format!("{header} is not a number")))
     }
 
-    pub(super) fn has_type(&self, wanted: &str) -> bool {
-        let given = self.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        given.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case(wanted))
+    /// The one message of a stream call's request.
+    pub(super) fn unwrap<T: DeserializeOwned + FromProto>(&self, body: &Bytes) -> RpcResult<T> {
+        let invalid = |message: String| fault(RpcCode::InvalidArgument, message);
+        let mut bytes = BytesMut::from(&body[..]);
+        let envelope = Envelope::decode(&mut bytes).map_err(|error| invalid(error.to_string()))?;
+        let envelope = envelope.ok_or_else(|| invalid("the body is not one whole envelope".to_owned()))?;
+        self.parse(&envelope.message)
+    }
+
+    /// A message in this call's form.
+    pub(super) fn parse<T: DeserializeOwned + FromProto>(&self, body: &[u8]) -> RpcResult<T> {
+        match self.codec {
+            Codec::Json => parse_json(body),
+            Codec::Proto => T::from_proto(body).map_err(|error| fault(RpcCode::InvalidArgument, error.to_string())),
+        }
     }
 }
 
@@ -182,19 +209,8 @@ pub(super) fn path_base<'a>(plan: &'a Plan, user: &'a User) -> PathBase<'a> {
     PathBase { home: home_of(user, &plan.run.state_dir), workdir: &plan.run.cwd }
 }
 
-#[derive(Serialize)]
-pub(super) struct Empty {}
-
-/// The one message of a stream call's request.
-pub(super) fn unwrap<T: DeserializeOwned>(body: &Bytes) -> RpcResult<T> {
-    let mut bytes = BytesMut::from(&body[..]);
-    let envelope = Envelope::decode(&mut bytes).map_err(|error| fault(RpcCode::InvalidArgument, error.to_string()))?;
-    let envelope = envelope.ok_or_else(|| fault(RpcCode::InvalidArgument, "the body is not one whole envelope"))?;
-    parse(&envelope.message)
-}
-
 /// A message is an object: serde would take a list for one whose fields all have defaults.
-pub(super) fn parse<T: DeserializeOwned>(body: &Bytes) -> RpcResult<T> {
+fn parse_json<T: DeserializeOwned>(body: &[u8]) -> RpcResult<T> {
     if body.trim_ascii_start().first().is_some_and(|first| *first == b'[') {
         return Err(fault(RpcCode::InvalidArgument, "a message is a JSON object, not a list"));
     }
@@ -207,8 +223,10 @@ fn basic_user(headers: &HeaderMap) -> Option<String> {
     text.split(':').next().filter(|name| !name.is_empty()).map(str::to_owned)
 }
 
-pub(super) fn unsupported(wanted: &'static str) -> Response {
-    (StatusCode::UNSUPPORTED_MEDIA_TYPE, [("accept-post", wanted)]).into_response()
+/// Says in which forms a call may be.
+fn unsupported(name: fn(Codec) -> &'static str) -> Response {
+    let known = [Codec::Json, Codec::Proto].map(name).join(", ");
+    (StatusCode::UNSUPPORTED_MEDIA_TYPE, [("accept-post", known)]).into_response()
 }
 
 pub(super) fn failure(error: &RpcError) -> Response {

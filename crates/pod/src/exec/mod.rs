@@ -7,7 +7,7 @@ mod process;
 mod spawn;
 mod table;
 
-pub(crate) use events::{StreamOptions, envelope, events, refusal, until};
+pub(crate) use events::{StreamOptions, end_of_stream, envelope, events, until};
 pub(crate) use process::Process;
 pub(crate) use spawn::CommandSpec;
 pub(crate) use table::ProcessTable;

@@ -5,6 +5,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
+use http::Method;
+use http_body_util::BodyExt as _;
+use wire::connect::Envelope;
+
 use crate::TOKEN;
 use crate::client::{Client, Rest, Stream};
 
@@ -37,6 +42,7 @@ pub(crate) async fn runs_commands(pod: Client) {
     a_lost_client_can_attach_again(pod).await;
     a_terminal_is_a_terminal(pod).await;
     the_number_of_commands_is_bounded(pod).await;
+    messages_in_protobuf_say_the_same(pod).await;
 }
 
 pub(crate) async fn start(pod: Client, arguments: &[&str], more: &Value) -> (u64, Stream) {
@@ -207,4 +213,56 @@ async fn the_number_of_commands_is_bounded(pod: Client) {
     for (_, mut stream) in running {
         assert_eq!(stream.rest().await.end["exitCode"], -1);
     }
+}
+
+/// A field of a protobuf message that is a text, bytes or a message, of fewer than 128 bytes.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(bytes.len()).unwrap();
+    assert!(length < 128, "its length would take two bytes");
+    [&[(number << 3) | 2, length], bytes].concat()
+}
+
+/// An answer's status, content type and bytes.
+async fn bytes_of(pod: Client, path: &str, kind: &str, body: Vec<u8>) -> (u16, String, Vec<u8>) {
+    let answer = pod.send(Method::POST, path, &[("content-type", kind)], body).await.unwrap();
+    let (head, body) = answer.into_parts();
+    let kind = head.headers.get("content-type").map(|kind| kind.to_str().unwrap().to_owned());
+    let bytes = body.collect().await.unwrap().to_bytes().to_vec();
+    (head.status.as_u16(), kind.unwrap_or_default(), bytes)
+}
+
+async fn messages_in_protobuf_say_the_same(pod: Client) {
+    let config = [field(1, format!("{}/agent", pod.bin).as_bytes()), field(2, b"exit"), field(2, b"3")].concat();
+    let mut start = BytesMut::new();
+    Envelope { end: false, message: field(1, &config).into() }.encode(&mut start);
+    let stream = "application/connect+proto";
+    let (status, kind, bytes) = bytes_of(pod, "/process.Process/Start", stream, start.to_vec()).await;
+    assert_eq!((status, kind.as_str()), (200, stream));
+    let mut bytes = BytesMut::from(&bytes[..]);
+    let said: Vec<_> = std::iter::from_fn(|| Envelope::decode(&mut bytes).unwrap()).collect();
+    let [started, ended, end] = &said[..] else { panic!("{said:?}") };
+    assert_eq!(started.message[0], 0x0a, "{said:?}");
+    // Code 3 as a `sint32`, that it exited by itself, and the words twice.
+    let words = b"exit status 3";
+    let event = [&[8, 6, 16, 1][..], &field(3, words), &field(4, words)].concat();
+    assert_eq!(ended.message[..], field(1, &field(3, &event)));
+    assert_eq!((end.end, &end.message[..]), (true, &b"{}"[..]), "what ends a stream is JSON");
+
+    let unary = "application/proto";
+    let stat = |path: &'static str| bytes_of(pod, "/filesystem.Filesystem/Stat", unary, field(1, path.as_bytes()));
+    let (status, kind, bytes) = stat("/proc").await;
+    assert_eq!((status, kind.as_str()), (200, unary));
+    // A folder of this name at this path.
+    let begins = [field(1, b"proc"), vec![16, 2], field(3, b"/proc")].concat();
+    assert!(bytes.windows(begins.len()).any(|part| part == begins), "{bytes:?}");
+    let (status, kind, bytes) = stat("/absent").await;
+    assert_eq!((status, kind.as_str()), (404, "application/json"), "a failure is JSON");
+    assert_eq!(serde_json::from_slice::<Value>(&bytes).unwrap()["code"], "not_found");
+    let (status, _, bytes) = bytes_of(pod, "/process.Process/SendSignal", unary, vec![0x10, 9]).await;
+    let error: Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!((status, &error["code"]), (400, &json!("invalid_argument")));
+    assert!(error["message"].as_str().unwrap().contains("neither pid nor tag"), "{error}");
+    let other = pod.send(Method::POST, "/process.Process/List", &[("content-type", "text/plain")], "").await.unwrap();
+    let known = other.headers()["accept-post"].to_str().unwrap();
+    assert_eq!((other.status().as_u16(), known), (415, "application/json, application/proto"));
 }
