@@ -44,6 +44,8 @@ pub struct Usage {
     pub core_ms: u64,
     /// Ready milliseconds × MiB.
     pub mib_ms: u64,
+    /// Milliseconds × MiB of disk that was held for the wallet, whether an agent ran or not.
+    pub disk_mib_ms: u64,
 }
 
 impl Usage {
@@ -54,6 +56,7 @@ impl Usage {
             uptime_ms: millis,
             core_ms: millis.saturating_mul(tier.cores as u64),
             mib_ms: millis.saturating_mul(tier.memory as u64),
+            disk_mib_ms: 0,
         }
     }
 
@@ -64,6 +67,7 @@ impl Usage {
             uptime_ms: self.uptime_ms.saturating_add(other.uptime_ms),
             core_ms: self.core_ms.saturating_add(other.core_ms),
             mib_ms: self.mib_ms.saturating_add(other.mib_ms),
+            disk_mib_ms: self.disk_mib_ms.saturating_add(other.disk_mib_ms),
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use domain::Clock;
 use sandbox::{Runtime, RuntimeInfo};
-use tokio::sync::{Mutex, RwLock};
+use tokio::sync::{Mutex, Notify, RwLock};
 use wire::v1::node::RuntimeName;
 
 use crate::Config;
@@ -37,6 +37,8 @@ pub(crate) struct NodeContext {
     /// Held by whoever looks which PODs run and acts on what is kept of them: data that a
     /// run was promised is not erased before the run has it.
     pub(crate) kept: Mutex<()>,
+    /// What is held of disks may be more or less than was marked of it.
+    pub(crate) disks_changed: Notify,
 }
 
 impl NodeContext {

@@ -184,12 +184,15 @@ pub async fn serve(
         registry: Registry::new(capacity),
         helpers: Helpers::default(),
         kept: tokio::sync::Mutex::new(()),
+        disks_changed: tokio::sync::Notify::new(),
     });
     let node = Arc::new(Node::new(Arc::clone(&shared), ledger));
     node.recover(last_alive).await.map_err(failed)?;
     let _beats = AbortOnDropHandle::new(tokio::spawn(heartbeat.run(parts.clock)));
     let sweeping = Arc::clone(&node);
     let _sweeping = AbortOnDropHandle::new(tokio::spawn(async move { upkeep::keep_images(&sweeping).await }));
+    let metered = Arc::clone(&node);
+    let _metering = AbortOnDropHandle::new(tokio::spawn(async move { upkeep::keep_meter(&metered, last_alive).await }));
     let _keeping = AbortOnDropHandle::new(tokio::spawn(async move { upkeep::keep_disks(&shared, reserve).await }));
     let runtime = Arc::clone(&parts.runtime);
     let _tending = AbortOnDropHandle::new(tokio::spawn(async move { upkeep::keep_network(&*runtime).await }));

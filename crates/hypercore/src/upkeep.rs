@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use domain::UnixMillis;
 use durable::BallastFile;
 use sandbox::Runtime;
 use tokio::task::spawn_blocking;
@@ -13,6 +14,9 @@ use crate::retention::{expire, read_ages, write_ages};
 
 /// Between two looks for disks whose time is over.
 const PERIOD: Duration = Duration::from_secs(60);
+/// Between two looks at what is held of disks, where nothing says that it has changed. Of what is
+/// gone then, so much is not paid for at most.
+const METER_PERIOD: Duration = Duration::from_secs(10);
 /// Between two looks at what the guests' networks need of the machine. For so long, at
 /// most, guests may be without a way out and without the host's own rules against them,
 /// when an operator has loaded others; the rules in their namespaces stand meanwhile.
@@ -36,6 +40,19 @@ pub(crate) async fn keep_disks(node: &NodeContext, reserve: BallastFile) {
             tracing::warn!(%error, "for how long disks were kept cannot be recorded; trying again");
         }
         sleep(PERIOD).await;
+    }
+}
+
+/// Has marked what is held of disks, at once when that has changed: what was erased is paid for up
+/// to the last look, and no longer. `last_alive` is when the daemon before last lived.
+pub(crate) async fn keep_meter(node: &Node, last_alive: Option<UnixMillis>) {
+    let mut looked = last_alive.unwrap_or_else(|| node.shared.clock.now());
+    loop {
+        match node.meter_disks(looked).await {
+            Ok(began) => looked = began,
+            Err(error) => tracing::warn!(error = &*error, "what is held of disks cannot be marked yet"),
+        }
+        let _ = tokio::time::timeout(METER_PERIOD, node.shared.disks_changed.notified()).await;
     }
 }
 

@@ -19,7 +19,7 @@ use wire::v1::public::{
 use wire::v1::images::{HolderImage, ImagesResponse, UploadState};
 use wire::v1::keys::{ApiKey, KeyResponse, KeysResponse};
 use wire::v1::vault::{AgentVault, LinkResponse, Prices, TasksResponse, VaultResponse};
-use wire::v1::volumes::Volume;
+use wire::v1::volumes::{AgentVolume, Volume};
 
 use crate::answers::{
     CallOutcome, Copied, DetachedShell, Forwards, ImageRow, PodKeystore, Removed, RemovedAgent, RemovedVolumes,
@@ -322,7 +322,7 @@ fn date(at: UnixMillis) -> String {
 
 pub(crate) fn usage(answer: &UsageResponse) -> String {
     let stats = &answer.stats;
-    let mut table = table(["UPTIME", "SPAWNS", "CORE-SECONDS", "GIB-SECONDS", "ACTIVE AGENT"]);
+    let mut table = table(["UPTIME", "SPAWNS", "CORE-SECONDS", "GIB-SECONDS", "DISK-BYTE-HOURS", "ACTIVE AGENT"]);
     let several: Vec<_> = answer.active_agents.iter().map(|agent| agent.id.to_string()).collect();
     let one = answer.active_agent.as_ref().map_or_else(|| "-".to_owned(), |agent| agent.id.to_string());
     let active = if several.is_empty() { one } else { several.join(" ") };
@@ -331,6 +331,7 @@ pub(crate) fn usage(answer: &UsageResponse) -> String {
         stats.spawns.to_string(),
         stats.core_seconds.to_string(),
         stats.gib_seconds.to_string(),
+        stats.disk_byte_hours.to_string(),
         active,
     ]);
     table.to_string()
@@ -448,6 +449,23 @@ pub(crate) fn volume_entries(list: &[VolumeEntryStat]) -> String {
         ]);
     }
     table.to_string()
+}
+
+/// The volumes that an agent's next starts have.
+pub(crate) fn agent_volumes(agent: PodId, list: &[AgentVolume]) -> String {
+    if list.is_empty() {
+        return format!("The agent {agent} starts without volumes");
+    }
+    let mut table = table(["NAME", "PATH", "HAD BY"]);
+    for volume in list {
+        let had_by = match (volume.volume_id, volume.attached_to) {
+            (None, _) => "it was removed: detach it".to_owned(),
+            (Some(_), Some(other)) => other.to_string(),
+            (Some(_), None) => "-".to_owned(),
+        };
+        table.add_row([volume.name.to_string(), volume.path.to_string(), had_by]);
+    }
+    format!("{table}\nStart it: palatine start {agent}")
 }
 
 pub(crate) fn removed_volumes(answer: &RemovedVolumes) -> String {

@@ -103,9 +103,7 @@ pub(crate) fn copy(template: &Path, to: &Path) -> io::Result<()> {
     files::remove(&half)?;
     let source = File::open(template)?;
     let target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&half)?;
-    if ioctl_ficlone(&target, &source).is_err() {
-        copy_data(&source, &target)?;
-    }
+    copy_all(&source, &target)?;
     durable::failpoint("disk", "copied");
     durable::move_to("disk", &half, to)
 }
@@ -154,6 +152,12 @@ pub(crate) fn must_be_free(dir: &Path) -> Result<(), DriverFailure> {
         claim(&File::open(&path)?, &path)?;
     }
     Ok(())
+}
+
+/// Copies a disk to a new file, holes included; where the file system can do that, both share
+/// their blocks.
+pub(crate) fn copy_all(source: &File, target: &File) -> io::Result<()> {
+    if ioctl_ficlone(target, source).is_ok() { Ok(()) } else { copy_data(source, target) }
 }
 
 fn copy_data(source: &File, target: &File) -> io::Result<()> {

@@ -67,6 +67,8 @@ struct State {
     /// Calls that fail, each once.
     failing: Vec<RuntimeOperation>,
     kept: BTreeMap<String, (KeptDisk, String)>,
+    /// What disks take that are set aside.
+    kept_bytes: u64,
     /// The volumes that are there; all, where a test says nothing of them.
     volumes: Option<BTreeSet<VolumeId>>,
     room: DiskUsage,
@@ -103,6 +105,7 @@ impl State {
             refused: 0,
             failing: Vec::new(),
             kept: BTreeMap::new(),
+            kept_bytes: 1,
             volumes: None,
             stuck: BTreeSet::new(),
             room: DiskUsage { size: 1 << 40, free: 1 << 40, guests: 0 },
@@ -125,7 +128,8 @@ impl State {
         let Some(Disks { pod, data, .. }) = self.disks.remove(&id).filter(|disks| !unused(disks)) else { return };
         let mut names = (0_u32..).map(|more| if more == 0 { pod.to_string() } else { format!("{pod}.{more}") });
         let name = names.find(|name| !self.kept.contains_key(name)).unwrap_or_default();
-        self.kept.insert(name.clone(), (KeptDisk { name, pod, bytes: 1, retention: Some(*retention) }, data));
+        self.kept
+            .insert(name.clone(), (KeptDisk { name, pod, bytes: self.kept_bytes, retention: Some(*retention) }, data));
     }
 
     fn newest_of(&self, pod: PodId) -> Option<String> {
@@ -264,6 +268,11 @@ impl FakeHost {
     /// None of its volumes is there any more.
     pub fn lose_volumes(&self) {
         self.state().volumes = Some(BTreeSet::new());
+    }
+
+    /// What disks take that are set aside from now on.
+    pub fn set_kept_bytes(&self, bytes: u64) {
+        self.state().kept_bytes = bytes;
     }
 
     /// How full the disk is from now on.

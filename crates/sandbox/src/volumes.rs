@@ -118,6 +118,7 @@ impl Volumes {
     pub fn erase(&self, id: VolumeId) -> Result<(), DriverFailure> {
         let path = self.path(id);
         if !path.try_exists()? {
+            files::remove(&path.with_extension("restored"))?;
             return Ok(files::remove(&path.with_extension("removed"))?);
         }
         // Nobody else gets it from here on, whatever is in it.
@@ -126,6 +127,7 @@ impl Volumes {
         let removed = path.with_extension("removed");
         durable::move_to("volume erased", &path, &removed)?;
         files::remove(&removed)?;
+        files::remove(&path.with_extension("restored"))?;
         drop(held);
         Ok(())
     }
@@ -157,7 +159,7 @@ impl Volumes {
         Ok(file)
     }
 
-    fn path(&self, id: VolumeId) -> PathBuf {
+    pub(crate) fn path(&self, id: VolumeId) -> PathBuf {
         self.0.join(format!("{id}.{DISK}"))
     }
 }

@@ -42,6 +42,7 @@ mod index;
 mod keys;
 mod life;
 mod links;
+mod mounts;
 mod outbox;
 mod payments;
 mod pod;
@@ -77,6 +78,7 @@ pub use index::{IndexId, IndexStore, IndexedVault, StoreLedger};
 pub use keys::{KeyStore, SealedIdentity, SecretName};
 pub use life::{AgentObservation, AgentStore, StepOutcome};
 pub use links::{AccountLink, LinkStore};
+pub use mounts::{MountOutcome, MountStore, NewMount};
 pub use outbox::{OutboxOutcome, OutboxStore, StoreOutbox};
 pub use payments::{NextPaymentState, PaymentStore, StorePayments};
 pub use pod::{KeptPod, MAX_STOPPED_PODS};
@@ -96,6 +98,6 @@ pub use store::Store;
 pub use table::{Copied, CopiedTable, CopyError};
 pub use url::{StoreUrl, StoreUrlError};
 pub use volumes::{
-    GrowthOutcome, NewVolume, RunVolume, VolumeGrowth, VolumeOutcome, VolumeQuota, VolumeRecord, VolumeRefusal,
-    VolumeRemoval, VolumeStore,
+    FoundVolume, GrowthOutcome, NewVolume, RunVolume, VolumeGrowth, VolumeOutcome, VolumeQuota, VolumeRecord,
+    VolumeRefusal, VolumeRemoval, VolumeStore,
 };

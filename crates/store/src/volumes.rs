@@ -164,8 +164,9 @@ port! {
         /// Its node has refused: it has the size of before.
         fn growth_refused(&self, id: VolumeId, before_mib: u64, asked_mib: u64) -> ();
 
-        /// Nobody gets a volume any more that no run has. Works on a full disk too.
-        fn remove_volume(&self, wallet: Wallet, id: VolumeId) -> VolumeRemoval;
+        /// Nobody gets a volume any more that no run has, nor pays for it. Works on a full disk
+        /// too.
+        fn remove_volume(&self, wallet: Wallet, id: VolumeId, now: UnixMillis) -> VolumeRemoval;
 
         /// Its node does not hold it: it is forgotten, unless it is ready. Works on a full disk
         /// too.
@@ -217,11 +218,12 @@ impl VolumeRow {
 }
 
 /// A volume that a run is to have, as it was looked up.
-pub(crate) struct FoundVolume {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundVolume {
     /// Its name and path.
-    pub(crate) mount: VolumeMount,
-    /// The volume, if its wallet has one that is ready.
-    pub(crate) volume: Option<VolumeRecord>,
+    pub mount: VolumeMount,
+    /// The volume, if it is there.
+    pub volume: Option<VolumeRecord>,
 }
 
 /// Whether a run can have these volumes.

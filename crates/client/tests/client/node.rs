@@ -180,7 +180,7 @@ async fn the_list_the_node_itself_and_its_marks_are_read() {
     let mark = AgentMark { agent: ID, mark: Mark { seq: 8, at: UnixMillis(5), kind: MarkKind::Ready } };
     async fn marks(State(mark): State<AgentMark>, Query(query): Query<BTreeMap<String, u64>>) -> Json<MarksPage> {
         assert_eq!((query["after"], query["wait_ms"]), (7, 20));
-        Json(MarksPage { journal: "j1".into(), marks: vec![mark] })
+        Json(MarksPage { journal: "j1".into(), marks: vec![mark], disks: Vec::new() })
     }
     let node = json!({
         "name": "n1", "version": "0.1.0", "runtime": "qemu-tcg", "runtime_reason": "no /dev/kvm", "cores": 2,

@@ -12,7 +12,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use client::{LogSource, NodeError};
-use domain::{Clock, ContentCall, FailReason, ImageDigest, MarkKind, NodeShortage, OwnedDisk, PodId, RunId, VolumeId};
+use domain::{
+    Clock, ContentCall, DiskChange, FailReason, ImageDigest, MarkKind, NodeShortage, OwnedDisk, PodId, RunId, VolumeId,
+};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use tokio::sync::Notify;
@@ -152,6 +154,13 @@ impl FakeNode {
         self.state().history.clone()
     }
 
+    /// It says that it holds so much of a disk, or that it was down.
+    pub fn mark_disk(&self, change: DiskChange) {
+        let now = self.clock.now();
+        self.state().mark_disk(change, now);
+        self.news.notify_waiters();
+    }
+
     /// How often it was asked how it is.
     #[must_use]
     pub fn infos(&self) -> u64 {
@@ -199,6 +208,7 @@ impl FakeNode {
         let mut state = self.state();
         state.sandboxes.clear();
         state.marks.clear();
+        state.disks.clear();
         state.last_seq = 0;
         state.journal.push_str("-again");
         drop(state);
@@ -464,17 +474,24 @@ impl Node for FakeNode {
     }
 
     async fn marks(&self, after: u64, wait: Duration) -> Result<MarksPage, NodeError> {
-        let news = |state: &FakeNodeState| state.marks.last().is_some_and(|mark| mark.mark.seq > after).then_some(());
+        let news = |state: &FakeNodeState| {
+            let last = state.marks.last().map(|mark| mark.mark.seq).max(state.disks.last().map(|mark| mark.seq));
+            last.is_some_and(|last| last > after).then_some(())
+        };
         self.until(wait, news).await;
         self.ask("read the metering marks", move |node| {
             let mut state = node.state();
             // What is kept elsewhere is forgotten here.
             if after <= state.last_seq {
                 state.marks.retain(|mark| mark.mark.seq > after);
+                state.disks.retain(|mark| mark.seq > after);
             }
             let page = state.spec.page;
-            let marks = state.marks.iter().filter(|mark| mark.mark.seq > after).take(page).copied().collect();
-            MarksPage { journal: state.journal.clone(), marks }
+            let marks: Vec<_> = state.marks.iter().filter(|mark| mark.mark.seq > after).take(page).copied().collect();
+            // Those that come before what the page leaves out.
+            let end = marks.last().filter(|_| marks.len() == page).map_or(u64::MAX, |mark| mark.mark.seq);
+            let disks = state.disks.iter().filter(|mark| mark.seq > after && mark.seq < end).copied().collect();
+            MarksPage { journal: state.journal.clone(), marks, disks }
         })
         .await
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use domain::{ImageDigest, ImageId, Mark, MarkKind, PodId, RunId, UnixMillis, VolumeId};
+use domain::{DiskChange, DiskMark, ImageDigest, ImageId, Mark, MarkKind, PodId, RunId, UnixMillis, VolumeId};
 use wire::fault::Code;
 use wire::v1::images::{ArchiveSpec, BuildRuntime, BuildSpec, HeldImage, ImportSpec};
 use wire::v1::node::{
@@ -37,6 +37,8 @@ pub(super) struct FakeNodeState {
     pub(super) journal: String,
     /// What nobody has said to have kept.
     pub(super) marks: Vec<AgentMark>,
+    /// The same, of disks.
+    pub(super) disks: Vec<DiskMark>,
     /// Every mark ever made, for tests to compare a bill with.
     pub(super) history: Vec<AgentMark>,
     pub(super) last_seq: u64,
@@ -64,6 +66,7 @@ impl FakeNodeState {
             volumes: BTreeMap::new(),
             journal: "journal-1".to_owned(),
             marks: Vec::new(),
+            disks: Vec::new(),
             history: Vec::new(),
             last_seq: 0,
             created: 0,
@@ -147,6 +150,11 @@ impl FakeNodeState {
         let mark = AgentMark { agent, mark: Mark { seq: self.last_seq, at, kind } };
         self.marks.push(mark);
         self.history.push(mark);
+    }
+
+    pub(super) fn mark_disk(&mut self, change: DiskChange, at: UnixMillis) {
+        self.last_seq += 1;
+        self.disks.push(DiskMark { seq: self.last_seq, at, change });
     }
 
     pub(super) fn ready(&mut self, id: RunId, now: UnixMillis) {

@@ -209,7 +209,7 @@ impl Context {
 
     /// Removes a volume that no live agent has. Once that is written down it will be gone.
     pub(crate) async fn remove_volume(&self, holder: Wallet, id: VolumeId) -> Result<(), VolumeError> {
-        match self.store.remove_volume(holder, id).await? {
+        match self.store.remove_volume(holder, id, self.clock.now()).await? {
             VolumeRemoval::Removing(volume) => self.erase_volume(&volume).await,
             VolumeRemoval::Attached(pod) => Err(VolumeError::Attached(pod)),
             VolumeRemoval::Unknown => Err(VolumeError::Unknown),

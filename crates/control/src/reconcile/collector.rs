@@ -77,8 +77,9 @@ impl MarkCollector {
             return Ok(Pulled { new_numbers: 1, counted: MarksOutcome::default() });
         }
         let last = said.marks.last().map_or(after, |mark| mark.mark.seq);
+        let last = said.disks.last().map_or(last, |mark| mark.seq.max(last));
         let marks = said.marks.iter().map(|said| RunMark { run: said.agent, mark: said.mark }).collect();
-        let counted = self.store.count_marks(self.name(), &said.journal, marks, self.clock.now()).await?;
+        let counted = self.store.count_marks(self.name(), &said.journal, marks, said.disks, self.clock.now()).await?;
         self.keep(Some(MarkCursor { journal: said.journal, seq: counted.seq }));
         self.tell(&counted);
         Ok(Pulled { new_numbers: last.saturating_sub(after), counted })
@@ -91,7 +92,11 @@ impl MarkCollector {
             tracing::error!(node = self.name(), missing = counted.missing, "marks of the node's journal never came");
         }
         if counted.foreign > 0 {
-            tracing::warn!(node = self.name(), foreign = counted.foreign, "marks of agents that are not of this node");
+            tracing::warn!(
+                node = self.name(),
+                foreign = counted.foreign,
+                "marks of agents and disks that are not of this node"
+            );
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use domain::{VolumeId, VolumeMount, VolumeState};
+use domain::{DiskChange, MeteredDisk, VolumeId, VolumeMount, VolumeState};
 use palatine_control::fake::{Chaos, FakeNodeSpec};
 use palatine_control::{SpawnError, VolumeError, VolumeOrder};
 use store::{RunPod, RunReservation};
@@ -182,4 +182,23 @@ async fn a_run_with_volumes_is_a_machines_and_is_refused_where_its_holder_or_its
     cluster.pass(SETTLED).await;
     let starting = cluster.order_run(again(4)).await.expect("it is reserved");
     assert_eq!(cluster.finish(starting.ready()).await.unwrap().runtime.as_deref(), Some("qemu-tcg"));
+}
+
+#[tokio::test]
+async fn what_a_volume_takes_is_carried_from_its_nodes_marks_to_the_wallets_usage() {
+    let setup = ClusterSetup::default();
+    let cluster = setup.start();
+    cluster.node().set_disk(1_000);
+    cluster.finish(cluster.control.create_volume(order(1, "work", 100))).await.unwrap();
+    let used = async || cluster.store.usage(wallet(1), cluster.now()).await.unwrap().0.disk_mib_ms;
+    let level = |mib| DiskChange::Level { disk: MeteredDisk::Volume(VolumeId::from_bits(1)), mib };
+    let began = cluster.now();
+    cluster.node().mark_disk(level(100));
+    cluster.pass(Duration::from_secs(60)).await;
+    assert!(used().await > 0, "it counts while it is there");
+    cluster.node().mark_disk(level(0));
+    let took = cluster.now().since(began);
+    cluster.until("its end is counted", async |_| used().await == 100 * took).await;
+    cluster.pass(Duration::from_secs(60)).await;
+    assert_eq!(used().await, 100 * took);
 }

@@ -11,7 +11,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use wire::fault::Code;
 
-use crate::api::agents::{events, logs, spawn, status, stop, timeout, token, usage};
+use crate::api::agents::{attach, events, logs, spawn, status, stop, timeout, token, usage};
 use crate::api::images::{catalog, upload};
 use crate::api::meta::{document, health, metrics, tiers};
 use crate::api::money::{facilitator, links, prices, relay, vaults};
@@ -80,11 +80,11 @@ fn api_keys() -> OpenApiRouter<Arc<Gateway>> {
 
 /// Wallets' own disks.
 fn disks() -> OpenApiRouter<Arc<Gateway>> {
-    OpenApiRouter::default().routes(routes!(volumes::list, volumes::create)).routes(routes!(
-        volumes::show,
-        volumes::resize,
-        volumes::remove
-    ))
+    OpenApiRouter::default()
+        .routes(routes!(volumes::list, volumes::create))
+        .routes(routes!(volumes::show, volumes::resize, volumes::remove))
+        .routes(routes!(attach::list))
+        .routes(routes!(attach::attach, attach::detach))
 }
 
 /// The files of disks that no agent has.

@@ -390,6 +390,7 @@ pub(crate) fn filled(path: &str) -> String {
         ("{address}", "0x00000000000000000000000000000000000000aa"),
         ("{task}", "0x00000000000000000000000000000000000000000000000000000000000000aa"),
         ("{method}", "List"),
+        ("{name}", "work"),
     ]
     .iter()
     .fold(path.to_owned(), |path, (part, value)| path.replace(part, value))

@@ -369,4 +369,5 @@ fn filled(template: &str) -> String {
         .replace("{wallet}", "2iXtA8oeZqUU5pofxK971TCEvFGfems2AcDRaZHKD2pQ")
         .replace("{task}", &format!("0x{}", "11".repeat(32)))
         .replace("{method}", "List")
+        .replace("{name}", "work")
 }

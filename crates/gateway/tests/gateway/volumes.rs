@@ -208,3 +208,39 @@ async fn an_agent_with_volumes_is_no_container_when_it_is_spawned_and_when_it_is
     let other = edge.post(&holder, "/spawn", &with(&small, json!({"runtime": "container"}))).await;
     assert_eq!((other.status, &other.body["agent"]["runtime"]), (200, &json!("container-runc")), "{other:?}");
 }
+
+#[tokio::test]
+async fn a_stopped_agent_is_given_a_volume_for_its_next_start_and_does_without_it_again() {
+    let (edge, holder, stranger) = (edge(10_000, 20_000).await, holder(), holder());
+    assert_eq!(make(&edge, &holder, "work", 64).await.status, 201);
+    let spawned = spawn(&edge, &holder, json!([])).await;
+    let id = spawned.body["agent"]["id"].as_str().unwrap().to_owned();
+    let at = format!("/agents/{id}/volumes/work");
+    let to = json!({"path": "/workspace"});
+    let live = ask(&edge, &holder, Method::PUT, &at, &to).await;
+    assert_eq!((live.status, live.code()), (409, "wrong_state"), "{live:?}");
+    assert_eq!(edge.post(&holder, &format!("/stop/{id}"), &Value::Null).await.status, 200);
+    for (path, body, code, field) in [
+        (at.clone(), json!({"path": "/etc"}), "invalid_request", json!("path")),
+        (at.clone(), json!({"at": "/w"}), "invalid_request", json!("at")),
+        (format!("/agents/{id}/volumes/a%20b"), to.clone(), "invalid_request", json!("name")),
+        (format!("/agents/{id}/volumes/none"), to.clone(), "no_volume", Value::Null),
+        ("/agents/nobody/volumes/work".to_owned(), to.clone(), "not_found", Value::Null),
+    ] {
+        let answer = ask(&edge, &holder, Method::PUT, &path, &body).await;
+        assert_eq!((answer.code(), &answer.body["field"]), (code, &field), "{path} {body}: {answer:?}");
+    }
+    let theirs = ask(&edge, &stranger, Method::PUT, &at, &to).await;
+    assert_eq!(theirs.code(), "not_found");
+    let attached = ask(&edge, &holder, Method::PUT, &at, &to).await;
+    assert_eq!((attached.status, &attached.body[0]["path"]), (200, &json!("/workspace")), "{attached:?}");
+    let again = json!({"pod": id, "cores": 1, "memory": 512});
+    assert_eq!(edge.post(&holder, "/spawn", &again).await.status, 200);
+    let listed = edge.get(&holder, &format!("/agents/{id}/volumes")).await;
+    assert_eq!(listed.body[0]["attached_to"], json!(id), "{listed:?}");
+    assert_eq!(edge.setup.node.volumes()[0].sandbox, Some(edge.setup.node.running()[0]));
+    assert_eq!(edge.post(&holder, &format!("/stop/{id}"), &Value::Null).await.status, 200);
+    let detached = ask(&edge, &holder, Method::DELETE, &at, &Value::Null).await;
+    assert_eq!((detached.status, &detached.body), (200, &json!([])), "{detached:?}");
+    assert_eq!(ask(&edge, &holder, Method::DELETE, &at, &Value::Null).await.code(), "no_volume");
+}

@@ -5,9 +5,7 @@ use std::io::{self, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use wire::v1::node::AgentMark;
-
-use super::state::{JournalHeader, JournalState, VERSION};
+use super::state::{JournalHeader, JournalMark, JournalState, VERSION};
 use crate::ledger::random;
 
 /// Bytes of a journal's name.
@@ -54,6 +52,11 @@ impl JournalFile {
             file.set_len(good)?;
             file.sync_all()?;
         }
+        if state.version() < VERSION {
+            // Its first line says so before there is a mark that earlier programs cannot read.
+            let state = state.renewed();
+            return Ok((Self::write(path, &state)?, state));
+        }
         file.seek(SeekFrom::Start(good))?;
         Ok((Self { path: path.to_owned(), file, length: good }, state))
     }
@@ -83,7 +86,7 @@ impl JournalFile {
     }
 
     /// Adds marks and waits for the disk. After a failure nothing was added.
-    pub(super) fn append(&mut self, marks: &[AgentMark]) -> io::Result<()> {
+    pub(super) fn append(&mut self, marks: &[JournalMark]) -> io::Result<()> {
         let mut text = String::new();
         for mark in marks {
             text.push_str(&serde_json::to_string(mark)?);
@@ -133,7 +136,7 @@ pub(crate) fn read(text: &[u8]) -> Option<(JournalState, u64)> {
     let mut state = JournalState::new(serde_json::from_slice(head).ok().filter(JournalHeader::may_go_on)?);
     let mut good = head.len() as u64;
     for line in lines {
-        match serde_json::from_slice::<AgentMark>(line) {
+        match serde_json::from_slice::<JournalMark>(line) {
             Ok(mark) if state.take(mark) => good += line.len() as u64,
             _ => break,
         }
@@ -148,7 +151,7 @@ mod tests {
     use super::*;
 
     fn add(file: &mut JournalFile, state: &mut JournalState, kind: MarkKind) {
-        let mark = state.next(RunId::from_bits(7), kind, UnixMillis(9)).unwrap();
+        let mark = JournalMark::Agent(state.next(RunId::from_bits(7), kind, UnixMillis(9)).unwrap());
         file.append(&[mark]).unwrap();
         assert!(state.take(mark));
     }
@@ -218,7 +221,8 @@ mod tests {
         file.compact(&state).unwrap();
         let ours = std::fs::read_to_string(&path).unwrap();
         assert_eq!(JournalFile::open(&path).unwrap().1, state);
-        let later = ours.replacen("\"version\":1", "\"version\":2", 1);
+        let later = ours.replacen("\"version\":2", "\"version\":3", 1);
+        assert_ne!(ours, later);
         std::fs::write(&path, &later).unwrap();
         let refused = JournalFile::open(&path).err().unwrap().to_string();
         assert!(refused.contains("later version"), "{refused}");

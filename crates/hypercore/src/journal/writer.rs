@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use domain::{MarkKind, RunId, UnixMillis};
+use domain::{DiskLevels, MarkKind, RunId, UnixMillis};
 use durable::BallastFile;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
-use wire::v1::node::{AgentMark, MarksPage};
+use wire::v1::node::MarksPage;
 
 use super::file::JournalFile;
-use super::state::JournalState;
+use super::state::{JournalMark, JournalState};
 use crate::reserve::make_room;
 
 /// Marks that may wait to be written.
@@ -43,6 +43,17 @@ enum Command {
     Mark {
         agent: RunId,
         kind: MarkKind,
+        at: UnixMillis,
+        done: oneshot::Sender<()>,
+    },
+    Disks {
+        found: DiskLevels,
+        looked: UnixMillis,
+        at: UnixMillis,
+        done: oneshot::Sender<()>,
+    },
+    Down {
+        since: UnixMillis,
         at: UnixMillis,
         done: oneshot::Sender<()>,
     },
@@ -89,6 +100,27 @@ impl Journal {
         written.await.map_err(|_| JournalError::Gone)
     }
 
+    /// Records what is held now, which was last looked at then; returns when that is on the disk.
+    pub(crate) async fn mark_disks(
+        &self,
+        found: DiskLevels,
+        looked: UnixMillis,
+        at: UnixMillis,
+    ) -> Result<(), JournalError> {
+        let (done, written) = oneshot::channel();
+        let command = Command::Disks { found, looked, at, done };
+        self.commands.send(command).await.map_err(|_| JournalError::Gone)?;
+        written.await.map_err(|_| JournalError::Gone)
+    }
+
+    /// Records that the node was down since then: for what it holds nobody pays meanwhile.
+    pub(crate) async fn mark_down(&self, since: UnixMillis, at: UnixMillis) -> Result<(), JournalError> {
+        let (done, written) = oneshot::channel();
+        let command = Command::Down { since, at, done };
+        self.commands.send(command).await.map_err(|_| JournalError::Gone)?;
+        written.await.map_err(|_| JournalError::Gone)
+    }
+
     /// What comes after this number, waiting for the first. What comes before was
     /// fetched and may be forgotten.
     pub(crate) async fn after(&self, after: u64, wait: Duration) -> MarksPage {
@@ -99,7 +131,14 @@ impl Journal {
         let mut last = self.last.clone();
         let _ = timeout(wait.min(MAX_WAIT), last.wait_for(|last| *last > after)).await;
         let state = self.state();
-        MarksPage { journal: state.journal().to_owned(), marks: state.after(after, PAGE) }
+        let mut page = MarksPage { journal: state.journal().to_owned(), marks: Vec::new(), disks: Vec::new() };
+        for mark in state.after(after, PAGE) {
+            match mark {
+                JournalMark::Agent(said) => page.marks.push(said),
+                JournalMark::Disk(said) => page.disks.push(said),
+            }
+        }
+        page
     }
 
     /// How an agent stands.
@@ -155,9 +194,16 @@ impl Writer {
             match command {
                 Command::Mark { kind: MarkKind::Ready, done, .. } if done.is_closed() => {}
                 Command::Mark { agent, kind, at, done } => {
-                    if let Some(mark) = next.next(agent, kind, at).filter(|mark| next.take(*mark)) {
-                        marks.push(mark);
-                    }
+                    marks.extend(take(&mut next, |state| state.next(agent, kind, at).map(JournalMark::Agent)));
+                    waiting.push(done);
+                }
+                Command::Disks { found, looked, at, done } => {
+                    let news = |state: &JournalState| state.next_disks(&found, looked, at);
+                    marks.extend(take(&mut next, |state| news(state).into_iter().map(JournalMark::Disk)));
+                    waiting.push(done);
+                }
+                Command::Down { since, at, done } => {
+                    marks.extend(take(&mut next, |state| state.next_down(since, at).map(JournalMark::Disk)));
                     waiting.push(done);
                 }
                 Command::Fetched(up_to) => self.fetched(&mut next, up_to),
@@ -182,7 +228,7 @@ impl Writer {
         self.stale += (before - state.waiting()) as u64;
     }
 
-    fn write(&mut self, marks: &[AgentMark]) {
+    fn write(&mut self, marks: &[JournalMark]) {
         if marks.is_empty() {
             return;
         }
@@ -206,6 +252,15 @@ impl Writer {
             Err(error) => tracing::warn!(%error, "the metering journal cannot be shortened"),
         }
     }
+}
+
+/// Takes in what is new in a state; what that was.
+fn take<News: IntoIterator<Item = JournalMark>>(
+    state: &mut JournalState,
+    news: impl FnOnce(&JournalState) -> News,
+) -> Vec<JournalMark> {
+    let news: Vec<_> = news(state).into_iter().collect();
+    news.into_iter().filter(|mark| state.take(*mark)).collect()
 }
 
 #[cfg(test)]
@@ -240,6 +295,28 @@ mod tests {
         assert!(journal.after(1, Duration::ZERO).await.marks.is_empty());
         journal.mark(ONE, MarkKind::Ready, UnixMillis(2)).await.unwrap();
         assert_eq!(journal.after(0, Duration::ZERO).await.marks[0].mark.seq, 2);
+    }
+
+    #[tokio::test]
+    async fn marks_of_disks_have_numbers_between_those_of_agents_and_stand_in_the_next_journal() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("marks");
+        let disk = domain::MeteredDisk::Volume(domain::VolumeId::from_bits(7));
+        let journal = Journal::open(&path, 10, reserve::of(dir.path())).unwrap();
+        journal.mark(ONE, MarkKind::Booting, UnixMillis(1)).await.unwrap();
+        for _ in 0..2 {
+            journal.mark_disks(DiskLevels::from([(disk, 64)]), UnixMillis(2), UnixMillis(3)).await.unwrap();
+        }
+        journal.mark(ONE, MarkKind::Ready, UnixMillis(4)).await.unwrap();
+        let page = journal.after(0, Duration::ZERO).await;
+        let numbers: Vec<_> = page.marks.iter().map(|mark| mark.mark.seq).collect();
+        assert_eq!((numbers, page.disks.iter().map(|mark| mark.seq).collect()), (vec![1, 3], vec![2]));
+        drop(journal);
+        let journal = Journal::open(&path, 10, reserve::of(dir.path())).unwrap();
+        journal.mark_down(UnixMillis(5), UnixMillis(9)).await.unwrap();
+        let page = journal.after(3, Duration::ZERO).await;
+        let down = domain::DiskChange::Down { since: UnixMillis(5) };
+        assert_eq!(page.disks, [domain::DiskMark { seq: 4, at: UnixMillis(9), change: down }]);
     }
 
     #[tokio::test]

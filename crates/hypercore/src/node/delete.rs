@@ -38,6 +38,7 @@ impl Node {
         if data == DataPolicy::Erase {
             self.erase_data(pod).await?;
         }
+        self.shared.disks_changed.notify_one();
         let kept = retention::kept_data(&self.shared, pod).await;
         Ok(DeleteResponse { id, kept: kept.map_err(|error| DeleteError::StillThere(error_chain(&error)))? })
     }
@@ -53,7 +54,9 @@ impl Node {
             return Err(DeleteError::StillThere(format!("a run of the POD is quarantined: {}", held.cause)));
         }
         self.shared.helpers.end(OwnedDisk::Data(pod)).await;
-        retention::erase(&self.shared, pod).await.map_err(|error| DeleteError::StillThere(error_chain(&error)))
+        let erased = retention::erase(&self.shared, pod).await;
+        self.shared.disks_changed.notify_one();
+        erased.map_err(|error| DeleteError::StillThere(error_chain(&error)))
     }
 
     /// Ends a sandbox that cannot be read: somebody has given it up.

@@ -7,6 +7,7 @@ mod delete;
 mod error;
 mod helper;
 mod info;
+mod meter;
 mod recover;
 mod sweep;
 mod volumes;

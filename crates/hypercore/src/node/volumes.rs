@@ -64,7 +64,7 @@ impl Node {
         done.map_err(VolumeError::of(id))
     }
 
-    async fn list_volumes(&self) -> std::io::Result<Vec<VolumeDisk>> {
+    pub(super) async fn list_volumes(&self) -> std::io::Result<Vec<VolumeDisk>> {
         let volumes = self.disks_of_volumes();
         spawn_blocking(move || volumes.list()).await?
     }
@@ -123,6 +123,7 @@ impl Node {
             Ok(None) => self.shared.registry.forget_volume(id),
             Err(_) => {}
         }
+        self.shared.disks_changed.notify_one();
         done?;
         let disk = found?.ok_or(VolumeError::Unknown(id))?;
         tracing::info!(%id, size_mib, "a volume was {}", if held.is_some() { "grown" } else { "made" });
@@ -150,6 +151,7 @@ impl Node {
         self.shared.helpers.end(OwnedDisk::Volume(id)).await;
         self.on_volumes(id, move |volumes| volumes.erase(id)).await?;
         self.shared.registry.forget_volume(id);
+        self.shared.disks_changed.notify_one();
         tracing::info!(%id, "a volume was erased: its owner's word");
         Ok(())
     }

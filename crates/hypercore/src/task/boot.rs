@@ -65,6 +65,8 @@ impl SandboxTask {
                 if let Some(command) = heard {
                     return Ok(Stage::End(Some(live), command));
                 }
+                // It may have taken back what was kept of its POD.
+                self.shared.disks_changed.notify_one();
                 self.publish(SandboxPhase::Booting);
                 Ok(Stage::Boot(live))
             }

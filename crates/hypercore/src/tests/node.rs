@@ -139,6 +139,7 @@ impl TestNode {
             uploads: self.images.clone().map(|store| Arc::new(Uploads::new(store, 0))),
             image_use: tokio::sync::RwLock::new(()),
             kept: tokio::sync::Mutex::new(()),
+            disks_changed: tokio::sync::Notify::new(),
         });
         prepare(shared.journal.clone());
         let node = Arc::new(Node::new(shared, Ledger::open(state, reserve::of(state)).expect("a ledger")));

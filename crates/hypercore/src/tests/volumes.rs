@@ -1,14 +1,16 @@
 //! Volumes: promised of the disk, had by one sandbox, erased by their owner's word alone.
 
+use std::time::Duration;
+
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, StatusCode};
-use domain::VolumeId;
+use domain::{Clock, DiskChange, DiskMark, MeteredDisk, PodId, SystemClock, UnixMillis, VolumeId};
 use fixtures::until_holds;
 use image::ImageStore;
 use sandbox::DiskUsage;
 use serde_json::{Value, json};
 use tower::ServiceExt;
-use wire::v1::node::{RuntimeName, SandboxSpec, SandboxVolume};
+use wire::v1::node::{DataPolicy, RuntimeName, SandboxSpec, SandboxVolume};
 
 use super::node::{Daemon, TestNode, id, spec};
 use super::pod::PodBehavior;
@@ -195,4 +197,51 @@ async fn of_twenty_sandboxes_at_once_one_gets_the_volume() {
     let offers = (1..=20).map(|n| async move { daemon.offer(id(n), &with_volume()).await.is_ok() });
     let granted = futures_util::future::join_all(offers).await.into_iter().filter(|granted| *granted).count();
     assert_eq!(granted, 1);
+}
+
+async fn disk_marks(daemon: &Daemon) -> Vec<DiskMark> {
+    daemon.node.shared.journal.after(0, Duration::ZERO).await.disks
+}
+
+fn level(disk: MeteredDisk, mib: u64) -> DiskChange {
+    DiskChange::Level { disk, mib }
+}
+
+#[tokio::test]
+async fn disks_are_metered_when_they_change_and_not_while_the_node_was_down() {
+    let host = node_with(10_240);
+    let daemon = host.daemon().await;
+    let (volume, data) = (MeteredDisk::Volume(VolumeId::from_bits(7)), MeteredDisk::Data(PodId::minted(id(1))));
+    let changes = async |daemon: &Daemon| disk_marks(daemon).await.iter().map(|mark| mark.change).collect::<Vec<_>>();
+    let mut looked = daemon.node.meter_disks(UnixMillis(0)).await.unwrap();
+    assert_eq!(changes(&daemon).await, [], "it holds none");
+    call(&daemon, Method::PUT, VOLUME, json!({"size_mib": 64})).await;
+    host.machine.set_kept_bytes((5 << 20) + 9);
+    daemon.create(id(1)).await;
+    daemon.ready(id(1)).await;
+    daemon.node.delete(id(1), None, Duration::ZERO, DataPolicy::Keep).await.unwrap();
+    for _ in 0..2 {
+        looked = daemon.node.meter_disks(looked).await.unwrap();
+    }
+    assert_eq!(changes(&daemon).await, [level(volume, 64), level(data, 5)]);
+    call(&daemon, Method::PUT, VOLUME, json!({"size_mib": 128, "exists": true})).await;
+    let before = daemon.node.meter_disks(looked).await.unwrap();
+    assert_eq!(changes(&daemon).await[2..], [level(volume, 128)]);
+    // What is erased counts to the last look, and no longer.
+    call(&daemon, Method::DELETE, VOLUME, Value::Null).await;
+    daemon.node.meter_disks(before).await.unwrap();
+    let marks = disk_marks(&daemon).await;
+    assert_eq!((marks[3].at, marks[3].change), (before, level(volume, 0)));
+    daemon.kill().await;
+    host.last_alive(UnixMillis(42));
+    let next = host.daemon().await;
+    let marks = disk_marks(&next).await;
+    assert_eq!(marks[4].change, DiskChange::Down { since: UnixMillis(42) });
+    assert!(SystemClock.now().since(marks[4].at) < 60_000);
+    // What is there again when it comes up is not told anew; what is taken back is.
+    next.node.meter_disks(UnixMillis(42)).await.unwrap();
+    assert_eq!(disk_marks(&next).await.len(), 5);
+    next.node.erase_data(PodId::minted(id(1))).await.unwrap();
+    next.node.meter_disks(SystemClock.now()).await.unwrap();
+    assert_eq!(changes(&next).await[5..], [level(data, 0)]);
 }

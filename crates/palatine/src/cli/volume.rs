@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Subcommand;
-use domain::{MountPath, VolumeMount, VolumeName};
+use domain::{MountPath, PodId, VolumeMount, VolumeName};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum VolumeCommand {
@@ -48,6 +48,21 @@ pub(crate) enum VolumeCommand {
         /// How large it is to be: 512M, 10G, 1T
         #[arg(long, value_name = "SIZE")]
         size: Size,
+    },
+    /// Have an agent that does not run find a volume at each of its next starts
+    Attach {
+        /// The volume's name, and where it is mounted
+        #[arg(value_name = "NAME:PATH", value_parser = mount)]
+        mount: VolumeMount,
+        /// The agent
+        agent: PodId,
+    },
+    /// Have an agent that does not run start without a volume, which stays
+    Detach {
+        /// The volume's name
+        name: VolumeName,
+        /// The agent
+        agent: PodId,
     },
     /// Remove volumes that no agent has, with all that is on them
     Rm {

@@ -63,6 +63,12 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: VolumeComman
             let id = find(&client, &volume).await?;
             show(json, &client.resize_volume(id, size.mib).await?, output::volume)?;
         }
+        VolumeCommand::Attach { mount, agent } => {
+            show(json, &client.attach_volume(agent, &mount).await?, |has| output::agent_volumes(agent, has))?;
+        }
+        VolumeCommand::Detach { name, agent } => {
+            show(json, &client.detach_volume(agent, &name).await?, |has| output::agent_volumes(agent, has))?;
+        }
         VolumeCommand::Rm { volumes } => remove(&client, json, &volumes).await?,
     }
     Ok(ExitCode::SUCCESS)

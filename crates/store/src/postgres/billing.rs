@@ -1,13 +1,16 @@
 //! From the nodes' journals to what a wallet used. Of two gateways that hear of the same
 //! marks, one waits for the other at the journal's row, and finds them counted.
 
-use domain::{Meter, RunId, RuntimeKinds, Tier, UnixMillis, Usage, Wallet};
+use domain::{DiskMark, Meter, RunId, RuntimeKinds, Tier, UnixMillis, Usage, Wallet};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row, query};
 
 use super::database::{Command, Postgres, Tx};
+use super::disks;
 use super::row::small;
-use crate::billing::{HEARD_EVERY_MS, MarkCursor, MarksOutcome, RunMark, UsageStore, clamped};
+use crate::billing::{
+    DiskSums, HEARD_EVERY_MS, MarkCursor, MarksOutcome, NodeMark, RunMark, UsageStore, clamped, in_order,
+};
 use crate::codec::{ended, id_column, integer, meter, millis, natural};
 use crate::error::StoreError;
 
@@ -17,9 +20,10 @@ impl UsageStore for Postgres {
         node: &str,
         journal: &str,
         marks: Vec<RunMark>,
+        disks: Vec<DiskMark>,
         now: UnixMillis,
     ) -> Result<MarksOutcome, StoreError> {
-        self.write(CountMarks { node: node.to_owned(), journal: journal.to_owned(), marks, now }).await
+        self.write(CountMarks { node: node.to_owned(), journal: journal.to_owned(), marks, disks, now }).await
     }
 
     async fn mark_cursor(&self, node: &str) -> Result<Option<MarkCursor>, StoreError> {
@@ -37,6 +41,7 @@ struct CountMarks {
     node: String,
     journal: String,
     marks: Vec<RunMark>,
+    disks: Vec<DiskMark>,
     now: UnixMillis,
 }
 
@@ -62,9 +67,19 @@ impl CountMarks {
             None => self.journal(conn).await?,
         };
         let mut counted = MarksOutcome { seq: journal.seq, ..MarksOutcome::default() };
-        for mark in &self.marks {
-            self.count_one(conn, journal.n, mark, &mut counted).await?;
+        let mut sums = DiskSums::default();
+        for mark in in_order(&self.marks, &self.disks) {
+            if !counted.is_next(mark.seq()) {
+                continue;
+            }
+            let is_known = match &mark {
+                NodeMark::Run(mark) => self.count_one(conn, journal.n, mark).await?,
+                NodeMark::Disk(mark) => disks::count(conn, &self.node, journal.n, mark, &mut sums).await?,
+            };
+            counted.new += u64::from(is_known);
+            counted.foreign += u64::from(!is_known);
         }
+        disks::charge(conn, &sums).await?;
         if counted.seq != journal.seq || self.now.since(journal.heard_at) >= HEARD_EVERY_MS {
             let moved = query("UPDATE cursors SET seq = $2, heard_at = greatest(heard_at, $3) WHERE n = $1");
             let moved = moved.bind(journal.n).bind(integer(counted.seq)).bind(integer(self.now.0));
@@ -93,28 +108,16 @@ impl CountMarks {
         let Some(begun) = begun.fetch_optional(&mut *conn).await? else { return Ok(None) };
         let close = "UPDATE runs SET closed_ms = closed_ms + greatest(0, c.heard_at - ready_since), ready_since = NULL \
                      FROM cursors c WHERE runs.mark_cursor = c.n AND c.node = $1 AND ready_since IS NOT NULL";
-        query(close).bind(&self.node).execute(conn).await?;
+        query(close).bind(&self.node).execute(&mut *conn).await?;
+        disks::close_of_node(conn, &self.node).await?;
         Ok(Some(Journal { n: begun.try_get(0)?, seq: 0, heard_at: self.now }))
     }
 
-    async fn count_one(
-        &self,
-        conn: &mut PgConnection,
-        cursor: i64,
-        mark: &RunMark,
-        sum: &mut MarksOutcome,
-    ) -> sqlx::Result<()> {
-        if !sum.is_next(mark.mark.seq) {
-            return Ok(());
-        }
-        match self.bill(conn, cursor, mark.run).await? {
-            None => sum.foreign += 1,
-            Some(meter) => {
-                sum.new += 1;
-                write(conn, mark.run, cursor, meter.count(clamped(mark.mark))).await?;
-            }
-        }
-        Ok(())
+    /// Whether it is about a run of this node.
+    async fn count_one(&self, conn: &mut PgConnection, cursor: i64, mark: &RunMark) -> sqlx::Result<bool> {
+        let Some(meter) = self.bill(conn, cursor, mark.run).await? else { return Ok(false) };
+        write(conn, mark.run, cursor, meter.count(clamped(mark.mark))).await?;
+        Ok(true)
     }
 
     /// The bill of a run of this node; its numbering starts again with a new journal.
@@ -167,6 +170,7 @@ impl ReadUsage {
             usage = usage.plus(used);
             spawns += u64::from(was_ready);
         }
+        usage = usage.plus(disks::running(tx.conn(), &self.wallet, self.now).await?);
         Ok((usage, spawns))
     }
 
@@ -188,17 +192,18 @@ impl ReadUsage {
 }
 
 async fn totals(conn: &mut PgConnection, wallet: &Wallet) -> sqlx::Result<(Usage, u64)> {
-    let sql = "SELECT uptime_ms, core_ms, mib_ms, spawns FROM totals WHERE wallet = $1";
+    let sql = "SELECT uptime_ms, core_ms, mib_ms, disk_mib_ms, spawns FROM totals WHERE wallet = $1";
     let Some(row) = query(sql).bind(wallet.0).fetch_optional(conn).await? else { return Ok(Default::default()) };
     let usage = Usage {
         uptime_ms: natural(row.try_get(0)?),
         core_ms: natural(row.try_get(1)?),
         mib_ms: natural(row.try_get(2)?),
+        disk_mib_ms: natural(row.try_get(3)?),
     };
-    Ok((usage, natural(row.try_get(3)?)))
+    Ok((usage, natural(row.try_get(4)?)))
 }
 
-/// Adds to what is kept of a wallet's forgotten runs.
+/// Adds to what is kept of a wallet's forgotten runs and of the disks it had.
 pub(crate) async fn keep_total(
     conn: &mut PgConnection,
     wallet: &Wallet,
@@ -207,17 +212,20 @@ pub(crate) async fn keep_total(
 ) -> sqlx::Result<()> {
     // Sums end where the columns do, as they do in SQLite.
     query(
-        "INSERT INTO totals AS t (wallet, uptime_ms, core_ms, mib_ms, spawns) VALUES ($1, $2, $3, $4, $5) \
+        "INSERT INTO totals AS t (wallet, uptime_ms, core_ms, mib_ms, disk_mib_ms, spawns) \
+         VALUES ($1, $2, $3, $4, $5, $6) \
          ON CONFLICT (wallet) DO UPDATE SET \
          uptime_ms = least(t.uptime_ms::numeric + excluded.uptime_ms, 9223372036854775807)::bigint, \
          core_ms = least(t.core_ms::numeric + excluded.core_ms, 9223372036854775807)::bigint, \
          mib_ms = least(t.mib_ms::numeric + excluded.mib_ms, 9223372036854775807)::bigint, \
+         disk_mib_ms = least(t.disk_mib_ms::numeric + excluded.disk_mib_ms, 9223372036854775807)::bigint, \
          spawns = t.spawns + excluded.spawns",
     )
     .bind(wallet.0)
     .bind(integer(used.uptime_ms))
     .bind(integer(used.core_ms))
     .bind(integer(used.mib_ms))
+    .bind(integer(used.disk_mib_ms))
     .bind(i64::from(was_ready))
     .execute(conn)
     .await

@@ -6,7 +6,9 @@ use sqlx::{PgConnection, Row, query};
 
 use super::billing::keep_total;
 use super::database::{Command, Statement, Tx};
+use super::disks;
 use super::row::{decode, lock, select_runs};
+use crate::billing::DiskKey;
 use crate::codec::{id_column, integer, millis, natural};
 use crate::error::StoreError;
 use crate::pod::{MAX_STOPPED_PODS, PodIdStatus, QuotaCheck, id_from};
@@ -107,6 +109,7 @@ pub(crate) async fn remove(conn: &mut PgConnection, record: &RunRecord, now: Uni
     if removed.rows_affected() == 0 {
         return Ok(false);
     }
+    disks::close(conn, DiskKey::data(record.pod_key), now).await?;
     for row in query(select_runs!("WHERE runs.pod = $1")).bind(key).fetch_all(&mut *conn).await? {
         let run = decode(&row)?;
         keep_total(conn, &run.wallet, run.usage(now), run.was_ready).await?;

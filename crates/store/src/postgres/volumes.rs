@@ -5,7 +5,9 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row, query};
 
 use super::database::{Command, Postgres, Statement, Tx, wallet_lock};
+use super::disks;
 use crate::admission::{RunPod, RunReservation};
+use crate::billing::DiskKey;
 use crate::codec::{id_column, integer, natural};
 use crate::error::StoreError;
 use crate::record::{PodRowId, RunRecord};
@@ -47,8 +49,8 @@ impl VolumeStore for Postgres {
         self.execute("take a volume's growth back", update).await.map(drop)
     }
 
-    async fn remove_volume(&self, wallet: Wallet, id: VolumeId) -> Result<VolumeRemoval, StoreError> {
-        self.write(Remove { wallet, id }).await
+    async fn remove_volume(&self, wallet: Wallet, id: VolumeId, now: UnixMillis) -> Result<VolumeRemoval, StoreError> {
+        self.write(Remove { wallet, id, now }).await
     }
 
     async fn forget_volume(&self, id: VolumeId) -> Result<(), StoreError> {
@@ -86,7 +88,7 @@ fn by_id(wallet: Wallet, id: VolumeId) -> Statement<'static> {
     query(select_volumes!("WHERE volumes.id = $1 AND volumes.wallet = $2")).bind(column(id)).bind(wallet.0)
 }
 
-fn by_name(wallet: Wallet, name: &str) -> Statement<'_> {
+pub(crate) fn by_name(wallet: Wallet, name: &str) -> Statement<'_> {
     query(select_volumes!("WHERE volumes.wallet = $1 AND volumes.name = $2")).bind(wallet.0).bind(name)
 }
 
@@ -118,12 +120,12 @@ fn mount(name: &str, path: &str) -> sqlx::Result<VolumeMount> {
     Ok(VolumeMount { name: name_of(name).map_err(wrong)?, path: path_of(path).map_err(wrong)? })
 }
 
-async fn one(conn: &mut PgConnection, select: Statement<'_>) -> sqlx::Result<Option<VolumeRecord>> {
+pub(crate) async fn one(conn: &mut PgConnection, select: Statement<'_>) -> sqlx::Result<Option<VolumeRecord>> {
     select.fetch_optional(conn).await?.as_ref().map(decode).transpose()
 }
 
 /// One of this wallet's at a time: each sees what the one before wrote.
-async fn hold(conn: &mut PgConnection, wallet: &Wallet) -> sqlx::Result<()> {
+pub(crate) async fn hold(conn: &mut PgConnection, wallet: &Wallet) -> sqlx::Result<()> {
     query("SELECT pg_advisory_xact_lock($1)").bind(wallet_lock(wallet)).execute(conn).await.map(drop)
 }
 
@@ -209,6 +211,7 @@ impl VolumeGrowth {
 struct Remove {
     wallet: Wallet,
     id: VolumeId,
+    now: UnixMillis,
 }
 
 impl Command for Remove {
@@ -227,7 +230,8 @@ impl Remove {
         if let Some((pod, _)) = volume.attached {
             return Ok(VolumeRemoval::Attached(pod));
         }
-        query("UPDATE volumes SET state = 'removing' WHERE id = $1").bind(column(self.id)).execute(conn).await?;
+        query("UPDATE volumes SET state = 'removing' WHERE id = $1").bind(column(self.id)).execute(&mut *conn).await?;
+        disks::close(conn, DiskKey::volume(self.id), self.now).await?;
         Ok(VolumeRemoval::Removing(VolumeRecord { state: VolumeState::Removing, ..volume }))
     }
 }
@@ -281,7 +285,7 @@ async fn named(conn: &mut PgConnection, wallet: Wallet, mounts: &[VolumeMount]) 
 }
 
 /// The volumes that each run of this POD has, those that are gone included.
-async fn of_pod(conn: &mut PgConnection, pod: PodRowId) -> sqlx::Result<Vec<FoundVolume>> {
+pub(crate) async fn of_pod(conn: &mut PgConnection, pod: PodRowId) -> sqlx::Result<Vec<FoundVolume>> {
     let sql = "SELECT volume, name, path FROM volume_mounts WHERE pod = $1 ORDER BY volume";
     let mut found = Vec::new();
     for row in query(sql).bind(pod.0.cast_signed()).fetch_all(&mut *conn).await? {

@@ -1,11 +1,14 @@
 //! From the nodes' journals to what a wallet used.
 
-use domain::{Meter, RunId, RuntimeKinds, Tier, UnixMillis, Usage, Wallet};
+use domain::{DiskMark, Meter, RunId, RuntimeKinds, Tier, UnixMillis, Usage, Wallet};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::disks;
 use super::handle::Sqlite;
 use super::writer::{Command, Tx};
-use crate::billing::{HEARD_EVERY_MS, MarkCursor, MarksOutcome, RunMark, UsageStore, clamped};
+use crate::billing::{
+    DiskSums, HEARD_EVERY_MS, MarkCursor, MarksOutcome, NodeMark, RunMark, UsageStore, clamped, in_order,
+};
 use crate::codec::{ended, id_column, integer, meter, millis, natural};
 use crate::error::StoreError;
 
@@ -15,9 +18,10 @@ impl UsageStore for Sqlite {
         node: &str,
         journal: &str,
         marks: Vec<RunMark>,
+        disks: Vec<DiskMark>,
         now: UnixMillis,
     ) -> Result<MarksOutcome, StoreError> {
-        self.write(CountMarks { node: node.to_owned(), journal: journal.to_owned(), marks, now }).await
+        self.write(CountMarks { node: node.to_owned(), journal: journal.to_owned(), marks, disks, now }).await
     }
 
     async fn mark_cursor(&self, node: &str) -> Result<Option<MarkCursor>, StoreError> {
@@ -34,6 +38,7 @@ pub(crate) struct CountMarks {
     pub(crate) node: String,
     pub(crate) journal: String,
     pub(crate) marks: Vec<RunMark>,
+    pub(crate) disks: Vec<DiskMark>,
     pub(crate) now: UnixMillis,
 }
 
@@ -64,9 +69,19 @@ impl CountMarks {
             None => self.begin_journal(tx)?,
         };
         let mut counted = MarksOutcome { seq: journal.seq, ..MarksOutcome::default() };
-        for mark in &self.marks {
-            self.count_one(tx, journal.n, mark, &mut counted)?;
+        let mut sums = DiskSums::default();
+        for mark in in_order(&self.marks, &self.disks) {
+            if !counted.is_next(mark.seq()) {
+                continue;
+            }
+            let is_known = match &mark {
+                NodeMark::Run(mark) => self.count_one(tx, journal.n, mark)?,
+                NodeMark::Disk(mark) => disks::count(conn, &self.node, journal.n, mark, &mut sums)?,
+            };
+            counted.new += u64::from(is_known);
+            counted.foreign += u64::from(!is_known);
         }
+        disks::charge(conn, &sums)?;
         if counted.seq != journal.seq || self.now.since(journal.heard_at) >= HEARD_EVERY_MS {
             conn.prepare_cached("UPDATE cursors SET seq = ?2, heard_at = max(heard_at, ?3) WHERE n = ?1")?
                 .execute((journal.n, integer(counted.seq), integer(self.now.0)))?;
@@ -92,6 +107,7 @@ impl CountMarks {
              FROM cursors c WHERE runs.mark_cursor = c.n AND c.node = ?1 AND ready_since IS NOT NULL",
         )?
         .execute((&self.node,))?;
+        disks::close_of_node(conn, &self.node)?;
         conn.prepare_cached("INSERT INTO cursors (node, journal, seq, heard_at) VALUES (?1, ?2, 0, ?3)")?.execute((
             &self.node,
             &self.journal,
@@ -100,19 +116,12 @@ impl CountMarks {
         Ok(Journal { n: conn.last_insert_rowid(), seq: 0, heard_at: self.now })
     }
 
-    fn count_one(&self, tx: &Tx<'_>, cursor: i64, mark: &RunMark, sum: &mut MarksOutcome) -> rusqlite::Result<()> {
-        if !sum.is_next(mark.mark.seq) {
-            return Ok(());
-        }
-        match self.bill(tx.conn, cursor, mark.run)? {
-            None => sum.foreign += 1,
-            Some(meter) => {
-                sum.new += 1;
-                tx.cache.forget(mark.run);
-                write(tx.conn, mark.run, cursor, meter.count(clamped(mark.mark)))?;
-            }
-        }
-        Ok(())
+    /// Whether it is about a run of this node.
+    fn count_one(&self, tx: &Tx<'_>, cursor: i64, mark: &RunMark) -> rusqlite::Result<bool> {
+        let Some(meter) = self.bill(tx.conn, cursor, mark.run)? else { return Ok(false) };
+        tx.cache.forget(mark.run);
+        write(tx.conn, mark.run, cursor, meter.count(clamped(mark.mark)))?;
+        Ok(true)
     }
 
     /// The bill of an agent of this node; its numbering starts again with a new
@@ -168,6 +177,7 @@ pub(crate) fn usage(conn: &Connection, wallet: &Wallet, now: UnixMillis) -> Resu
         usage = usage.plus(used);
         spawns += u64::from(was_ready);
     }
+    usage = usage.plus(disks::running(conn, wallet, now).map_err(sql)?);
     Ok((usage, spawns))
 }
 
@@ -188,27 +198,34 @@ fn bill_row(row: &Row<'_>, now: UnixMillis) -> rusqlite::Result<(Usage, bool)> {
 
 fn totals(conn: &Connection, wallet: &Wallet) -> rusqlite::Result<(Usage, u64)> {
     let read = |row: &Row<'_>| {
-        let (uptime, core, mib, spawns) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-        Ok((Usage { uptime_ms: natural(uptime), core_ms: natural(core), mib_ms: natural(mib) }, natural(spawns)))
+        let usage = Usage {
+            uptime_ms: natural(row.get(0)?),
+            core_ms: natural(row.get(1)?),
+            mib_ms: natural(row.get(2)?),
+            disk_mib_ms: natural(row.get(3)?),
+        };
+        Ok((usage, natural(row.get(4)?)))
     };
-    conn.prepare_cached("SELECT uptime_ms, core_ms, mib_ms, spawns FROM totals WHERE wallet = ?1")?
+    conn.prepare_cached("SELECT uptime_ms, core_ms, mib_ms, disk_mib_ms, spawns FROM totals WHERE wallet = ?1")?
         .query_row((&wallet.0,), read)
         .optional()
         .map(Option::unwrap_or_default)
 }
 
-/// Adds to what is kept of a wallet's forgotten agents.
+/// Adds to what is kept of a wallet's forgotten agents and of the disks it had.
 pub(crate) fn keep_total(conn: &Connection, wallet: &Wallet, used: Usage, was_ready: bool) -> rusqlite::Result<()> {
     let (usage, spawns) = totals(conn, wallet)?;
     let usage = usage.plus(used);
     conn.prepare_cached(
-        "INSERT OR REPLACE INTO totals (wallet, uptime_ms, core_ms, mib_ms, spawns) VALUES (?1, ?2, ?3, ?4, ?5)",
+        "INSERT OR REPLACE INTO totals (wallet, uptime_ms, core_ms, mib_ms, disk_mib_ms, spawns) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?
     .execute(params![
         &wallet.0,
         integer(usage.uptime_ms),
         integer(usage.core_ms),
         integer(usage.mib_ms),
+        integer(usage.disk_mib_ms),
         integer(spawns + u64::from(was_ready))
     ])
     .map(drop)

@@ -4,8 +4,10 @@ use domain::{PodId, UnixMillis, Wallet};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::billing::keep_total;
+use super::disks;
 use super::row::{many, one, select_runs};
 use super::writer::{Command, Tx};
+use crate::billing::DiskKey;
 use crate::codec::{id_column, integer, millis, natural};
 use crate::error::StoreError;
 use crate::pod::{MAX_STOPPED_PODS, PodIdStatus, QuotaCheck, id_from};
@@ -133,6 +135,7 @@ pub(crate) fn remove(tx: &Tx<'_>, record: &RunRecord, now: UnixMillis) -> Result
     const NAME: &str = "forget a POD";
     let sql = |error| StoreError::sql(NAME, error);
     let key = record.pod_key.0.cast_signed();
+    disks::close(tx.conn, DiskKey::data(record.pod_key), now).map_err(sql)?;
     for run in many(tx.conn, NAME, select_runs!("WHERE runs.pod = ?1"), (key,))? {
         tx.cache.forget(run.id);
         keep_total(tx.conn, &run.wallet, run.usage(now), run.was_ready).map_err(sql)?;

@@ -12,7 +12,8 @@
 //! | `idempotency` | wallet, key | which run a key stands for |
 //! | `cursors` | node, journal | the last mark that was counted |
 //! | `counted_time` | boot | milliseconds that were counted, by each start of a machine |
-//! | `totals` | wallet | usage of runs that were forgotten |
+//! | `totals` | wallet | usage of runs that were forgotten, and of disks that were held |
+//! | `disk_meters` | node, disk | what nodes hold of disks now, and since when |
 //! | `api_keys` | id | what wallets let programs do in their names: digests of keys |
 //! | `volumes` | id | disks of wallets, and which node holds each |
 //! | `volume_mounts` | pod, volume | which PODs have which volumes; the live run that has one |
@@ -57,6 +58,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/10.sql"),
     include_str!("schema/11.sql"),
     include_str!("schema/12.sql"),
+    include_str!("schema/13.sql"),
 ];
 
 /// The first one with sealed keys.

@@ -1,11 +1,13 @@
 //! Volumes.
 
-use domain::{RunId, UnixMillis, VolumeId, VolumeMount, VolumeState, Wallet};
+use domain::{RunId, UnixMillis, VolumeId, VolumeMount, VolumeName, VolumeState, Wallet};
 use rusqlite::{Connection, Row, params};
 
+use super::disks;
 use super::handle::Sqlite;
 use super::writer::{Command, Tx};
 use crate::admission::{RunPod, RunReservation};
+use crate::billing::DiskKey;
 use crate::codec::{id_column, integer, natural};
 use crate::error::StoreError;
 use crate::record::{PodRowId, RunRecord};
@@ -37,8 +39,8 @@ impl VolumeStore for Sqlite {
         self.write(Refused { id, before_mib, asked_mib }).await
     }
 
-    async fn remove_volume(&self, wallet: Wallet, id: VolumeId) -> Result<VolumeRemoval, StoreError> {
-        self.write(Remove { wallet, id }).await
+    async fn remove_volume(&self, wallet: Wallet, id: VolumeId, now: UnixMillis) -> Result<VolumeRemoval, StoreError> {
+        self.write(Remove { wallet, id, now }).await
     }
 
     async fn forget_volume(&self, id: VolumeId) -> Result<(), StoreError> {
@@ -118,8 +120,7 @@ impl Command for NewVolume {
     fn apply(&self, tx: &Tx<'_>) -> Result<VolumeOutcome, StoreError> {
         let Self { volume, quota } = self;
         let fail = |error| StoreError::sql(Self::NAME, error);
-        let rest = "WHERE volumes.wallet = ?1 AND volumes.name = ?2";
-        if let Some(there) = many(tx.conn, rest, (&volume.wallet.0, volume.name.as_str()))?.into_iter().next() {
+        if let Some(there) = by_name(tx.conn, &volume.wallet, &volume.name)? {
             return Ok(VolumeOutcome::Exists(there));
         }
         let (mib, count, kept) = used(tx.conn, &volume.wallet, volume.created_at).map_err(fail)?;
@@ -208,6 +209,7 @@ impl Command for Refused {
 struct Remove {
     wallet: Wallet,
     id: VolumeId,
+    now: UnixMillis,
 }
 
 impl Command for Remove {
@@ -225,7 +227,8 @@ impl Command for Remove {
         }
         let sql = "UPDATE volumes SET state = 'removing' WHERE id = ?1";
         let marked = tx.conn.prepare_cached(sql).and_then(|mut update| update.execute((column(self.id),)));
-        marked.map_err(|error| StoreError::sql(Self::NAME, error))?;
+        let closed = marked.and_then(|_| disks::close(tx.conn, DiskKey::volume(self.id), self.now));
+        closed.map_err(|error| StoreError::sql(Self::NAME, error))?;
         Ok(VolumeRemoval::Removing(VolumeRecord { state: VolumeState::Removing, ..volume }))
     }
 }
@@ -302,17 +305,26 @@ impl Mounts {
     }
 }
 
-fn named(conn: &Connection, wallet: &Wallet, mounts: &[VolumeMount]) -> Result<Vec<FoundVolume>, StoreError> {
+/// A wallet's volume of this name.
+pub(crate) fn by_name(
+    conn: &Connection,
+    wallet: &Wallet,
+    name: &VolumeName,
+) -> Result<Option<VolumeRecord>, StoreError> {
     let rest = "WHERE volumes.wallet = ?1 AND volumes.name = ?2";
+    Ok(many(conn, rest, (&wallet.0, name.as_str()))?.into_iter().next())
+}
+
+fn named(conn: &Connection, wallet: &Wallet, mounts: &[VolumeMount]) -> Result<Vec<FoundVolume>, StoreError> {
     let find = |mount: &VolumeMount| {
-        let volume = many(conn, rest, (&wallet.0, mount.name.as_str()))?.into_iter().next();
+        let volume = by_name(conn, wallet, &mount.name)?;
         Ok(FoundVolume { mount: mount.clone(), volume })
     };
     mounts.iter().map(find).collect()
 }
 
 /// The volumes that each run of this POD has, those that are gone included.
-fn of_pod(conn: &Connection, pod: PodRowId) -> Result<Vec<FoundVolume>, StoreError> {
+pub(crate) fn of_pod(conn: &Connection, pod: PodRowId) -> Result<Vec<FoundVolume>, StoreError> {
     let fail = |error| StoreError::sql("read a POD's volumes", error);
     let sql = "SELECT volume, name, path FROM volume_mounts WHERE pod = ?1 ORDER BY volume";
     let mut select = conn.prepare_cached(sql).map_err(fail)?;

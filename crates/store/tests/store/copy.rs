@@ -2,7 +2,9 @@
 
 use domain::payment::{PaidRequestHash, Payment, PaymentLease, Payments};
 use domain::relay::{DailyQuota, RelayEntry, RelayJournal, RelayState};
-use domain::{Address, B256, Event, Mark, MarkKind, SteadyInstant, StopReason, U256, Usdc};
+use domain::{
+    Address, B256, DiskChange, DiskMark, Event, Mark, MarkKind, MeteredDisk, SteadyInstant, StopReason, U256, Usdc,
+};
 use palatine_store::{
     AccountLink, Copied, CopyError, DeployState, KeptData, RunMark, SealedIdentity, SecretName, Store, StoreUrl,
     VaultDeploy, copy,
@@ -19,7 +21,7 @@ async fn fill(store: &Store) {
     reserved(store, keyed(1, 1, "k", 9)).await;
     store.place(id(1), "one", NOW).await.unwrap();
     let mark = RunMark { run: id(1), mark: Mark { seq: 1, at: NOW, kind: MarkKind::Ready } };
-    store.count_marks("one", "a", vec![mark], NOW).await.unwrap();
+    store.count_marks("one", "a", vec![mark], vec![], NOW).await.unwrap();
     store.set_prices(pod(1), [("/v1".to_owned(), Usdc(7))].into()).await.unwrap();
     store.put_deploy(deploy(), NOW).await.unwrap();
     // One that is forgotten leaves its usage.
@@ -28,6 +30,8 @@ async fn fill(store: &Store) {
     store.end(id(2), None, NOW).await.unwrap();
     volumes::made(store, volumes::new_volume(3, 1, "work")).await;
     reserved(store, volumes::with(3, 3, &[("work", "/workspace")])).await;
+    let change = DiskChange::Level { disk: MeteredDisk::Volume(volumes::volume_id(1)), mib: 100 };
+    store.count_marks("n1", "a", vec![], vec![DiskMark { seq: 1, at: NOW, change }], NOW).await.unwrap();
     store.advance(id(3), Event::Stop(StopReason::Balance), NOW).await.unwrap();
     store.end(id(3), Some(KeptData { until: Some(NOW.plus(DAY_MS)), bytes: 5 }), NOW).await.unwrap();
     store.count_time(SteadyInstant { boot: [1; 16], millis: 5 }).await.unwrap();
@@ -129,7 +133,7 @@ async fn a_store_goes_to_postgres_and_back_and_is_what_it_was() {
             store.chain_index(338, Address::repeat_byte(77)).await.unwrap(),
             store.chain_index(1, Address::ZERO).await.unwrap()
         );
-        store.count_marks("two", "b", Vec::new(), NOW).await.unwrap();
+        store.count_marks("two", "b", Vec::new(), vec![], NOW).await.unwrap();
         reserved(store, reservation(9, 9)).await;
     }
 }

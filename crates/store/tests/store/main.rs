@@ -18,6 +18,8 @@ mod images;
 mod index;
 mod keys;
 mod life;
+mod meters;
+mod mounts;
 mod outbox;
 mod payments;
 mod pods;

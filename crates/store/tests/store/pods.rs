@@ -107,7 +107,7 @@ pub(crate) async fn a_removed_pod_leaves_usage_and_its_id_which_its_holder_alone
     store.place(id(1), "one", NOW).await.unwrap();
     let mark = |seq, at, kind| RunMark { run: id(1), mark: Mark { seq, at, kind } };
     let marks = vec![mark(1, NOW, MarkKind::Ready), mark(2, NOW.plus(700), MarkKind::Gone)];
-    store.count_marks("one", "a", marks, NOW).await.unwrap();
+    store.count_marks("one", "a", marks, vec![], NOW).await.unwrap();
     assert!(!store.remove_pod(pod, NOW).await.unwrap(), "a live one is not forgotten");
     store.advance(id(1), Event::Stop(StopReason::Removed), NOW).await.unwrap();
     let ended = store.end(id(1), None, NOW).await.unwrap().record;

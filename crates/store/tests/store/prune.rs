@@ -37,7 +37,7 @@ pub(crate) async fn a_forgotten_run_leaves_its_usage_and_nothing_else(place: &Pl
         store.place(id(n), "one", NOW).await.unwrap();
         let mark = |seq, at, kind| RunMark { run: id(n), mark: Mark { seq, at, kind } };
         let marks = vec![mark(2 * n, NOW, MarkKind::Ready), mark(2 * n + 1, NOW.plus(ready_ms), MarkKind::Gone)];
-        store.count_marks("one", "a", marks, NOW).await.unwrap();
+        store.count_marks("one", "a", marks, vec![], NOW).await.unwrap();
         store.advance(id(n), Event::Stop(StopReason::Requested), NOW).await.unwrap();
         store.advance(id(n), Event::Gone, NOW).await.unwrap();
     }

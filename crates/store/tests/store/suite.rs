@@ -66,6 +66,18 @@ cases! {
         clocks_at_the_end_of_time_do_not_break_the_bill,
         every_mark_counts_once_across_replays_overlaps_and_reopenings,
     }
+    mounts {
+        a_stopped_pod_is_given_volumes_for_its_next_runs_and_loses_them_again,
+        a_volume_may_be_meant_for_several_and_the_first_that_starts_has_it,
+        a_volume_goes_to_no_pod_whose_data_or_volumes_are_elsewhere_and_one_that_is_gone_is_let_go,
+    }
+    meters {
+        a_volume_counts_by_its_size_while_it_is_there_and_each_mark_once,
+        a_disk_counts_no_longer_than_its_node_is_heard_of_and_not_while_that_was_down,
+        nobody_pays_for_a_volume_that_was_removed_whatever_its_node_still_holds,
+        a_node_may_not_charge_for_disks_of_another_or_of_nobody,
+        what_is_kept_of_a_pod_counts_until_its_next_run_or_its_removal,
+    }
     images {
         an_upload_becomes_an_image_and_both_are_read_as_they_were_written,
         the_same_archive_goes_on_with_its_upload_and_is_not_uploaded_twice,

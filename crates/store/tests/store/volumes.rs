@@ -47,7 +47,7 @@ pub(crate) fn with(holder: u64, n: u64, volumes: &[(&str, &str)]) -> RunReservat
     RunReservation { volumes, allowance, ..asked }
 }
 
-fn again(holder: u64, n: u64, of: PodId) -> RunReservation {
+pub(crate) fn again(holder: u64, n: u64, of: PodId) -> RunReservation {
     RunReservation { pod: RunPod::Existing(of), ..with(holder, n, &[]) }
 }
 
@@ -63,7 +63,7 @@ async fn attached(store: &Store, holder: u64, n: u64) -> Option<PodId> {
     volume.attached.map(|(pod, _)| pod)
 }
 
-async fn end(store: &Store, n: u64) {
+pub(crate) async fn end(store: &Store, n: u64) {
     store.advance(id(n), Event::Stop(StopReason::Requested), NOW).await.unwrap();
     store.end(id(n), None, NOW).await.unwrap();
 }
@@ -203,9 +203,9 @@ pub(crate) async fn a_volume_that_a_run_has_is_neither_removed_nor_grown(place: 
     reserved(&store, with(1, 1, &[("work", "/workspace")])).await;
     let grow = |size_mib| VolumeGrowth { wallet: wallet(1), id: volume_id(1), size_mib, quota: QUOTA, now: NOW };
     assert_eq!(store.reserve_growth(grow(200)).await.unwrap(), GrowthOutcome::Attached(pod(1)));
-    assert_eq!(store.remove_volume(wallet(1), volume_id(1)).await.unwrap(), VolumeRemoval::Attached(pod(1)));
+    assert_eq!(store.remove_volume(wallet(1), volume_id(1), NOW).await.unwrap(), VolumeRemoval::Attached(pod(1)));
     end(&store, 1).await;
-    assert_eq!(store.remove_volume(wallet(2), volume_id(1)).await.unwrap(), VolumeRemoval::Unknown);
+    assert_eq!(store.remove_volume(wallet(2), volume_id(1), NOW).await.unwrap(), VolumeRemoval::Unknown);
     assert_eq!(store.reserve_growth(grow(99)).await.unwrap(), GrowthOutcome::Shrinks(100));
     assert_eq!(store.reserve_growth(grow(1_001)).await.unwrap(), GrowthOutcome::QuotaFull { used_mib: 100 });
     let grown = store.reserve_growth(grow(200)).await.unwrap();
@@ -219,7 +219,7 @@ pub(crate) async fn a_volume_that_a_run_has_is_neither_removed_nor_grown(place: 
     assert_eq!(store.volume(wallet(1), volume_id(1)).await.unwrap().unwrap().size_mib, 100);
     // One that is ready is not forgotten by mistake.
     store.forget_volume(volume_id(1)).await.unwrap();
-    let removing = store.remove_volume(wallet(1), volume_id(1)).await.unwrap();
+    let removing = store.remove_volume(wallet(1), volume_id(1), NOW).await.unwrap();
     assert!(matches!(removing, VolumeRemoval::Removing(ref volume) if volume.state == VolumeState::Removing));
     assert_eq!(store.reserve_growth(grow(200)).await.unwrap(), GrowthOutcome::Unsettled(VolumeState::Removing));
     assert!(!store.volume_made(volume_id(1)).await.unwrap(), "it is being removed");
@@ -240,5 +240,5 @@ pub(crate) async fn a_removed_pod_leaves_its_volumes_to_the_next(place: &Place) 
     reserved(&store, with(1, 2, &[("work", "/workspace")])).await;
     end(&store, 2).await;
     assert!(store.remove_pod(pod(2), NOW).await.unwrap());
-    assert!(matches!(store.remove_volume(wallet(1), volume_id(1)).await.unwrap(), VolumeRemoval::Removing(_)));
+    assert!(matches!(store.remove_volume(wallet(1), volume_id(1), NOW).await.unwrap(), VolumeRemoval::Removing(_)));
 }

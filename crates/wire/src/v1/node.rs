@@ -22,7 +22,7 @@
 use std::collections::BTreeMap;
 
 use domain::{
-    FailReason, Generation, ImageDigest, Mark, MountPath, NodeShortage, PodId, RunId, RuntimeKind, TierName,
+    DiskMark, FailReason, Generation, ImageDigest, Mark, MountPath, NodeShortage, PodId, RunId, RuntimeKind, TierName,
     UnixMillis, VolumeId, VolumeName,
 };
 use serde::{Deserialize, Serialize};
@@ -384,6 +384,9 @@ pub struct MarksPage {
     pub journal: String,
     /// The marks, in order.
     pub marks: Vec<AgentMark>,
+    /// Marks of disks, in the same order: their numbers are between those of the marks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskMark>,
 }
 
 /// One entry of the journal.

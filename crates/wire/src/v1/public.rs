@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use domain::{
     EndReason, FailReason, ImageDigest, NodeShortage, PodId, RunId, State, StateName, StopReason, Tier, TierName,
-    UnixMillis, Usage, VolumeMount, Wallet,
+    UnixMillis, Usage, VolumeMount, Wallet, byte_hours,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -295,17 +295,22 @@ pub struct WalletUsage {
     pub core_seconds: u64,
     /// Ready seconds × GiB, rounded down.
     pub gib_seconds: u64,
+    /// Bytes of disk × hours, rounded down: volumes by their sizes, and what is kept of agents
+    /// that do not run by what it takes.
+    #[serde(default)]
+    pub disk_byte_hours: u64,
 }
 
 impl WalletUsage {
     /// The totals of this usage.
     #[must_use]
-    pub const fn new(usage: &Usage, spawns: u64) -> Self {
+    pub fn new(usage: &Usage, spawns: u64) -> Self {
         Self {
             total_uptime_ms: usage.uptime_ms,
             spawns,
             core_seconds: usage.core_seconds(),
             gib_seconds: usage.gib_seconds(),
+            disk_byte_hours: byte_hours(usage.disk_mib_ms),
         }
     }
 }

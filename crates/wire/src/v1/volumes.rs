@@ -60,3 +60,28 @@ pub struct VolumeAttachment {
     /// Where the volume is in it.
     pub path: MountPath,
 }
+
+/// `PUT /agents/{id}/volumes/{name}`: the agent, which does not run, has the volume at each of its
+/// next starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AttachRequest {
+    /// Where it is mounted.
+    #[schema(example = "/workspace")]
+    pub path: String,
+}
+
+/// A volume that each start of an agent has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AgentVolume {
+    /// What its owner calls it.
+    pub name: VolumeName,
+    /// Where it is mounted.
+    pub path: MountPath,
+    /// The volume; absent where it was removed: then the agent does not start until it is detached.
+    #[serde(default, rename = "volumeID", skip_serializing_if = "Option::is_none")]
+    pub volume_id: Option<VolumeId>,
+    /// The live agent that has it just now: one at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attached_to: Option<PodId>,
+}

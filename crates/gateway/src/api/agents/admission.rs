@@ -83,7 +83,11 @@ impl Gateway {
         let ran_in = last.runtime.as_deref().unwrap_or_default();
         let data_of_machine = last.data.is_some() && RuntimeKind::Qemu.is_of(ran_in);
         // Where no runtime is asked for, control finds one that its volumes allow.
-        let has_volumes = request.runtime.is_some() && !self.parts.store.run_volumes(last.id).await?.is_empty();
+        let mounts = match request.runtime {
+            Some(_) => self.parts.store.pod_volumes(holder.wallet, pod).await?,
+            None => None,
+        };
+        let has_volumes = mounts.is_some_and(|mounts| !mounts.is_empty());
         let image_ref = request.image_ref.clone();
         let before = Some(last.ask());
         let same = request.agent_type.is_none() && image_ref.is_none();

@@ -1,6 +1,7 @@
 //! What holders ask of their agents.
 
 pub(crate) mod admission;
+pub(crate) mod attach;
 pub(crate) mod events;
 pub(crate) mod logs;
 pub(crate) mod mounts;
