@@ -26,7 +26,7 @@ pub use client::{LogSource, NodeError};
 pub use config::Config;
 pub use fleet::images::ImageTable;
 pub use fleet::inventory::Fleet;
-pub use fleet::node::{ByteStream, Node, NodeBody, NodeImages};
+pub use fleet::node::{ByteStream, Node, NodeBody, NodeCopies, NodeImages};
 pub use fleet::remote::RemoteNode;
 pub use pods::admit::{AdmitError, Grant, ImageAsk, RuntimeRefusal, SpawnAsk};
 pub use pods::error::{SpawnError, StopError};

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use chain::Balances;
-use domain::{Clock, PodId, RunId, StopReason, Tier, TierName, Tiers, VolumeId, Wallet};
-use store::{Admission, RunExpiry, RunRecord, Store, StoreError, VolumeRecord};
+use domain::{Clock, PodId, RunId, SnapshotId, StopReason, Tier, TierName, Tiers, VolumeId, Wallet};
+use store::{Admission, RunExpiry, RunRecord, SnapshotRecord, Store, StoreError, VolumeRecord};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -87,6 +87,7 @@ impl Control {
         self.run(|context| async move { context.recheck_for_ever().await });
         self.run(|context| async move { context.prune_for_ever().await });
         self.run(|context| async move { context.settle_volumes_for_ever().await });
+        self.run(|context| async move { context.settle_snapshots_for_ever().await });
     }
 
     /// Runs a loop until the control plane goes down.
@@ -193,6 +194,41 @@ impl Control {
     /// goes when its node answers.
     pub async fn remove_volume(&self, holder: Wallet, id: VolumeId) -> Result<(), VolumeError> {
         self.context.remove_volume(holder, id).await
+    }
+
+    /// Has a volume that no live agent has copied; what comes back may still be made.
+    ///
+    /// # Errors
+    /// [`VolumeError`]; with [`VolumeError::NodeUnavailable`] it may be made yet.
+    pub async fn create_snapshot(
+        &self,
+        holder: Wallet,
+        volume: VolumeId,
+        id: SnapshotId,
+    ) -> Result<SnapshotRecord, VolumeError> {
+        self.context.create_snapshot(holder, volume, id).await
+    }
+
+    /// Has a volume that no live agent has put back to what a snapshot of it holds; what comes
+    /// back may still be underway.
+    ///
+    /// # Errors
+    /// As [`Control::create_snapshot`].
+    pub async fn restore_volume(
+        &self,
+        holder: Wallet,
+        volume: VolumeId,
+        id: SnapshotId,
+    ) -> Result<SnapshotRecord, VolumeError> {
+        self.context.restore_volume(holder, volume, id).await
+    }
+
+    /// Removes a snapshot.
+    ///
+    /// # Errors
+    /// As [`Control::remove_volume`].
+    pub async fn remove_snapshot(&self, holder: Wallet, volume: VolumeId, id: SnapshotId) -> Result<(), VolumeError> {
+        self.context.remove_snapshot(holder, volume, id).await
     }
 
     /// What a volume takes of its node's disk, where the node answers.

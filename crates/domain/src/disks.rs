@@ -1,8 +1,8 @@
 //! Metering of disk: from what a node holds of whom to what a wallet used of it.
 //!
 //! A node writes one [`DiskMark`] when what it holds of a disk becomes more or less, in the one
-//! order of its journal. A volume takes what is promised to it, its size; data that is kept of
-//! a POD that does not run takes what it really takes of the node's disk, by the host's own
+//! order of its journal. A volume takes what is promised to it, its size; a snapshot,
+//! and data that is kept of a POD that does not run, what they really take of the node's disk, by the host's own
 //! count of blocks: no guest is asked. What is less than a MiB is nobody's bill. The disks of a
 //! POD that runs are its run's, which is billed by its tier.
 
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{PodId, UnixMillis, VolumeId};
+use crate::{PodId, SnapshotId, UnixMillis, VolumeId};
 
 const BYTES_PER_MIB: u128 = 1024 * 1024;
 const MS_PER_HOUR: u128 = 3_600_000;
@@ -22,6 +22,8 @@ const MS_PER_HOUR: u128 = 3_600_000;
 pub enum MeteredDisk {
     /// A volume, by its size.
     Volume(VolumeId),
+    /// A snapshot of a volume, by what it takes.
+    Snapshot(SnapshotId),
     /// What is kept of a POD that does not run, by what it takes.
     Data(PodId),
 }

@@ -22,6 +22,7 @@ mod pod;
 pub mod relay;
 mod runtime;
 mod slot;
+mod snapshot;
 mod text;
 mod tier;
 mod time;
@@ -46,6 +47,7 @@ pub use placement::{NodeView, PlacementError, ResourceRequest, place};
 pub use pod::{PodId, PodIdError};
 pub use runtime::{RuntimeKind, RuntimeKinds};
 pub use slot::{AllowanceExceeded, HolderAllowance, TakenSlot, free_slot};
+pub use snapshot::{MAX_SNAPSHOTS, SnapshotId, SnapshotIdError, SnapshotState};
 pub use tier::{Tier, TierError, TierName, Tiers, TokenAmount};
 pub use time::{Clock, SteadyInstant, SystemClock, UnixMillis};
 pub use volume::{

@@ -238,6 +238,8 @@ pub enum VolumeState {
     Creating,
     /// It can be attached.
     Ready,
+    /// It is copied to a snapshot, or put back to one.
+    Copying,
     /// Its owner has removed it; its node may have it still.
     Removing,
 }
@@ -249,6 +251,7 @@ impl VolumeState {
         match self {
             Self::Creating => "creating",
             Self::Ready => "ready",
+            Self::Copying => "copying",
             Self::Removing => "removing",
         }
     }

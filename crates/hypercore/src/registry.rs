@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use domain::{PlacementError, PodId, ResourceRequest, RunId, VolumeId};
+use domain::{PlacementError, PodId, ResourceRequest, RunId, SnapshotId, VolumeId};
 use tokio::sync::oneshot;
 use wire::v1::node::DataPolicy;
 
@@ -23,6 +23,17 @@ pub(crate) struct Registry {
     volumes: Mutex<BTreeMap<VolumeId, u64>>,
     /// Machines of the node's own: their slots, and what they take. Taken as `volumes`.
     helpers: Mutex<BTreeMap<RunId, (u16, ResourceRequest)>>,
+    /// What is promised to copies of volumes, in MiB. Taken after the volumes.
+    copies: Mutex<BTreeMap<DiskCopy, u64>>,
+}
+
+/// A copy of a volume that takes some of the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum DiskCopy {
+    /// A snapshot.
+    Snapshot(SnapshotId),
+    /// What is to take this volume's place.
+    Restored(VolumeId),
 }
 
 /// What became of a request to enter.
@@ -41,6 +52,7 @@ impl Registry {
             handles: Mutex::default(),
             volumes: Mutex::default(),
             helpers: Mutex::default(),
+            copies: Mutex::default(),
         }
     }
 
@@ -86,6 +98,24 @@ impl Registry {
         self.capacity.admit_disk(self.load_with(&handles), more, room)?;
         self.volumes().insert(id, size_mib);
         Ok(())
+    }
+
+    /// Promises a copy this much, if the disk has as much to promise.
+    pub(crate) fn promise_copy(&self, copy: DiskCopy, mib: u64, room: DiskSpace) -> Result<(), DiskShortage> {
+        let handles = self.handles();
+        self.capacity.admit_disk(self.load_with(&handles), mib, room)?;
+        self.copies().insert(copy, mib);
+        Ok(())
+    }
+
+    /// A copy that is there, and takes this much.
+    pub(crate) fn hold_copy(&self, copy: DiskCopy, mib: u64) {
+        self.copies().insert(copy, mib);
+    }
+
+    /// A copy that takes nothing any more.
+    pub(crate) fn forget_copy(&self, copy: DiskCopy) {
+        self.copies().remove(&copy);
     }
 
     /// Whether a run of this POD is here that may not have its data yet.
@@ -172,7 +202,8 @@ impl Registry {
 
     /// Guests that are quarantined and run take their share too.
     fn load_with(&self, handles: &BTreeMap<RunId, Arc<SandboxHandle>>) -> Allocated {
-        let volumes = Allocated { disk_mib: self.volumes().values().sum(), ..Allocated::default() };
+        let disk_mib = self.volumes().values().sum::<u64>() + self.copies().values().sum::<u64>();
+        let volumes = Allocated { disk_mib, ..Allocated::default() };
         let helpers = self.helpers().values().fold(volumes, |load, (_, ask)| load.plus(*ask, 0));
         let known = handles.values().fold(helpers, |load, handle| load.plus(handle.ask(), handle.disk_mib));
         let disk_mib = self.capacity.agent_disk_mib;
@@ -190,6 +221,10 @@ impl Registry {
 
     fn helpers(&self) -> MutexGuard<'_, BTreeMap<RunId, (u16, ResourceRequest)>> {
         self.helpers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn copies(&self) -> MutexGuard<'_, BTreeMap<DiskCopy, u64>> {
+        self.copies.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn handles(&self) -> MutexGuard<'_, BTreeMap<RunId, Arc<SandboxHandle>>> {

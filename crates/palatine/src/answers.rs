@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use domain::vault::TaskId;
-use domain::{B256, ImageDigest, KeyId, PodId, VolumeId};
+use domain::{B256, ImageDigest, KeyId, PodId, SnapshotId, VolumeId};
 use image::ImageSummary;
 use serde::Serialize;
 use wire::v1::public::StopResponse;
@@ -183,6 +183,13 @@ pub(crate) struct PodKeystore {
 pub(crate) struct RevokedKeys {
     /// The keys that open nothing any more.
     pub(crate) revoked: Vec<KeyId>,
+}
+
+/// What `volume rm-snapshot` has done.
+#[derive(Debug, Serialize)]
+pub(crate) struct RemovedSnapshots {
+    /// The snapshots that are gone.
+    pub(crate) removed: Vec<SnapshotId>,
 }
 
 /// What `volume rm` has done.

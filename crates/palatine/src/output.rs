@@ -19,11 +19,11 @@ use wire::v1::public::{
 use wire::v1::images::{HolderImage, ImagesResponse, UploadState};
 use wire::v1::keys::{ApiKey, KeyResponse, KeysResponse};
 use wire::v1::vault::{AgentVault, LinkResponse, Prices, TasksResponse, VaultResponse};
-use wire::v1::volumes::{AgentVolume, Volume};
+use wire::v1::volumes::{AgentVolume, Snapshot, Volume};
 
 use crate::answers::{
-    CallOutcome, Copied, DetachedShell, Forwards, ImageRow, PodKeystore, Removed, RemovedAgent, RemovedVolumes,
-    RevokedKeys, WalletInfo,
+    CallOutcome, Copied, DetachedShell, Forwards, ImageRow, PodKeystore, Removed, RemovedAgent, RemovedSnapshots,
+    RemovedVolumes, RevokedKeys, WalletInfo,
 };
 
 /// Bytes of a file's name that are shown.
@@ -449,6 +449,33 @@ pub(crate) fn volume_entries(list: &[VolumeEntryStat]) -> String {
         ]);
     }
     table.to_string()
+}
+
+/// A snapshot, in a line.
+pub(crate) fn snapshot(snapshot: &Snapshot) -> String {
+    let takes = snapshot.bytes.map_or_else(|| "its size is not known yet".to_owned(), mib);
+    format!("{}: {}, {takes}", snapshot.id, snapshot.state.as_str())
+}
+
+pub(crate) fn snapshots(volume: &str, list: &[Snapshot]) -> String {
+    if list.is_empty() {
+        return format!("No snapshots. Make one: palatine volume snapshot {volume}");
+    }
+    let mut table = table(["ID", "STATE", "TAKES", "CREATED", "ERROR"]);
+    for one in list {
+        table.add_row([
+            one.id.to_string(),
+            one.state.as_str().to_owned(),
+            one.bytes.map_or_else(|| "-".to_owned(), mib),
+            date(one.created_at),
+            one.error.clone().unwrap_or_default(),
+        ]);
+    }
+    table.to_string()
+}
+
+pub(crate) fn removed_snapshots(answer: &RemovedSnapshots) -> String {
+    answer.removed.iter().map(|id| format!("{id} removed")).collect::<Vec<_>>().join("\n")
 }
 
 /// The volumes that an agent's next starts have.

@@ -11,7 +11,7 @@
 //! | `machine` | what the drivers of one node share |
 //! | `disk`, `cgroup`, `command` | the drivers' tools |
 //! | `owner`, `kept` | whose disks a folder holds; disks that outlived their run |
-//! | `volumes` | disks that outlive every run |
+//! | `volumes`, `snapshots` | disks that outlive every run, and copies of them |
 //! | `conformance` (feature) | the suite that every driver runs |
 //! | `fake` (feature) | a runtime without guests, for tests |
 //!
@@ -38,6 +38,7 @@ pub mod fake;
 pub mod network;
 pub mod process;
 pub mod runtime;
+mod snapshots;
 mod volumes;
 
 pub use drivers::container::facts::ContainerFacts;
@@ -50,4 +51,5 @@ pub use runtime::{
     DiskRetention, DiskUsage, Guest, GuestExitWatch, GuestSpec, GuestState, GuestStats, GuestStream, HelperSpec,
     ObservedRun, Runtime, RuntimeInfo, Slot,
 };
+pub use snapshots::{SnapshotDisk, Snapshots};
 pub use volumes::{VolumeDisk, Volumes};

@@ -106,6 +106,10 @@ impl DiskKey {
         Self { kind: "volume", id: id.bits().cast_signed() }
     }
 
+    pub(crate) const fn snapshot(id: domain::SnapshotId) -> Self {
+        Self { kind: "snapshot", id: id.bits().cast_signed() }
+    }
+
     pub(crate) const fn data(pod: crate::record::PodRowId) -> Self {
         Self { kind: "data", id: pod.0.cast_signed() }
     }

@@ -56,6 +56,7 @@ mod relays;
 mod reseal;
 mod sealed;
 mod sealing;
+mod snapshots;
 mod sqlite;
 mod store;
 mod table;
@@ -93,6 +94,7 @@ pub use reseal::{
 };
 pub use sealed::{SealedKeys, SealedKeysError, TriedKey};
 pub use sealing::SealingKeyFile;
+pub use snapshots::{NewSnapshot, SnapshotOutcome, SnapshotRecord, SnapshotSettlement, SnapshotStore};
 pub use sqlite::Sqlite;
 pub use store::Store;
 pub use table::{Copied, CopiedTable, CopyError};

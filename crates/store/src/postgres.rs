@@ -41,6 +41,7 @@ mod reseal;
 mod row;
 mod schema;
 mod secrets;
+mod snapshots;
 mod volumes;
 
 pub(crate) use copy::PostgresEnd;

@@ -50,6 +50,7 @@ mod reseal;
 mod row;
 mod schema;
 mod secrets;
+mod snapshots;
 mod volumes;
 mod writer;
 

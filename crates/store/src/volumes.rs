@@ -31,7 +31,7 @@ pub struct VolumeRecord {
     pub attached: Option<(PodId, MountPath)>,
 }
 
-/// What a wallet's volumes and kept data may take together.
+/// What a wallet's volumes, their snapshots and kept data may take together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VolumeQuota {
     /// What they may take, in MiB.
@@ -60,7 +60,8 @@ pub enum VolumeOutcome {
     TooMany,
     /// What its wallet has takes this much of its quota, and the rest is not enough.
     QuotaFull {
-        /// In MiB: the volumes' sizes, and the data that is kept of PODs that do not run.
+        /// In MiB: the volumes' sizes, their snapshots, and the data that is kept of PODs that do
+        /// not run.
         used_mib: u64,
     },
 }
@@ -114,6 +115,22 @@ pub enum VolumeRemoval {
     Unknown,
     /// A live run of this POD has it.
     Attached(PodId),
+    /// It is copied.
+    Unsettled(VolumeState),
+    /// There are so many snapshots of it, which cannot be put back without it.
+    HasSnapshots(u64),
+}
+
+impl VolumeRemoval {
+    /// What stands in the way of a volume's removal, of which there are so many snapshots.
+    pub(crate) fn refused(volume: &VolumeRecord, snapshots: u64) -> Option<Self> {
+        match (&volume.attached, volume.state) {
+            (Some((pod, _)), _) => Some(Self::Attached(*pod)),
+            (None, state @ VolumeState::Copying) => Some(Self::Unsettled(state)),
+            (None, VolumeState::Creating | VolumeState::Ready) if snapshots > 0 => Some(Self::HasSnapshots(snapshots)),
+            (None, VolumeState::Creating | VolumeState::Ready | VolumeState::Removing) => None,
+        }
+    }
 }
 
 /// A volume that a run has.
@@ -259,7 +276,9 @@ impl VolumeGrowth {
                 Err(GrowthOutcome::Shrinks(volume.size_mib).into())
             }
             (VolumeState::Ready, None) => Ok(volume.size_mib),
-            (state @ (VolumeState::Creating | VolumeState::Removing), _) => Err(GrowthOutcome::Unsettled(state).into()),
+            (state @ (VolumeState::Creating | VolumeState::Copying | VolumeState::Removing), _) => {
+                Err(GrowthOutcome::Unsettled(state).into())
+            }
         }
     }
 }
@@ -273,6 +292,6 @@ pub(crate) fn path_of(text: &str) -> Result<MountPath, StoreError> {
 }
 
 fn state_of(text: &str) -> Result<VolumeState, StoreError> {
-    let states = [VolumeState::Creating, VolumeState::Ready, VolumeState::Removing];
+    let states = [VolumeState::Creating, VolumeState::Ready, VolumeState::Copying, VolumeState::Removing];
     states.into_iter().find(|state| state.as_str() == text).ok_or(StoreError::Value("the state of a volume"))
 }

@@ -10,8 +10,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use auth::TokenIssuer;
 use chain::fake::FakeBalances;
-use control::{ByteStream, Control, LogSource, Node, NodeBody, NodeError, NodeImages};
-use domain::{ContentCall, ImageDigest, ImageId, OwnedDisk, PodId, RunId, SystemClock, Tiers, UnixMillis, VolumeId};
+use control::{ByteStream, Control, LogSource, Node, NodeBody, NodeCopies, NodeError, NodeImages};
+use domain::{
+    ContentCall, ImageDigest, ImageId, OwnedDisk, PodId, RunId, SnapshotId, SystemClock, Tiers, UnixMillis, VolumeId,
+};
 use gateway::{GatewayParts, Limits, Listeners, TlsConfig};
 use http::{Request, Response};
 use store::{Store, StoreUrl};
@@ -19,8 +21,8 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use wire::v1::images::{ArchiveSpec, BuildLogPart, HeldImage, ImportSpec};
 use wire::v1::node::{
-    DataPolicy, DeleteResponse, MarksPage, NodeInfo, NodeVolume, RuntimeName, Sandbox, SandboxPhase, SandboxSpec,
-    Sandboxes, VolumeSpec,
+    CopyState, DataPolicy, DeleteResponse, MarksPage, NodeInfo, NodeSnapshot, NodeVolume, RestoreSpec, RuntimeName,
+    Sandbox, SandboxPhase, SandboxSpec, Sandboxes, SnapshotSpec, VolumeSpec,
 };
 
 use super::machine::pin;
@@ -164,6 +166,10 @@ impl Node for InstantNode {
         std::future::pending().await
     }
 
+    fn copies(&self) -> &dyn NodeCopies {
+        self
+    }
+
     fn images(&self) -> &dyn NodeImages {
         self
     }
@@ -179,6 +185,21 @@ impl Node for InstantNode {
     }
 
     async fn forward(&self, _: RunId, _: &str, _: Request<NodeBody>) -> Result<Response<NodeBody>, NodeError> {
+        std::future::pending().await
+    }
+}
+
+#[async_trait::async_trait]
+impl NodeCopies for InstantNode {
+    async fn make(&self, _: SnapshotId, _: SnapshotSpec) -> Result<NodeSnapshot, NodeError> {
+        std::future::pending().await
+    }
+
+    async fn restore(&self, _: SnapshotId, _: RestoreSpec) -> Result<CopyState, NodeError> {
+        std::future::pending().await
+    }
+
+    async fn erase_copy(&self, _: SnapshotId) -> Result<(), NodeError> {
         std::future::pending().await
     }
 }

@@ -262,7 +262,7 @@ impl NodeClient {
         call.within(async { self.ask(call, request).await?.json(call.operation).await }).await
     }
 
-    async fn ask(&self, call: Call, request: Request<Full<Bytes>>) -> Result<Answer, NodeError> {
+    pub(super) async fn ask(&self, call: Call, request: Request<Full<Bytes>>) -> Result<Answer, NodeError> {
         send(call.operation, &self.socket, request).await
     }
 }

@@ -7,6 +7,7 @@ mod content;
 mod error;
 mod exchange;
 mod images;
+mod snapshots;
 mod stream;
 
 pub use api::NodeClient;

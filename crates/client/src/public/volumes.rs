@@ -1,7 +1,7 @@
 //! Volumes.
 
-use domain::{PodId, VolumeId, VolumeMount, VolumeName};
-use wire::v1::volumes::{AgentVolume, AttachRequest, Volume, VolumeRequest, VolumeResize};
+use domain::{PodId, SnapshotId, VolumeId, VolumeMount, VolumeName};
+use wire::v1::volumes::{AgentVolume, AttachRequest, RestoreRequest, Snapshot, Volume, VolumeRequest, VolumeResize};
 
 use super::http::Call;
 use super::{ClientError, GatewayClient};
@@ -82,5 +82,42 @@ impl GatewayClient {
     pub async fn detach_volume(&self, agent: PodId, name: &VolumeName) -> Result<Vec<AgentVolume>, ClientError> {
         let path = format!("/agents/{agent}/volumes/{name}");
         self.signed(Call::delete("detach the volume", path, self.limits.stop)).await
+    }
+
+    /// Has a volume copied that no live agent has; what comes back may still be made.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; of a volume that an agent has it is refused with `volume_attached`.
+    pub async fn create_snapshot(&self, volume: VolumeId) -> Result<Snapshot, ClientError> {
+        self.signed(Call::post("make the snapshot", format!("/volumes/{volume}/snapshots"), self.limits.stop)).await
+    }
+
+    /// The snapshots of a volume, the oldest first.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn snapshots(&self, volume: VolumeId) -> Result<Vec<Snapshot>, ClientError> {
+        self.signed(Call::get("list the snapshots", format!("/volumes/{volume}/snapshots"), self.limits.read)).await
+    }
+
+    /// Puts a volume back to what a snapshot of it holds; what comes back may still be underway.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn restore_volume(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<Snapshot, ClientError> {
+        let operation = "put the volume back";
+        let request = RestoreRequest { snapshot_id: snapshot.to_string() };
+        let body = serde_json::to_vec(&request).map_err(|error| ClientError::protocol(operation, error))?;
+        let path = format!("/volumes/{volume}/restore");
+        self.signed(Call::post(operation, path, self.limits.stop).body(JSON, body)).await
+    }
+
+    /// Removes a snapshot.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn remove_snapshot(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<(), ClientError> {
+        let path = format!("/volumes/{volume}/snapshots/{snapshot}");
+        self.streamed(Call::delete("remove the snapshot", path, self.limits.stop)).await.map(drop)
     }
 }

@@ -13,7 +13,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use client::{LogSource, NodeError};
 use domain::{
-    Clock, ContentCall, DiskChange, FailReason, ImageDigest, MarkKind, NodeShortage, OwnedDisk, PodId, RunId, VolumeId,
+    Clock, ContentCall, DiskChange, FailReason, ImageDigest, MarkKind, NodeShortage, OwnedDisk, PodId, RunId,
+    SnapshotId, VolumeId,
 };
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -21,13 +22,14 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use wire::fault::{Code, Fault};
 use wire::v1::node::{
-    AgentMark, DataDisk, DataPolicy, DeleteResponse, ImageNeeds, KeptData, MarksPage, NodeInfo, NodeVolume,
-    Quarantined, RuntimeName, Sandbox, SandboxPhase, SandboxSpec, Sandboxes, VolumeSpec,
+    AgentMark, CopyState, DataDisk, DataPolicy, DeleteResponse, ImageNeeds, KeptData, MarksPage, NodeInfo,
+    NodeSnapshot, NodeVolume, Quarantined, RestoreSpec, RuntimeName, Sandbox, SandboxPhase, SandboxSpec, Sandboxes,
+    SnapshotSpec, VolumeSpec,
 };
 
 use crate::fake::behaviour::{CallOutcome, Chaos, FakeNodeSpec};
 use crate::fake::state::{FakeNodeState, sandbox};
-use crate::fleet::node::{ByteStream, Node, NodeBody, NodeImages};
+use crate::fleet::node::{ByteStream, Node, NodeBody, NodeCopies, NodeImages};
 
 const CREATE: &str = "create the sandbox";
 /// For how long disks are kept.
@@ -338,6 +340,44 @@ impl FakeNode {
         self.state().volumes.values().copied().collect()
     }
 
+    /// Copies of volumes are underway still, the next so many times that they are asked for.
+    pub fn set_slow_copies(&self, times: u32) {
+        self.state().slow_copies = times;
+    }
+
+    /// It holds no volume any more.
+    pub fn lose_volumes(&self) {
+        self.state().volumes.clear();
+    }
+
+    /// Its snapshots, and what they are of.
+    #[must_use]
+    pub fn snapshots(&self) -> Vec<(SnapshotId, VolumeId)> {
+        self.state().snapshots.iter().map(|(id, of)| (*id, *of)).collect()
+    }
+
+    /// By which snapshot a volume was put back last, and by which order.
+    #[must_use]
+    pub fn restored(&self, volume: VolumeId) -> Option<(SnapshotId, u64)> {
+        self.state().restored.get(&volume).copied()
+    }
+
+    /// A copy of a volume is asked for; whether it is made by now.
+    fn copy_now(&self, volume: VolumeId) -> Result<CopyState, NodeError> {
+        let mut state = self.state();
+        let no = |code| Err(NodeError::Refused(Box::new(Fault::new(code, "the volume cannot be copied"))));
+        match state.volumes.get(&volume) {
+            None => return no(Code::NoVolume),
+            Some(NodeVolume { sandbox: Some(_), .. }) => return no(Code::VolumeAttached),
+            Some(_) => {}
+        }
+        if let Some(left) = state.slow_copies.checked_sub(1) {
+            state.slow_copies = left;
+            return Ok(CopyState::Copying);
+        }
+        Ok(CopyState::Done)
+    }
+
     fn delete_now(&self, id: RunId, pod: PodId, data: DataPolicy) -> DeleteResponse {
         let mut state = self.state();
         let held = state.sandboxes.contains_key(&id);
@@ -504,6 +544,10 @@ impl Node for FakeNode {
         Err(lost("read the logs"))
     }
 
+    fn copies(&self) -> &dyn NodeCopies {
+        self
+    }
+
     fn images(&self) -> &dyn NodeImages {
         self
     }
@@ -526,5 +570,40 @@ impl Node for FakeNode {
 
     async fn forward(&self, _id: RunId, _target: &str, _: Request<NodeBody>) -> Result<Response<NodeBody>, NodeError> {
         Err(lost("pass the request to the guest"))
+    }
+}
+
+#[async_trait]
+impl NodeCopies for FakeNode {
+    async fn make(&self, id: SnapshotId, spec: SnapshotSpec) -> Result<NodeSnapshot, NodeError> {
+        self.ask("make the snapshot", move |node| {
+            let state = node.copy_now(spec.volume)?;
+            if state == CopyState::Done {
+                node.state().snapshots.insert(id, spec.volume);
+            }
+            Ok(NodeSnapshot { id, state, size_mib: 100, bytes: 4096 })
+        })
+        .await?
+    }
+
+    async fn restore(&self, id: SnapshotId, spec: RestoreSpec) -> Result<CopyState, NodeError> {
+        self.ask("put the volume back", move |node| {
+            if !node.state().snapshots.contains_key(&id) {
+                return Err(NodeError::Refused(Box::new(Fault::new(Code::NotFound, "there is no such snapshot"))));
+            }
+            let state = node.copy_now(spec.volume)?;
+            if state == CopyState::Done {
+                node.state().restored.insert(spec.volume, (id, spec.order));
+            }
+            Ok(state)
+        })
+        .await?
+    }
+
+    async fn erase_copy(&self, id: SnapshotId) -> Result<(), NodeError> {
+        self.ask("erase the snapshot", move |node| {
+            node.state().snapshots.remove(&id);
+        })
+        .await
     }
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use domain::{DiskChange, DiskMark, ImageDigest, ImageId, Mark, MarkKind, PodId, RunId, UnixMillis, VolumeId};
+use domain::{
+    DiskChange, DiskMark, ImageDigest, ImageId, Mark, MarkKind, PodId, RunId, SnapshotId, UnixMillis, VolumeId,
+};
 use wire::fault::Code;
 use wire::v1::images::{ArchiveSpec, BuildRuntime, BuildSpec, HeldImage, ImportSpec};
 use wire::v1::node::{
@@ -34,6 +36,12 @@ pub(super) struct FakeNodeState {
     /// Its disk for volumes, in MiB, where it has one.
     pub(super) disk_mib: Option<u64>,
     pub(super) volumes: BTreeMap<VolumeId, NodeVolume>,
+    /// Snapshots that are whole, by what they are of; and how often copies are still underway when
+    /// they are asked for.
+    pub(super) snapshots: BTreeMap<SnapshotId, VolumeId>,
+    pub(super) slow_copies: u32,
+    /// Volumes that were put back, with the orders.
+    pub(super) restored: BTreeMap<VolumeId, (SnapshotId, u64)>,
     pub(super) journal: String,
     /// What nobody has said to have kept.
     pub(super) marks: Vec<AgentMark>,
@@ -64,6 +72,9 @@ impl FakeNodeState {
             disk_mib: None,
             runtimes: Vec::new(),
             volumes: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            slow_copies: 0,
+            restored: BTreeMap::new(),
             journal: "journal-1".to_owned(),
             marks: Vec::new(),
             disks: Vec::new(),

@@ -6,13 +6,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use client::{LogSource, NodeError};
-use domain::{ContentCall, ImageId, OwnedDisk, PodId, RunId, VolumeId};
+use domain::{ContentCall, ImageId, OwnedDisk, PodId, RunId, SnapshotId, VolumeId};
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use tokio::io::{AsyncRead, AsyncWrite};
 use wire::v1::images::{ArchiveSpec, BuildLogPart, HeldImage, ImportSpec};
 use wire::v1::node::{
-    DataPolicy, DeleteResponse, MarksPage, NodeInfo, NodeVolume, Sandbox, SandboxSpec, Sandboxes, VolumeSpec,
+    CopyState, DataPolicy, DeleteResponse, MarksPage, NodeInfo, NodeSnapshot, NodeVolume, RestoreSpec, Sandbox,
+    SandboxSpec, Sandboxes, SnapshotSpec, VolumeSpec,
 };
 
 /// Bytes that flow to or from a guest.
@@ -80,6 +81,9 @@ pub trait Node: Send + Sync {
     /// goes on to write.
     async fn logs(&self, id: RunId, source: LogSource, follow: bool) -> Result<NodeBody, NodeError>;
 
+    /// The copies of its volumes.
+    fn copies(&self) -> &dyn NodeCopies;
+
     /// The images that holders bring to it.
     fn images(&self) -> &dyn NodeImages;
 
@@ -99,6 +103,20 @@ pub trait Node: Send + Sync {
         target: &str,
         request: Request<NodeBody>,
     ) -> Result<Response<NodeBody>, NodeError>;
+}
+
+/// Snapshots of a node's volumes, and volumes that are put back to them. Every call may be
+/// repeated, and says how it is.
+#[async_trait]
+pub trait NodeCopies: Send + Sync {
+    /// Copies a volume that no sandbox has.
+    async fn make(&self, id: SnapshotId, spec: SnapshotSpec) -> Result<NodeSnapshot, NodeError>;
+
+    /// Puts a volume back that no sandbox has, once for each order.
+    async fn restore(&self, id: SnapshotId, spec: RestoreSpec) -> Result<CopyState, NodeError>;
+
+    /// Erases a snapshot: its owner's word.
+    async fn erase_copy(&self, id: SnapshotId) -> Result<(), NodeError>;
 }
 
 /// The images that holders bring to a node. Every call may be repeated.

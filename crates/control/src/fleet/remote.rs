@@ -4,15 +4,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use client::{LogSource, NodeClient, NodeError};
-use domain::{ContentCall, ImageId, OwnedDisk, PodId, RunId, VolumeId};
+use domain::{ContentCall, ImageId, OwnedDisk, PodId, RunId, SnapshotId, VolumeId};
 use http::{Request, Response};
 use http_body_util::BodyExt;
 use wire::v1::images::{ArchiveSpec, BuildLogPart, HeldImage, ImportSpec};
 use wire::v1::node::{
-    DataPolicy, DeleteResponse, MarksPage, NodeInfo, NodeVolume, Sandbox, SandboxSpec, Sandboxes, VolumeSpec,
+    CopyState, DataPolicy, DeleteResponse, MarksPage, NodeInfo, NodeSnapshot, NodeVolume, RestoreSpec, Sandbox,
+    SandboxSpec, Sandboxes, SnapshotSpec, VolumeSpec,
 };
 
-use crate::fleet::node::{ByteStream, Node, NodeBody, NodeImages};
+use crate::fleet::node::{ByteStream, Node, NodeBody, NodeCopies, NodeImages};
 
 /// A node behind its daemon's socket.
 #[derive(Clone, Debug)]
@@ -93,6 +94,10 @@ impl Node for RemoteNode {
         Ok(self.client.logs(id, source, follow).await?.map_err(Into::into).boxed_unsync())
     }
 
+    fn copies(&self) -> &dyn NodeCopies {
+        self
+    }
+
     fn images(&self) -> &dyn NodeImages {
         self
     }
@@ -115,6 +120,21 @@ impl Node for RemoteNode {
         request: Request<NodeBody>,
     ) -> Result<Response<NodeBody>, NodeError> {
         Ok(self.client.forward(id, target, request).await?.map(|body| body.map_err(Into::into).boxed_unsync()))
+    }
+}
+
+#[async_trait]
+impl NodeCopies for RemoteNode {
+    async fn make(&self, id: SnapshotId, spec: SnapshotSpec) -> Result<NodeSnapshot, NodeError> {
+        self.client.put_snapshot(id, &spec).await
+    }
+
+    async fn restore(&self, id: SnapshotId, spec: RestoreSpec) -> Result<CopyState, NodeError> {
+        Ok(self.client.restore_snapshot(id, &spec).await?.state)
+    }
+
+    async fn erase_copy(&self, id: SnapshotId) -> Result<(), NodeError> {
+        self.client.erase_snapshot(id).await
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod lifetime;
 pub(crate) mod locks;
 pub(crate) mod needs;
 mod place;
+pub(crate) mod snapshots;
 pub(crate) mod spawn;
 pub(crate) mod status;
 pub(crate) mod stop;

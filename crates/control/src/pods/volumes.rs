@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use client::NodeError;
-use domain::{MAX_VOLUMES, PodId, VolumeId, VolumeName, VolumeState, Wallet};
+use domain::{MAX_SNAPSHOTS, MAX_VOLUMES, PodId, SnapshotState, VolumeId, VolumeName, VolumeState, Wallet};
 use store::{
     GrowthOutcome, NewVolume, StoreError, VolumeGrowth, VolumeOutcome, VolumeQuota, VolumeRecord, VolumeRemoval,
 };
@@ -74,6 +74,18 @@ pub enum VolumeError {
     /// It has more than that.
     #[error("the volume has {0} MiB, and is not made smaller")]
     Shrinks(u64),
+    /// The snapshot is made, put back or removed.
+    #[error("the snapshot is {}", .0.as_str())]
+    SnapshotBusy(SnapshotState),
+    /// The holder has as many snapshots as it may.
+    #[error("a wallet has at most {MAX_SNAPSHOTS} snapshots")]
+    TooManySnapshots,
+    /// There are so many snapshots of the volume, which cannot be put back without it.
+    #[error("there are {0} snapshots of it")]
+    HasSnapshots(u64),
+    /// Its node could not copy it.
+    #[error("its node could not copy it: {0}")]
+    NotCopied(String),
     /// A live agent has it.
     #[error("the agent {0} has it")]
     Attached(PodId),
@@ -89,7 +101,7 @@ pub enum VolumeError {
 }
 
 impl Context {
-    async fn quota_of(&self, holder: &Wallet) -> Result<VolumeQuota, VolumeError> {
+    pub(super) async fn quota_of(&self, holder: &Wallet) -> Result<VolumeQuota, VolumeError> {
         let (_, tier) = self.tier_of(holder).await?;
         Ok(VolumeQuota { disk_mib: tier.disk.into(), volumes: MAX_VOLUMES })
     }
@@ -212,6 +224,8 @@ impl Context {
         match self.store.remove_volume(holder, id, self.clock.now()).await? {
             VolumeRemoval::Removing(volume) => self.erase_volume(&volume).await,
             VolumeRemoval::Attached(pod) => Err(VolumeError::Attached(pod)),
+            VolumeRemoval::Unsettled(state) => Err(VolumeError::Unsettled(state)),
+            VolumeRemoval::HasSnapshots(count) => Err(VolumeError::HasSnapshots(count)),
             VolumeRemoval::Unknown => Err(VolumeError::Unknown),
         }
     }
@@ -257,7 +271,7 @@ impl Context {
                 VolumeState::Creating if self.clock.now().since(volume.created_at) > MAKING_MS => {
                     self.make(&volume).await.map(drop)
                 }
-                VolumeState::Creating | VolumeState::Ready => Ok(()),
+                VolumeState::Creating | VolumeState::Ready | VolumeState::Copying => Ok(()),
             };
             if let Err(error) = settled {
                 tracing::warn!(volume = %volume.id, node = volume.node, %error, "a volume is not settled yet");
@@ -266,24 +280,29 @@ impl Context {
     }
 
     fn node_with(&self, volume: &VolumeRecord) -> Result<Arc<dyn Node>, VolumeError> {
-        self.fleet.node(&volume.node).cloned().ok_or(VolumeError::NodeUnavailable(None))
+        self.node_called(&volume.node)
     }
 
-    fn silent(&self, node: &dyn Node, error: NodeError) -> VolumeError {
+    pub(super) fn node_called(&self, name: &str) -> Result<Arc<dyn Node>, VolumeError> {
+        self.fleet.node(name).cloned().ok_or(VolumeError::NodeUnavailable(None))
+    }
+
+    pub(super) fn silent(&self, node: &dyn Node, error: NodeError) -> VolumeError {
         tracing::warn!(node = node.name(), %error, "a node does not do what is asked of a volume");
         self.fleet.changed(node.name());
         VolumeError::NodeUnavailable(Some(Arc::new(error)))
     }
 
     /// What a node's refusal means for who asked.
-    fn refused(&self, node: &dyn Node, error: NodeError) -> VolumeError {
+    pub(super) fn refused(&self, node: &dyn Node, error: NodeError) -> VolumeError {
         match error.code() {
             Some(Code::NoCapacity) => {
                 self.fleet.changed(node.name());
                 VolumeError::NoRoom
             }
             Some(Code::ExceedsCapacity) => VolumeError::TooLarge,
-            Some(Code::NoVolume) => VolumeError::Lost(node.name().to_owned()),
+            Some(Code::NoVolume | Code::NotFound) => VolumeError::Lost(node.name().to_owned()),
+            Some(Code::VolumeAttached | Code::WrongState | Code::Internal) => VolumeError::NotCopied(error.to_string()),
             _ => self.silent(node, error),
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use domain::{DiskChange, MeteredDisk, VolumeId, VolumeMount, VolumeState};
+use domain::{DiskChange, MeteredDisk, SnapshotId, SnapshotState, VolumeId, VolumeMount, VolumeState};
 use palatine_control::fake::{Chaos, FakeNodeSpec};
 use palatine_control::{SpawnError, VolumeError, VolumeOrder};
 use store::{RunPod, RunReservation};
@@ -201,4 +201,67 @@ async fn what_a_volume_takes_is_carried_from_its_nodes_marks_to_the_wallets_usag
     cluster.until("its end is counted", async |_| used().await == 100 * took).await;
     cluster.pass(Duration::from_secs(60)).await;
     assert_eq!(used().await, 100 * took);
+}
+
+fn snapshot(n: u64) -> SnapshotId {
+    SnapshotId::from_bits(n)
+}
+
+async fn snapshots(cluster: &TestCluster) -> Vec<(SnapshotId, SnapshotState)> {
+    let found = cluster.store.snapshots_of(wallet(1), VolumeId::from_bits(1)).await.unwrap();
+    found.into_iter().map(|one| (one.id, one.state)).collect()
+}
+
+#[tokio::test]
+async fn a_copy_that_takes_long_is_settled_when_its_node_is_done_and_no_run_gets_the_volume_before() {
+    let setup = ClusterSetup::default();
+    let cluster = setup.start();
+    let volume = VolumeId::from_bits(1);
+    cluster.node().set_disk(1_000);
+    cluster.finish(cluster.control.create_volume(order(1, "work", 100))).await.unwrap();
+    cluster.node().set_slow_copies(3);
+    let made = cluster.finish(cluster.control.create_snapshot(wallet(1), volume, snapshot(1))).await.unwrap();
+    assert_eq!(made.state, SnapshotState::Creating);
+    assert!(cluster.order_run(with(1, &cluster)).await.is_none(), "it is copied");
+    cluster
+        .until("it is made", async |cluster| snapshots(cluster).await == [(snapshot(1), SnapshotState::Ready)])
+        .await;
+    assert_eq!(cluster.node().snapshots(), [(snapshot(1), volume)]);
+    let restored = cluster.finish(cluster.control.restore_volume(wallet(1), volume, snapshot(1))).await.unwrap();
+    assert_eq!(restored.state, SnapshotState::Ready);
+    assert_eq!(cluster.node().restored(volume), Some((snapshot(1), restored.order)));
+    // Its node is away: it is put back when that answers, and no run gets it before.
+    cluster.node().set_slow_copies(u32::MAX);
+    let again = cluster.finish(cluster.control.restore_volume(wallet(1), volume, snapshot(1))).await.unwrap();
+    assert_eq!(again.state, SnapshotState::Restoring);
+    cluster.node().set_down(true);
+    cluster.pass(SETTLED).await;
+    assert_eq!(snapshots(&cluster).await, [(snapshot(1), SnapshotState::Restoring)]);
+    cluster.node().set_slow_copies(0);
+    cluster.node().set_down(false);
+    cluster
+        .until("it is put back", async |cluster| snapshots(cluster).await == [(snapshot(1), SnapshotState::Ready)])
+        .await;
+    assert_eq!(cluster.node().restored(volume), Some((snapshot(1), again.order)));
+    assert!(again.order > restored.order);
+    let kept = cluster.finish(cluster.control.remove_volume(wallet(1), volume)).await.unwrap_err();
+    assert!(matches!(kept, VolumeError::HasSnapshots(1)), "{kept}");
+    cluster.finish(cluster.control.remove_snapshot(wallet(1), volume, snapshot(1))).await.unwrap();
+    assert_eq!((cluster.node().snapshots(), snapshots(&cluster).await), (vec![], vec![]));
+    cluster.finish(cluster.control.remove_volume(wallet(1), volume)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_copy_that_its_node_was_never_told_of_or_refuses_leaves_the_volume_free() {
+    let setup = ClusterSetup::default();
+    let cluster = setup.start();
+    let volume = VolumeId::from_bits(1);
+    cluster.node().set_disk(1_000);
+    cluster.finish(cluster.control.create_volume(order(1, "work", 100))).await.unwrap();
+    cluster.node().lose_volumes();
+    let lost = cluster.finish(cluster.control.create_snapshot(wallet(1), volume, snapshot(1))).await.unwrap_err();
+    assert!(matches!(lost, VolumeError::Lost(_)), "{lost}");
+    assert_eq!(snapshots(&cluster).await, []);
+    let record = cluster.store.volume(wallet(1), volume).await.unwrap().unwrap();
+    assert_eq!(record.state, VolumeState::Ready);
 }

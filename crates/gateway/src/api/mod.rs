@@ -9,4 +9,5 @@ pub(crate) mod meta;
 pub(crate) mod money;
 pub(crate) mod openapi;
 pub(crate) mod routes;
+pub(crate) mod snapshots;
 pub(crate) mod volumes;

@@ -34,11 +34,13 @@ pub fn openapi() -> String {
         `X-API-Key`, where its scope opens the route. It acts for the wallet that made it, whose balance and tier are \
         asked for as ever.\n\n| | `read` | `run` | the wallet's signature alone |\n|---|---|---|---|\n| `GET /agents`, \
         `/status/{id}`, `/usage/{wallet}`, `/agents/{id}/logs`, `…/events`, `…/prices`, `…/vault`, `…/volumes`, `/volumes`, \
-        `/volumes/{id}`, `/volumecontent/{id}/*`, `/agents/{id}/data`, `/agents/{id}/data/*`, `/images`, `/images/{image}`, \
-        `/keys/self` | yes | yes | |\n| `POST /spawn` (a start again too), `POST /stop/{id}`, `POST /agents/{id}/timeout`, \
-        `POST /volumes`, `PUT /volumes/{id}`, `PUT` and `DELETE /agents/{id}/volumes/{name}`, `/agents/{id}/process.Process/*`, and the agents themselves, as their tokens \
+        `/volumes/{id}`, `…/snapshots`, `/volumecontent/{id}/*`, `/agents/{id}/data`, `/agents/{id}/data/*`, `/images`, \
+        `/images/{image}`, `/keys/self` | yes | yes | |\n| `POST /spawn` (a start again too), `POST /stop/{id}`, \
+        `POST /agents/{id}/timeout`, `POST /volumes`, `PUT /volumes/{id}`, `POST /volumes/{id}/snapshots`, `PUT` and \
+        `DELETE /agents/{id}/volumes/{name}`, `/agents/{id}/process.Process/*`, and the agents themselves, as their tokens \
         do; what changes files of volumes and of kept data | | yes | |\n| `DELETE /agents/{id}`, \
-        `GET /agents/{id}/token`, `PUT /agents/{id}/prices`, `DELETE /volumes/{id}`, vaults and tasks, `POST /images`, \
+        `GET /agents/{id}/token`, `PUT /agents/{id}/prices`, `DELETE /volumes/{id}`, \
+        `DELETE /volumes/{id}/snapshots/{snapshot}`, `POST /volumes/{id}/restore`, vaults and tasks, `POST /images`, \
         `PUT` and `DELETE /images/{image}`, `/links`, `/keys` | | | yes |\n\nWhat follows on `POST /images` \
         (`/images/uploads/{id}`) is opened by the token that it answers with. A stop removes an agent that was spawned \
         `ephemeral`, by a key too: \

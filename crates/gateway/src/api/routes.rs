@@ -15,8 +15,7 @@ use crate::api::agents::{attach, events, logs, spawn, status, stop, timeout, tok
 use crate::api::images::{catalog, upload};
 use crate::api::meta::{document, health, metrics, tiers};
 use crate::api::money::{facilitator, links, prices, relay, vaults};
-use crate::api::volumes;
-use crate::api::{content, keys};
+use crate::api::{content, keys, snapshots, volumes};
 use crate::edge::cors;
 use crate::edge::limits::client_key;
 use crate::edge::source::RequestSource;
@@ -83,6 +82,9 @@ fn disks() -> OpenApiRouter<Arc<Gateway>> {
     OpenApiRouter::default()
         .routes(routes!(volumes::list, volumes::create))
         .routes(routes!(volumes::show, volumes::resize, volumes::remove))
+        .routes(routes!(snapshots::list, snapshots::create))
+        .routes(routes!(snapshots::remove))
+        .routes(routes!(snapshots::restore))
         .routes(routes!(attach::list))
         .routes(routes!(attach::attach, attach::detach))
 }

@@ -28,7 +28,7 @@ pub(crate) struct VolumePath {
 
 impl VolumePath {
     /// What cannot be an id is not found.
-    fn id(&self) -> Result<VolumeId, ApiError> {
+    pub(crate) fn id(&self) -> Result<VolumeId, ApiError> {
         self.id.parse().map_err(|_| unknown())
     }
 }
@@ -172,12 +172,12 @@ fn checked_size(size_mib: u64) -> Result<u64, ApiError> {
     Err(Fault::new(Code::InvalidRequest, said).field("size_mib").into())
 }
 
-fn unknown() -> ApiError {
+pub(crate) fn unknown() -> ApiError {
     ApiError::new(Code::NotFound, "there is no such volume, or it is not yours")
 }
 
 /// Why nothing came of what was asked of a volume, in the words of this API.
-fn fault(error: VolumeError) -> ApiError {
+pub(crate) fn fault(error: VolumeError) -> ApiError {
     match error {
         VolumeError::Tier(error) => refused(error),
         VolumeError::Exists(volume) => {
@@ -186,7 +186,9 @@ fn fault(error: VolumeError) -> ApiError {
         }
         VolumeError::TooMany => Fault::new(Code::DiskQuota, format!("{error}; remove one of them")).into(),
         VolumeError::QuotaFull { .. } => {
-            let said = format!("{error}, of your volumes and of agents that do not run; ask for less, or remove some");
+            let said = format!(
+                "{error}, of your volumes, their snapshots and agents that do not run; ask for less, or remove some"
+            );
             Fault::new(Code::DiskQuota, said).field("size_mib").into()
         }
         VolumeError::NoRoom => {
@@ -199,6 +201,17 @@ fn fault(error: VolumeError) -> ApiError {
         VolumeError::Unknown => unknown(),
         VolumeError::Unsettled(state) => {
             let said = format!("the volume is {} just now", state.as_str());
+            Fault::new(Code::WrongState, said).retry_after(SOON_S).into()
+        }
+        VolumeError::SnapshotBusy(_) => Fault::new(Code::WrongState, error.to_string()).retry_after(SOON_S).into(),
+        VolumeError::TooManySnapshots => Fault::new(Code::DiskQuota, format!("{error}; remove one of them")).into(),
+        VolumeError::HasSnapshots(_) => {
+            let said = format!("{error}, which cannot be put back without it; remove them first");
+            ApiError::new(Code::WrongState, said)
+        }
+        VolumeError::NotCopied(_) => {
+            tracing::warn!(%error, "a volume is not copied");
+            let said = "the volume's node cannot copy it just now, and has left it as it was; try again";
             Fault::new(Code::WrongState, said).retry_after(SOON_S).into()
         }
         VolumeError::Shrinks(_) => Fault::new(Code::InvalidRequest, error.to_string()).field("size_mib").into(),

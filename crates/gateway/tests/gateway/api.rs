@@ -391,6 +391,7 @@ pub(crate) fn filled(path: &str) -> String {
         ("{task}", "0x00000000000000000000000000000000000000000000000000000000000000aa"),
         ("{method}", "List"),
         ("{name}", "work"),
+        ("{snapshot}", "1a2b3c4d5e6f7890"),
     ]
     .iter()
     .fold(path.to_owned(), |path, (part, value)| path.replace(part, value))

@@ -370,4 +370,5 @@ fn filled(template: &str) -> String {
         .replace("{task}", &format!("0x{}", "11".repeat(32)))
         .replace("{method}", "List")
         .replace("{name}", "work")
+        .replace("{snapshot}", "1a2b3c4d5e6f7890")
 }

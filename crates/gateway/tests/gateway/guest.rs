@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use axum::body::Body;
 use bytes::Bytes;
 use control::fake::FakeNode;
-use control::{ByteStream, LogSource, Node, NodeBody, NodeError, NodeImages};
+use control::{ByteStream, LogSource, Node, NodeBody, NodeCopies, NodeError, NodeImages};
 use domain::{ContentCall, ImageDigest, OwnedDisk, PodId, RunId, VolumeId};
 use http::{Request, Response};
 use http_body_util::BodyExt;
@@ -265,6 +265,10 @@ impl Node for NodeWithGuests {
         request: Request<NodeBody>,
     ) -> Result<Response<NodeBody>, NodeError> {
         self.node.content(disk, call, holder, request).await
+    }
+
+    fn copies(&self) -> &dyn NodeCopies {
+        self.node.copies()
     }
 
     async fn forward(&self, _: RunId, path: &str, request: Request<NodeBody>) -> Result<Response<NodeBody>, NodeError> {

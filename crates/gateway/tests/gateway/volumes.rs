@@ -244,3 +244,58 @@ async fn a_stopped_agent_is_given_a_volume_for_its_next_start_and_does_without_i
     assert_eq!((detached.status, &detached.body), (200, &json!([])), "{detached:?}");
     assert_eq!(ask(&edge, &holder, Method::DELETE, &at, &Value::Null).await.code(), "no_volume");
 }
+
+#[tokio::test]
+async fn a_volume_is_copied_and_put_back_while_no_agent_has_it() {
+    let (edge, holder, stranger) = (edge(2_000, 20_000).await, holder(), holder());
+    let made = make(&edge, &holder, "work", 512).await;
+    let (volume, snapshots) = (path(&made), format!("{}/snapshots", path(&made)));
+    let first = edge.post(&holder, &snapshots, &Value::Null).await;
+    assert_eq!((first.status, &first.body["state"], &first.body["bytes"]), (201, &json!("ready"), &json!(4096)));
+    let to = json!({"snapshotID": first.body["snapshotID"]});
+    assert_eq!(edge.get(&holder, &snapshots).await.body, json!([first.body]));
+    for (method, path, body) in [
+        (Method::GET, snapshots.clone(), Value::Null),
+        (Method::POST, snapshots.clone(), Value::Null),
+        (Method::POST, format!("{volume}/restore"), to.clone()),
+        (Method::DELETE, format!("{snapshots}/{}", first.body["snapshotID"].as_str().unwrap()), Value::Null),
+    ] {
+        let theirs = ask(&edge, &stranger, method, &path, &body).await;
+        assert_eq!((theirs.status, theirs.code()), (404, "not_found"), "{path}: {theirs:?}");
+    }
+    for (body, field) in [(json!({"snapshotID": "x"}), "snapshotID"), (json!({"snapshot": "x"}), "snapshot")] {
+        let answer = edge.post(&holder, &format!("{volume}/restore"), &body).await;
+        assert_eq!((answer.code(), &answer.body["field"]), ("invalid_request", &json!(field)), "{answer:?}");
+    }
+    let unknown = json!({"snapshotID": "00000000000000ff"});
+    assert_eq!(edge.post(&holder, &format!("{volume}/restore"), &unknown).await.code(), "not_found");
+    // While an agent has it, neither.
+    let spawned = spawn(&edge, &holder, json!([{"name": "work", "path": "/workspace"}])).await;
+    let id = spawned.body["agent"]["id"].clone();
+    for (path, body) in [(snapshots.clone(), Value::Null), (format!("{volume}/restore"), to.clone())] {
+        let busy = edge.post(&holder, &path, &body).await;
+        assert_eq!((busy.status, busy.code(), &busy.body["agent_id"]), (409, "volume_attached", &id), "{busy:?}");
+    }
+    assert_eq!(edge.post(&holder, &format!("/stop/{}", id.as_str().unwrap()), &Value::Null).await.status, 200);
+    let restored = edge.post(&holder, &format!("{volume}/restore"), &to).await;
+    assert_eq!((restored.status, &restored.body["state"]), (200, &json!("ready")), "{restored:?}");
+    // One that takes long is told so.
+    edge.setup.node.set_slow_copies(1);
+    let slow = edge.post(&holder, &snapshots, &Value::Null).await;
+    assert_eq!((slow.status, &slow.body["state"], &slow.body["bytes"]), (202, &json!("creating"), &Value::Null));
+    assert_eq!(edge.get(&holder, &volume).await.body["state"], "copying");
+    let removed = ask(&edge, &holder, Method::DELETE, &volume, &Value::Null).await;
+    assert_eq!((removed.status, removed.code()), (409, "wrong_state"), "{removed:?}");
+    fixtures::until("it is made", async || {
+        let all = edge.get(&holder, &snapshots).await.body;
+        (all[1]["state"] == "ready").then_some(())
+    })
+    .await;
+    let removed = ask(&edge, &holder, Method::DELETE, &volume, &Value::Null).await;
+    assert!(removed.body["error"].as_str().unwrap().contains("2 snapshots"), "{removed:?}");
+    for one in [&first, &slow] {
+        let at = format!("{snapshots}/{}", one.body["snapshotID"].as_str().unwrap());
+        assert_eq!(ask(&edge, &holder, Method::DELETE, &at, &Value::Null).await.status, 204);
+    }
+    assert_eq!(ask(&edge, &holder, Method::DELETE, &volume, &Value::Null).await.status, 204);
+}

@@ -78,7 +78,9 @@ impl From<CreateError> for ApiError {
                 Self::field(Code::InvalidRequest, &error, "volumes")
             }
             CreateError::NoVolume { .. } => Self::field(Code::NoVolume, &error, "volumes"),
-            CreateError::VolumeAttached { .. } => Self::field(Code::VolumeAttached, &error, "volumes"),
+            CreateError::VolumeAttached { .. } | CreateError::VolumeCopied(_) => {
+                Self::field(Code::VolumeAttached, &error, "volumes")
+            }
             CreateError::Stopping | CreateError::Quarantined(_) => plain(Code::WrongState),
             CreateError::Ledger(error) if error.is_of_a_full_disk() => {
                 tracing::error!(
@@ -104,6 +106,8 @@ impl From<VolumeError> for ApiError {
             }
             VolumeError::Unknown(_) => plain(Code::NoVolume),
             VolumeError::Attached { .. } | VolumeError::Taken(_) => plain(Code::VolumeAttached),
+            VolumeError::Copying(_) | VolumeError::SnapshotInUse(_) => plain(Code::WrongState),
+            VolumeError::NoSnapshot(_) => plain(Code::NotFound),
             VolumeError::NoRoom(_) => plain(Code::NoCapacity),
             VolumeError::TooLarge(_) => plain(Code::ExceedsCapacity),
             VolumeError::Disk(_) | VolumeError::Look(_) => Self::internal(&error, "the volume could not be worked on"),

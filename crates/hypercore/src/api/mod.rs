@@ -12,6 +12,7 @@ mod pods;
 mod process;
 mod routes;
 mod sandboxes;
+mod snapshots;
 mod state;
 mod tunnel;
 mod volumes;

@@ -4,7 +4,7 @@ use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
-use axum::routing::{any, delete, get, post};
+use axum::routing::{any, delete, get, post, put};
 use tokio::time::Instant;
 use tracing::Instrument;
 use wire::TRACEPARENT;
@@ -12,7 +12,7 @@ use wire::fault::Code;
 
 use super::fault::ApiError;
 use super::state::Api;
-use super::{about, content, document, images, logs, marks, pods, process, sandboxes, tunnel, volumes};
+use super::{about, content, document, images, logs, marks, pods, process, sandboxes, snapshots, tunnel, volumes};
 
 /// Bytes of a spec at most: an environment of 64 KiB, escaped.
 const MAX_SPEC: usize = 512 * 1024;
@@ -39,6 +39,9 @@ pub(crate) fn routes(api: Api) -> Router {
         .route("/v1/pods/{pod}/data", delete(pods::erase))
         .route("/v1/volumes", get(volumes::list))
         .route("/v1/volumes/{id}", get(volumes::get).put(volumes::put).delete(volumes::delete))
+        .route("/v1/snapshots", get(snapshots::list))
+        .route("/v1/snapshots/{id}", put(snapshots::put).delete(snapshots::delete))
+        .route("/v1/snapshots/{id}/restore", post(snapshots::restore))
         .route("/v1/images/{id}", get(images::get).put(images::put).patch(images::patch).delete(images::delete))
         .route("/v1/images/{id}/import", post(images::import))
         .route("/v1/images/{id}/log", get(images::log))

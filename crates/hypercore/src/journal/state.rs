@@ -131,10 +131,14 @@ impl JournalState {
         marks.map(|(seq, (at, change))| DiskMark { seq, at, change }).collect()
     }
 
+    pub(super) fn holds_disks(&self) -> bool {
+        !self.disks.is_empty()
+    }
+
     /// The mark that would record that the node was down since then, if it held any disk.
     pub(super) fn next_down(&self, since: UnixMillis, at: UnixMillis) -> Option<DiskMark> {
         let change = DiskChange::Down { since };
-        (!self.disks.is_empty()).then_some(DiskMark { seq: self.last() + 1, at, change })
+        self.holds_disks().then_some(DiskMark { seq: self.last() + 1, at, change })
     }
 
     /// Takes a mark in; `false` if it is not the next one.

@@ -154,6 +154,11 @@ impl Journal {
         release
     }
 
+    /// Whether it has marked a disk that is held.
+    pub(crate) fn holds_disks(&self) -> bool {
+        self.state().holds_disks()
+    }
+
     /// Marks that nobody has fetched.
     pub(crate) fn waiting(&self) -> usize {
         self.state().waiting()

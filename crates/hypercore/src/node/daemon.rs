@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use super::Copies;
 use crate::context::NodeContext;
 use crate::error_chain::error_chain;
 use crate::journal::JournalError;
@@ -36,6 +37,8 @@ pub(crate) struct Node {
     /// Held by whoever looks which runs have which volumes and acts on it: a volume that a run
     /// was promised is neither grown nor erased.
     pub(super) volumes: Mutex<()>,
+    /// The volumes that are copied just now.
+    pub(super) copies: Arc<Copies>,
     /// An image was forgotten.
     pub(crate) forgotten: Notify,
 }
@@ -49,6 +52,7 @@ impl Node {
             leave: CancellationToken::new(),
             giving_up: Mutex::new(()),
             volumes: Mutex::new(()),
+            copies: Arc::default(),
             forgotten: Notify::new(),
         }
     }

@@ -47,6 +47,8 @@ pub(crate) enum CreateError {
     NoVolume { id: VolumeId, name: VolumeName },
     #[error("the volume {name} is attached to the sandbox {run}")]
     VolumeAttached { name: VolumeName, run: RunId },
+    #[error("the volume {0} is being copied to a snapshot, or put back to one")]
+    VolumeCopied(VolumeName),
     #[error("the sandbox's record cannot be read: {0}")]
     Quarantined(String),
     #[error("the node is going down")]

@@ -23,12 +23,15 @@ impl Node {
         Ok(began)
     }
 
-    /// Volumes by their sizes, and what is kept of PODs by what it takes, in whole MiB.
+    /// Volumes by their sizes, snapshots and what is kept of PODs by what they take, in whole MiB.
     async fn held_disks(&self) -> anyhow::Result<DiskLevels> {
         let volumes = self.list_volumes().await?;
         let mut held: DiskLevels =
             volumes.into_iter().map(|disk| (MeteredDisk::Volume(disk.id), disk.size_mib)).collect();
         let mut bytes = DiskLevels::new();
+        for disk in self.list_snapshots().await? {
+            bytes.insert(MeteredDisk::Snapshot(disk.id), disk.bytes);
+        }
         for disk in self.shared.runtime.kept(None).await? {
             *bytes.entry(MeteredDisk::Data(disk.pod)).or_default() += disk.bytes;
         }
@@ -40,12 +43,16 @@ impl Node {
     /// Has marked that the daemon was down, if it holds any disk: nobody could reach it meanwhile,
     /// and nobody pays for it.
     pub(super) async fn mark_down(&self, last_alive: UnixMillis) -> anyhow::Result<()> {
+        if !self.shared.journal.holds_disks() {
+            return Ok(());
+        }
         let now = self.shared.clock.now();
         // On a disk that takes nothing it is marked later: a node that waits for room must serve
         // whoever makes some.
-        if timeout(BOOKS_DEADLINE, self.shared.journal.mark_down(last_alive, now)).await.is_err() {
+        let Ok(marked) = timeout(BOOKS_DEADLINE, self.shared.journal.mark_down(last_alive, now)).await else {
             tracing::error!("the metering journal is not written: its disk takes nothing");
-        }
-        Ok(())
+            return Ok(());
+        };
+        Ok(marked?)
     }
 }

@@ -9,6 +9,7 @@ mod helper;
 mod info;
 mod meter;
 mod recover;
+mod snapshots;
 mod sweep;
 mod volumes;
 
@@ -16,4 +17,5 @@ pub(crate) use content::ContentServer;
 pub(crate) use create::CreateOutcome;
 pub(crate) use daemon::Node;
 pub(crate) use error::CreateError;
+pub(crate) use snapshots::Copies;
 pub(crate) use volumes::VolumeError;

@@ -30,6 +30,7 @@ impl Node {
     /// When the ledger or the machine cannot be read.
     pub(crate) async fn recover(&self, last_alive: Option<UnixMillis>) -> anyhow::Result<()> {
         self.recover_volumes().await?;
+        self.recover_snapshots().await?;
         self.mark_down(last_alive.unwrap_or_else(|| self.shared.clock.now())).await?;
         let ledger = self.ledger.clone();
         let found = spawn_blocking(move || ledger.load()).await??;

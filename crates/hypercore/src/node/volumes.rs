@@ -1,6 +1,6 @@
 //! The node's volumes: made, grown, erased, and had by one sandbox each.
 
-use domain::{MAX_VOLUME_MIB, MIN_VOLUME_MIB, OwnedDisk, RunId, VolumeId};
+use domain::{MAX_VOLUME_MIB, MIN_VOLUME_MIB, OwnedDisk, RunId, SnapshotId, VolumeId};
 use sandbox::{DriverFailure, VolumeDisk, Volumes};
 use tokio::sync::MutexGuard;
 use tokio::task::spawn_blocking;
@@ -25,6 +25,12 @@ pub(crate) enum VolumeError {
     Attached { volume: VolumeId, sandbox: RunId },
     #[error("the volume {0} is written to by a VMM of this node: end that one first")]
     Taken(VolumeId),
+    #[error("the volume {0} is being copied to a snapshot, or put back to one")]
+    Copying(VolumeId),
+    #[error("this node does not hold the snapshot {0}")]
+    NoSnapshot(SnapshotId),
+    #[error("the snapshot {0} is made, or a volume put back to it: ask again")]
+    SnapshotInUse(SnapshotId),
     #[error("this node's disk has no room for {0} MiB more")]
     NoRoom(u64),
     #[error("this node's disk is too small for {0} MiB more, even if nothing else were promised of it")]
@@ -36,14 +42,14 @@ pub(crate) enum VolumeError {
 }
 
 impl VolumeError {
-    fn of(volume: VolumeId) -> impl Fn(DriverFailure) -> Self {
+    pub(super) fn of(volume: VolumeId) -> impl Fn(DriverFailure) -> Self {
         move |failure| match failure {
             DriverFailure::Taken(_) => Self::Taken(volume),
             failure => Self::Disk(failure),
         }
     }
 
-    fn io(error: impl Into<std::io::Error>) -> Self {
+    pub(super) fn io(error: impl Into<std::io::Error>) -> Self {
         Self::Disk(DriverFailure::Io(error.into()))
     }
 }
@@ -54,7 +60,7 @@ impl Node {
     }
 
     /// Works on the volumes' disks.
-    async fn on_volumes<T: Send + 'static>(
+    pub(super) async fn on_volumes<T: Send + 'static>(
         &self,
         id: VolumeId,
         work: impl FnOnce(&Volumes) -> Result<T, DriverFailure> + Send + 'static,
@@ -90,7 +96,8 @@ impl Node {
     pub(super) async fn disk_space(&self) -> Result<(sandbox::DiskUsage, DiskSpace), CreateError> {
         let found = self.shared.runtime.disk_usage().await?;
         let volumes = self.list_volumes().await.map_err(CreateError::Disk)?;
-        let bytes: u64 = volumes.iter().map(|disk| disk.bytes).sum();
+        let snapshots = self.list_snapshots().await.map_err(CreateError::Disk)?;
+        let bytes: u64 = volumes.iter().map(|disk| disk.bytes).chain(snapshots.iter().map(|disk| disk.bytes)).sum();
         Ok((found, disk_room(found).with_guests(bytes / MIB)))
     }
 
@@ -190,6 +197,9 @@ impl Node {
                 Some(other) if other != run => {
                     return Err(CreateError::VolumeAttached { name: volume.name.clone(), run: other });
                 }
+                Some(_) | None if self.copies.are_of(id) => {
+                    return Err(CreateError::VolumeCopied(volume.name.clone()));
+                }
                 Some(_) | None => {}
             }
             // Its owner's agent comes before its owner's calls.
@@ -198,9 +208,10 @@ impl Node {
         Ok(Some(held))
     }
 
-    fn must_be_detached(&self, volume: VolumeId) -> Result<(), VolumeError> {
+    pub(super) fn must_be_detached(&self, volume: VolumeId) -> Result<(), VolumeError> {
         match self.shared.registry.run_with_volume(volume) {
             Some(sandbox) => Err(VolumeError::Attached { volume, sandbox }),
+            None if self.copies.are_of(volume) => Err(VolumeError::Copying(volume)),
             None => Ok(()),
         }
     }

@@ -12,6 +12,7 @@ mod pod;
 mod quarantine;
 mod runs;
 mod shortage;
+mod snapshots;
 mod volumes;
 
 pub(crate) use pod::run;

@@ -19,7 +19,7 @@ use crate::node::CreateError;
 const GIB: u64 = 1 << 30;
 const VOLUME: &str = "/v1/volumes/0000000000000007";
 
-async fn call(daemon: &Daemon, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
+pub(super) async fn call(daemon: &Daemon, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
     let body = if body.is_null() { String::new() } else { body.to_string() };
     let request = Request::builder().method(method).uri(path).body(Body::from(body)).unwrap();
     let response = daemon.router().oneshot(request).await.unwrap();
@@ -28,7 +28,7 @@ async fn call(daemon: &Daemon, method: Method, path: &str, body: Value) -> (Stat
     (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
 }
 
-fn with_volume() -> SandboxSpec {
+pub(super) fn with_volume() -> SandboxSpec {
     let volume = SandboxVolume {
         id: VolumeId::from_bits(7),
         name: "work".parse().unwrap(),
@@ -38,7 +38,7 @@ fn with_volume() -> SandboxSpec {
 }
 
 /// A node with this much disk, all of it free, in MiB.
-fn node_with(mib: u64) -> TestNode {
+pub(super) fn node_with(mib: u64) -> TestNode {
     let mut host = TestNode::new(PodBehavior::Good);
     host.config.disk_percent = 100;
     host.config.layer_mib = 64;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::Subcommand;
-use domain::{MountPath, PodId, VolumeMount, VolumeName};
+use domain::{MountPath, PodId, SnapshotId, VolumeMount, VolumeName};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum VolumeCommand {
@@ -63,6 +63,31 @@ pub(crate) enum VolumeCommand {
         name: VolumeName,
         /// The agent
         agent: PodId,
+    },
+    /// Copy a volume that no agent has, as it is now
+    Snapshot {
+        /// Its name, or its id
+        volume: String,
+    },
+    /// List the snapshots of a volume
+    Snapshots {
+        /// Its name, or its id
+        volume: String,
+    },
+    /// Put a volume that no agent has back to a snapshot: what is on it now is gone
+    Restore {
+        /// Its name, or its id
+        volume: String,
+        /// The snapshot
+        snapshot: SnapshotId,
+    },
+    /// Remove snapshots of a volume
+    RmSnapshot {
+        /// Its name, or its id
+        volume: String,
+        /// The snapshots
+        #[arg(required = true, value_name = "SNAPSHOT")]
+        snapshots: Vec<SnapshotId>,
     },
     /// Remove volumes that no agent has, with all that is on them
     Rm {

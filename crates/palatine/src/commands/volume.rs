@@ -2,18 +2,22 @@
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use client::GatewayClient;
-use domain::{VolumeId, VolumeName};
-use wire::v1::volumes::VolumeRequest;
+use domain::{SnapshotId, SnapshotState, VolumeId, VolumeName};
+use wire::v1::volumes::{Snapshot, VolumeRequest};
 
 use super::files::RemoteFiles;
 use super::{client, copy};
-use crate::answers::RemovedVolumes;
+use crate::answers::{RemovedSnapshots, RemovedVolumes};
 use crate::cli::{Target, VolumeCommand, VolumeCopyPath, VolumePath};
 use crate::output::{self, show};
 use crate::up::StateDir;
+
+/// How often it is asked how a copy is.
+const COPY_POLL: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(target: &Target, state: &StateDir, command: VolumeCommand) -> Result<ExitCode> {
     let client = client(target, state)?;
@@ -69,6 +73,24 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: VolumeComman
         VolumeCommand::Detach { name, agent } => {
             show(json, &client.detach_volume(agent, &name).await?, |has| output::agent_volumes(agent, has))?;
         }
+        VolumeCommand::Snapshot { volume } => {
+            let id = find(&client, &volume).await?;
+            let made = client.create_snapshot(id).await?;
+            let said = "the snapshot was not made, and the volume is as it was: try again";
+            show(json, &settled(&client, made).await?.context(said)?, output::snapshot)?;
+        }
+        VolumeCommand::Snapshots { volume } => {
+            let id = find(&client, &volume).await?;
+            show(json, &client.snapshots(id).await?, |snapshots| output::snapshots(&volume, snapshots))?;
+        }
+        VolumeCommand::Restore { volume, snapshot } => restore(&client, json, &volume, snapshot).await?,
+        VolumeCommand::RmSnapshot { volume, snapshots } => {
+            let id = find(&client, &volume).await?;
+            for snapshot in &snapshots {
+                client.remove_snapshot(id, *snapshot).await.with_context(|| format!("remove {snapshot}"))?;
+            }
+            show(json, &RemovedSnapshots { removed: snapshots }, output::removed_snapshots)?;
+        }
         VolumeCommand::Rm { volumes } => remove(&client, json, &volumes).await?,
     }
     Ok(ExitCode::SUCCESS)
@@ -96,6 +118,30 @@ async fn remove(client: &GatewayClient, json: bool, volumes: &[String]) -> Resul
         eprintln!("error: {error:#}");
     }
     Err(last)
+}
+
+async fn restore(client: &GatewayClient, json: bool, volume: &str, snapshot: SnapshotId) -> Result<()> {
+    let id = find(client, volume).await?;
+    let restored = client.restore_volume(id, snapshot).await?;
+    let restored = settled(client, restored).await?.context("the snapshot is there no more")?;
+    if let Some(why) = &restored.error {
+        bail!("the volume was not put back, and is as it was: {why}");
+    }
+    Ok(show(json, &restored, |_| format!("{volume} is what it was when {snapshot} was made"))?)
+}
+
+/// A snapshot once its node is done with it; none, if there is none any more. Copying takes as
+/// long as the disk is large: who does not wait finds it in the list.
+async fn settled(client: &GatewayClient, mut snapshot: Snapshot) -> Result<Option<Snapshot>> {
+    while matches!(snapshot.state, SnapshotState::Creating | SnapshotState::Restoring) {
+        tokio::time::sleep(COPY_POLL).await;
+        let all = client.snapshots(snapshot.volume_id).await?;
+        match all.into_iter().find(|one| one.id == snapshot.id) {
+            Some(now) => snapshot = now,
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(snapshot))
 }
 
 /// The volume that is meant: that of this name, or that with this id.

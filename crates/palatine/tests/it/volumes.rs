@@ -110,3 +110,54 @@ async fn a_volume_goes_from_one_agent_to_the_next_with_all_that_is_on_it() {
     assert!(stack.node_client().volumes().await.unwrap().volumes.is_empty());
     stack.end();
 }
+
+#[tokio::test]
+async fn a_stopped_agent_is_given_a_volume_which_is_copied_and_put_back_and_metered() {
+    needs::needs!(root, network, tun, cgroups);
+    let mut stack = Stack::start(HASTY).await;
+    let holder = stack.holder(SMALL);
+    let volume = cli(&stack, &holder, &["volume", "create", "work", "--size", "64M"]);
+    let spawned = cli(&stack, &holder, &["spawn", "-t", "echo"]);
+    let id = spawned["agent"]["id"].as_str().unwrap().to_owned();
+    let live = stack.cli(&holder, &["volume", "attach", "work:/workspace", &id]).output().unwrap();
+    assert!(!live.status.success() && fixtures::stderr_of(&live).contains("stop it first"), "{live:?}");
+    stack.stop(&holder, &id).await.expect(200);
+    let has = cli(&stack, &holder, &["volume", "attach", "work:/workspace", &id]);
+    assert_eq!((&has[0]["name"], &has[0]["volumeID"]), (&json!("work"), &volume["volumeID"]));
+    let put = |text: &str| {
+        std::fs::write(stack.path("written"), text).unwrap();
+        cli(&stack, &holder, &["cp", stack.path("written").to_str().unwrap(), &format!("{id}:/workspace/written")]);
+    };
+    cli(&stack, &holder, &["start", &id]);
+    put("first");
+    // While its agent has it, it is not copied.
+    let busy = stack.cli(&holder, &["volume", "snapshot", "work"]).output().unwrap();
+    assert!(!busy.status.success() && fixtures::stderr_of(&busy).contains(&id), "{busy:?}");
+    stack.stop(&holder, &id).await.expect(200);
+    let snapshot = cli(&stack, &holder, &["volume", "snapshot", "work"]);
+    assert_eq!(snapshot["state"], "ready", "{snapshot}");
+    let name = snapshot["snapshotID"].as_str().unwrap();
+    cli(&stack, &holder, &["start", &id]);
+    put("second");
+    assert_eq!(read(&stack, &holder, &id), b"second");
+    stack.stop(&holder, &id).await.expect(200);
+    cli(&stack, &holder, &["volume", "restore", "work", name]);
+    cli(&stack, &holder, &["start", &id]);
+    assert_eq!(read(&stack, &holder, &id), b"first");
+    stack.stop(&holder, &id).await.expect(200);
+    cli(&stack, &holder, &["volume", "detach", "work", &id]);
+    until("the volume is on the bill", async || {
+        let used = cli(&stack, &holder, &["usage"]);
+        (used["stats"]["disk_byte_hours"].as_u64() > Some(0)).then_some(())
+    })
+    .await;
+    cli(&stack, &holder, &["volume", "rm-snapshot", "work", name]);
+    stack.remove(&holder, &id).await.expect(200);
+    cli(&stack, &holder, &["volume", "rm", "work"]);
+    assert!(stack.node_client().snapshots().await.unwrap().snapshots.is_empty());
+    // What was erased is not paid for any more.
+    let used = || cli(&stack, &holder, &["usage"])["stats"]["disk_byte_hours"].clone();
+    let at_the_end = used();
+    assert_eq!(used(), at_the_end);
+    stack.end();
+}

@@ -56,6 +56,10 @@ async fn owner(conn: &mut PgConnection, node: &str, disk: MeteredDisk) -> sqlx::
             let sql = "SELECT wallet FROM volumes WHERE id = $1 AND node = $2 AND state <> 'removing' FOR SHARE";
             (DiskKey::volume(id), sql)
         }
+        MeteredDisk::Snapshot(id) => {
+            let sql = "SELECT wallet FROM snapshots WHERE id = $1 AND node = $2 AND state <> 'removing' FOR SHARE";
+            (DiskKey::snapshot(id), sql)
+        }
         MeteredDisk::Data(pod) => {
             let Some(pod) = hold(conn, &pod).await? else { return Ok(None) };
             let sql = "SELECT wallet FROM pods WHERE key = $1 AND (data_node = $2 OR EXISTS \

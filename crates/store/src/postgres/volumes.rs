@@ -35,7 +35,11 @@ impl VolumeStore for Postgres {
     }
 
     async fn volume_made(&self, id: VolumeId) -> Result<bool, StoreError> {
-        let update = query("UPDATE volumes SET state = 'ready' WHERE id = $1 AND state <> 'removing'").bind(column(id));
+        let update = query(
+            "UPDATE volumes SET state = CASE state WHEN 'creating' THEN 'ready' ELSE state END \
+             WHERE id = $1 AND state <> 'removing'",
+        )
+        .bind(column(id));
         Ok(self.execute("note that a volume was made", update).await? == 1)
     }
 
@@ -54,7 +58,7 @@ impl VolumeStore for Postgres {
     }
 
     async fn forget_volume(&self, id: VolumeId) -> Result<(), StoreError> {
-        let delete = query("DELETE FROM volumes WHERE id = $1 AND state <> 'ready'").bind(column(id));
+        let delete = query("DELETE FROM volumes WHERE id = $1 AND state IN ('creating', 'removing')").bind(column(id));
         self.execute("forget a volume", delete).await.map(drop)
     }
 
@@ -84,7 +88,7 @@ impl VolumeStore for Postgres {
     }
 }
 
-fn by_id(wallet: Wallet, id: VolumeId) -> Statement<'static> {
+pub(crate) fn by_id(wallet: Wallet, id: VolumeId) -> Statement<'static> {
     query(select_volumes!("WHERE volumes.id = $1 AND volumes.wallet = $2")).bind(column(id)).bind(wallet.0)
 }
 
@@ -129,14 +133,16 @@ pub(crate) async fn hold(conn: &mut PgConnection, wallet: &Wallet) -> sqlx::Resu
     query("SELECT pg_advisory_xact_lock($1)").bind(wallet_lock(wallet)).execute(conn).await.map(drop)
 }
 
-/// The volumes' sizes in MiB, how many they are, and the bytes that are kept of PODs that do
-/// not run: of one wallet.
-async fn used(conn: &mut PgConnection, wallet: &Wallet, now: UnixMillis) -> sqlx::Result<(u64, u64, u64)> {
+/// The volumes' sizes in MiB, how many they are, and the bytes of their snapshots and of what is
+/// kept of PODs that do not run: of one wallet.
+pub(crate) async fn used(conn: &mut PgConnection, wallet: &Wallet, now: UnixMillis) -> sqlx::Result<(u64, u64, u64)> {
     let sql = "SELECT coalesce(sum(size_mib), 0)::bigint, count(*), (SELECT coalesce(sum(data_bytes), 0)::bigint FROM pods \
                WHERE wallet = $1 AND stopped_at IS NOT NULL AND removed_at IS NULL AND data_node IS NOT NULL \
-               AND (data_until IS NULL OR data_until > $2)) FROM volumes WHERE wallet = $1";
+               AND (data_until IS NULL OR data_until > $2)), (SELECT coalesce(sum(bytes), 0)::bigint FROM snapshots \
+               WHERE wallet = $1) FROM volumes WHERE wallet = $1";
     let row = query(sql).bind(wallet.0).bind(integer(now.0)).fetch_one(conn).await?;
-    Ok((natural(row.try_get(0)?), natural(row.try_get(1)?), natural(row.try_get(2)?)))
+    let bytes = natural(row.try_get(2)?).saturating_add(natural(row.try_get(3)?));
+    Ok((natural(row.try_get(0)?), natural(row.try_get(1)?), bytes))
 }
 
 impl Command for NewVolume {
@@ -227,8 +233,10 @@ impl Remove {
     async fn remove(&self, conn: &mut PgConnection) -> sqlx::Result<VolumeRemoval> {
         hold(conn, &self.wallet).await?;
         let Some(volume) = one(conn, by_id(self.wallet, self.id)).await? else { return Ok(VolumeRemoval::Unknown) };
-        if let Some((pod, _)) = volume.attached {
-            return Ok(VolumeRemoval::Attached(pod));
+        let count = query("SELECT count(*) FROM snapshots WHERE volume = $1").bind(column(self.id));
+        let snapshots = natural(count.fetch_one(&mut *conn).await?.try_get(0)?);
+        if let Some(refused) = VolumeRemoval::refused(&volume, snapshots) {
+            return Ok(refused);
         }
         query("UPDATE volumes SET state = 'removing' WHERE id = $1").bind(column(self.id)).execute(&mut *conn).await?;
         disks::close(conn, DiskKey::volume(self.id), self.now).await?;

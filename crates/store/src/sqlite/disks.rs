@@ -56,6 +56,10 @@ fn owner(conn: &Connection, node: &str, disk: MeteredDisk) -> rusqlite::Result<O
             let sql = "SELECT wallet FROM volumes WHERE id = ?1 AND node = ?2 AND state <> 'removing'";
             (DiskKey::volume(id), sql)
         }
+        MeteredDisk::Snapshot(id) => {
+            let sql = "SELECT wallet FROM snapshots WHERE id = ?1 AND node = ?2 AND state <> 'removing'";
+            (DiskKey::snapshot(id), sql)
+        }
         MeteredDisk::Data(pod) => {
             let Some(pod) = key_of(conn, &pod)? else { return Ok(None) };
             let sql = "SELECT wallet FROM pods WHERE key = ?1 AND (data_node = ?2 OR EXISTS \

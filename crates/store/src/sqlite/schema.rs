@@ -17,6 +17,7 @@
 //! | `api_keys` | id | what wallets let programs do in their names: digests of keys |
 //! | `volumes` | id | disks of wallets, and which node holds each |
 //! | `volume_mounts` | pod, volume | which PODs have which volumes; the live run that has one |
+//! | `snapshots` | id | copies of volumes, and which is made, put back or removed |
 //! | `images` | id | images that holders bring, from their upload until their node has forgotten them |
 //! | `secrets` | name | keys of the gateways' own, sealed |
 //! | `identities` | pod | the PODs' keys, sealed |
@@ -59,6 +60,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema/11.sql"),
     include_str!("schema/12.sql"),
     include_str!("schema/13.sql"),
+    include_str!("schema/14.sql"),
 ];
 
 /// The first one with sealed keys.

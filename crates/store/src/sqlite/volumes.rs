@@ -67,7 +67,7 @@ impl VolumeStore for Sqlite {
     }
 }
 
-fn find(conn: &Connection, wallet: &Wallet, id: VolumeId) -> Result<Option<VolumeRecord>, StoreError> {
+pub(crate) fn find(conn: &Connection, wallet: &Wallet, id: VolumeId) -> Result<Option<VolumeRecord>, StoreError> {
     let found = many(conn, "WHERE volumes.id = ?1 AND volumes.wallet = ?2", (column(id), &wallet.0))?;
     Ok(found.into_iter().next())
 }
@@ -98,9 +98,9 @@ const fn column(id: VolumeId) -> i64 {
     id.bits().cast_signed()
 }
 
-/// The volumes' sizes in MiB, how many they are, and the bytes that are kept of PODs that do
-/// not run: of one wallet.
-fn used(conn: &Connection, wallet: &Wallet, now: UnixMillis) -> rusqlite::Result<(u64, u32, u64)> {
+/// The volumes' sizes in MiB, how many they are, and the bytes of their snapshots and of what is
+/// kept of PODs that do not run: of one wallet.
+pub(crate) fn used(conn: &Connection, wallet: &Wallet, now: UnixMillis) -> rusqlite::Result<(u64, u32, u64)> {
     let (mib, count): (i64, u32) = conn
         .prepare_cached("SELECT coalesce(sum(size_mib), 0), count(*) FROM volumes WHERE wallet = ?1")?
         .query_row((&wallet.0,), |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -110,7 +110,10 @@ fn used(conn: &Connection, wallet: &Wallet, now: UnixMillis) -> rusqlite::Result
              AND removed_at IS NULL AND data_node IS NOT NULL AND coalesce(data_until, ?2 + 1) > ?2",
         )?
         .query_row((&wallet.0, integer(now.0)), |row| row.get(0))?;
-    Ok((natural(mib), count, natural(kept)))
+    let copies: i64 = conn
+        .prepare_cached("SELECT coalesce(sum(bytes), 0) FROM snapshots WHERE wallet = ?1")?
+        .query_row((&wallet.0,), |row| row.get(0))?;
+    Ok((natural(mib), count, natural(kept).saturating_add(natural(copies))))
 }
 
 impl Command for NewVolume {
@@ -155,7 +158,7 @@ impl Command for Made {
     fn apply(&self, tx: &Tx<'_>) -> Result<bool, StoreError> {
         let made = || -> rusqlite::Result<bool> {
             let mut update =
-                tx.conn.prepare_cached("UPDATE volumes SET state = 'ready' WHERE id = ?1 AND state <> 'removing'")?;
+                tx.conn.prepare_cached("UPDATE volumes SET state = iif(state = 'creating', 'ready', state) WHERE id = ?1 AND state <> 'removing'")?;
             Ok(update.execute((column(self.0),))? == 1)
         };
         made().map_err(|error| StoreError::sql(Self::NAME, error))
@@ -222,8 +225,12 @@ impl Command for Remove {
 
     fn apply(&self, tx: &Tx<'_>) -> Result<VolumeRemoval, StoreError> {
         let Some(volume) = find(tx.conn, &self.wallet, self.id)? else { return Ok(VolumeRemoval::Unknown) };
-        if let Some((pod, _)) = volume.attached {
-            return Ok(VolumeRemoval::Attached(pod));
+        let count = "SELECT count(*) FROM snapshots WHERE volume = ?1";
+        let snapshots = tx.conn.prepare_cached(count);
+        let snapshots = snapshots.and_then(|mut count| count.query_row((column(self.id),), |row| row.get(0)));
+        let snapshots = natural(snapshots.map_err(|error| StoreError::sql(Self::NAME, error))?);
+        if let Some(refused) = VolumeRemoval::refused(&volume, snapshots) {
+            return Ok(refused);
         }
         let sql = "UPDATE volumes SET state = 'removing' WHERE id = ?1";
         let marked = tx.conn.prepare_cached(sql).and_then(|mut update| update.execute((column(self.id),)));
@@ -244,7 +251,7 @@ impl Command for Forget {
     }
 
     fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
-        let sql = "DELETE FROM volumes WHERE id = ?1 AND state <> 'ready'";
+        let sql = "DELETE FROM volumes WHERE id = ?1 AND state IN ('creating', 'removing')";
         let gone = tx.conn.prepare_cached(sql).and_then(|mut delete| delete.execute((column(self.0),)));
         gone.map(drop).map_err(|error| StoreError::sql(Self::NAME, error))
     }

@@ -6,15 +6,15 @@ use domain::{
     Address, B256, DiskChange, DiskMark, Event, Mark, MarkKind, MeteredDisk, SteadyInstant, StopReason, U256, Usdc,
 };
 use palatine_store::{
-    AccountLink, Copied, CopyError, DeployState, KeptData, RunMark, SealedIdentity, SecretName, Store, StoreUrl,
-    VaultDeploy, copy,
+    AccountLink, Copied, CopyError, DeployState, KeptData, RunMark, SealedIdentity, SecretName, SnapshotSettlement,
+    Store, StoreUrl, VaultDeploy, copy,
 };
 use relay::conformance;
 
 use crate::help::{
     DAY_MS, NOW, Place, folder, id, keyed, new_database, open, parse, pod, reservation, reserved, wallet,
 };
-use crate::{apikeys, images, index, outbox, volumes};
+use crate::{apikeys, copies, images, index, outbox, volumes};
 
 /// Something in every table there is.
 async fn fill(store: &Store) {
@@ -29,6 +29,8 @@ async fn fill(store: &Store) {
     store.advance(id(2), Event::Stop(StopReason::Removed), NOW).await.unwrap();
     store.end(id(2), None, NOW).await.unwrap();
     volumes::made(store, volumes::new_volume(3, 1, "work")).await;
+    let snapshot = copies::reserve(store, copies::new_snapshot(3, 1, 1)).await.id;
+    store.settle_snapshot(snapshot, SnapshotSettlement::Made { size_mib: 100, bytes: 5 }).await.unwrap();
     reserved(store, volumes::with(3, 3, &[("work", "/workspace")])).await;
     let change = DiskChange::Level { disk: MeteredDisk::Volume(volumes::volume_id(1)), mib: 100 };
     store.count_marks("n1", "a", vec![], vec![DiskMark { seq: 1, at: NOW, change }], NOW).await.unwrap();

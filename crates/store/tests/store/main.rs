@@ -9,6 +9,7 @@ mod admission;
 mod apikeys;
 mod billing;
 mod child;
+mod copies;
 mod copy;
 mod disk;
 mod files;

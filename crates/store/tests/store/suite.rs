@@ -71,6 +71,12 @@ cases! {
         a_volume_may_be_meant_for_several_and_the_first_that_starts_has_it,
         a_volume_goes_to_no_pod_whose_data_or_volumes_are_elsewhere_and_one_that_is_gone_is_let_go,
     }
+    copies {
+        no_run_gets_a_volume_while_it_is_copied_and_its_snapshot_is_its_owners,
+        what_a_node_refuses_leaves_the_volume_free_and_says_why,
+        snapshots_count_against_the_quota_and_the_bill_until_they_are_removed,
+        of_fifty_at_once_one_copies_the_volume,
+    }
     meters {
         a_volume_counts_by_its_size_while_it_is_there_and_each_mark_once,
         a_disk_counts_no_longer_than_its_node_is_heard_of_and_not_while_that_was_down,

@@ -51,7 +51,7 @@ pub(crate) fn again(holder: u64, n: u64, of: PodId) -> RunReservation {
     RunReservation { pod: RunPod::Existing(of), ..with(holder, n, &[]) }
 }
 
-async fn refused(store: &Store, asked: RunReservation) -> VolumeRefusal {
+pub(crate) async fn refused(store: &Store, asked: RunReservation) -> VolumeRefusal {
     match store.reserve(asked).await.unwrap() {
         Admission::NoVolumes(refusal) => refusal,
         other => panic!("{other:?}"),

@@ -11,6 +11,9 @@
 //! | `PUT /v1/volumes/{id}` [`VolumeSpec`] | makes a volume, or finds it, and never another in its place: 201, 200 [`NodeVolume`]. One that is there is grown to a greater size, never shrunk |
 //! | `GET /v1/volumes`, `GET /v1/volumes/{id}` | [`NodeVolumes`], [`NodeVolume`] |
 //! | `DELETE /v1/volumes/{id}` | erases a volume that no sandbox has: its owner's word; 204, also where there is none |
+//! | `PUT /v1/snapshots/{id}` [`SnapshotSpec`] | copies a volume that no sandbox has; asked again, says how that is: 202, 200 [`NodeSnapshot`] |
+//! | `POST /v1/snapshots/{id}/restore` [`RestoreSpec`] | puts a volume back, once for each order; asked again, says how that is: 202, 200 [`NodeRestore`] |
+//! | `GET /v1/snapshots`, `DELETE /v1/snapshots/{id}` | [`NodeSnapshots`]; erases one: its owner's word; 204, also where there is none |
 //! | `GET /v1/sandboxes/{id}/logs?follow=&source=` | text lines; `source` is `agent` (default) or `console` |
 //! | `GET /v1/sandboxes/{id}/tunnel` | `Upgrade: palatine-tunnel`: 101, then bytes to and from the agent's port |
 //! | `POST /v1/sandboxes/{id}/pod/process.Process/*` | passed to `pod` with the node's own credential |
@@ -22,8 +25,8 @@
 use std::collections::BTreeMap;
 
 use domain::{
-    DiskMark, FailReason, Generation, ImageDigest, Mark, MountPath, NodeShortage, PodId, RunId, RuntimeKind, TierName,
-    UnixMillis, VolumeId, VolumeName,
+    DiskMark, FailReason, Generation, ImageDigest, Mark, MountPath, NodeShortage, PodId, RunId, RuntimeKind,
+    SnapshotId, TierName, UnixMillis, VolumeId, VolumeName,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -104,6 +107,61 @@ pub struct NodeVolume {
 pub struct NodeVolumes {
     /// In the order of their ids.
     pub volumes: Vec<NodeVolume>,
+}
+
+/// `PUT /v1/snapshots/{id}`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SnapshotSpec {
+    /// What it is to be a copy of.
+    pub volume: VolumeId,
+}
+
+/// `POST /v1/snapshots/{id}/restore`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreSpec {
+    /// What is to be put back.
+    pub volume: VolumeId,
+    /// Rises with each restore of the volume: what comes late takes nothing back.
+    pub order: u64,
+}
+
+/// How far a copy of a disk is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CopyState {
+    /// It is made.
+    Copying,
+    /// It is there, whole.
+    Done,
+}
+
+/// A snapshot, as its node sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeSnapshot {
+    /// Which.
+    pub id: SnapshotId,
+    /// How far it is.
+    pub state: CopyState,
+    /// The size of the disk that it is a copy of, in MiB; 0 while it is made.
+    pub size_mib: u64,
+    /// What it takes of the node's disk; 0 while it is made.
+    pub bytes: u64,
+}
+
+/// The snapshots of a node that are whole.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct NodeSnapshots {
+    /// In the order of their ids.
+    pub snapshots: Vec<NodeSnapshot>,
+}
+
+/// A volume that is put back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeRestore {
+    /// How far that is.
+    pub state: CopyState,
 }
 
 /// What a run finds on its POD's `/data`.

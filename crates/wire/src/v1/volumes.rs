@@ -1,7 +1,7 @@
 //! Volumes: a wallet's own disks, which outlive every agent. The paths, and the names of the
 //! first two fields, are those of E2B's `/volumes`; the other fields are ours.
 
-use domain::{MountPath, PodId, UnixMillis, VolumeId, VolumeName, VolumeState};
+use domain::{MountPath, PodId, SnapshotId, SnapshotState, UnixMillis, VolumeId, VolumeName, VolumeState};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -84,4 +84,38 @@ pub struct AgentVolume {
     /// The live agent that has it just now: one at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attached_to: Option<PodId>,
+}
+
+/// A snapshot of a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Snapshot {
+    /// Its name.
+    #[serde(rename = "snapshotID")]
+    pub id: SnapshotId,
+    /// The volume that it is a copy of.
+    #[serde(rename = "volumeID")]
+    pub volume_id: VolumeId,
+    /// Where it is in its life.
+    pub state: SnapshotState,
+    /// The size of the volume when it was made, in MiB.
+    pub size_mib: u64,
+    /// What it takes of its node's disk, which counts against the tier's disk quota; absent while it
+    /// is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// When it was asked for.
+    pub created_at: UnixMillis,
+    /// Why the volume was not put back to it, the last time that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// `POST /volumes/{id}/restore`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreRequest {
+    /// The snapshot that the volume is put back to.
+    #[serde(rename = "snapshotID")]
+    #[schema(example = "5d1e2f3a4b6c7890")]
+    pub snapshot_id: String,
 }
