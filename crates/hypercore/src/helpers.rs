@@ -53,6 +53,8 @@ pub(crate) enum HelperError {
     OfContainer(PodId),
     #[error("the run {0} has it")]
     Attached(RunId),
+    #[error("the volume {0} is copied just now; try again when that is done")]
+    Copied(VolumeId),
     #[error("a run of the POD is quarantined: {0}")]
     Quarantined(String),
     #[error("as many of your disks are read and written as may be at once; try again when one is done")]

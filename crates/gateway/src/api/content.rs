@@ -187,7 +187,7 @@ impl Gateway {
         let volume = self.parts.store.volume(wallet, id).await?.ok_or_else(unknown)?;
         match volume.state {
             VolumeState::Ready => Ok(volume.node),
-            state @ (VolumeState::Creating | VolumeState::Removing) => {
+            state @ (VolumeState::Creating | VolumeState::Copying | VolumeState::Removing) => {
                 let said = format!("the volume is {} just now", state.as_str());
                 Err(Fault::new(Code::WrongState, said).retry_after(SOON_S).into())
             }

@@ -146,7 +146,7 @@ impl From<HelperError> for ApiError {
                 plain(Code::WrongState)
             }
             HelperError::Attached(_) => plain(Code::PodRunning),
-            HelperError::Taken => plain(Code::VolumeAttached),
+            HelperError::Taken | HelperError::Copied(_) => plain(Code::VolumeAttached),
             HelperError::HolderFull | HelperError::Busy => plain(Code::RateLimited),
             HelperError::Full(_) => plain(Code::NoCapacity),
             HelperError::Closing => plain(Code::ShuttingDown),

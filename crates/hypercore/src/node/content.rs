@@ -89,6 +89,9 @@ impl Node {
         if let Some(run) = self.shared.registry.run_with_volume(id) {
             return Err(HelperError::Attached(run));
         }
+        if self.copies.are_of(id) {
+            return Err(HelperError::Copied(id));
+        }
         let volumes = Volumes::of(&self.shared.config.state);
         let found = spawn_blocking(move || volumes.find(id)).await.map_err(std::io::Error::other);
         match found.and_then(|found| found) {

@@ -38,7 +38,7 @@ pub(crate) struct Node {
     /// was promised is neither grown nor erased.
     pub(super) volumes: Mutex<()>,
     /// The volumes that are copied just now.
-    pub(super) copies: Arc<Copies>,
+    pub(crate) copies: Arc<Copies>,
     /// An image was forgotten.
     pub(crate) forgotten: Notify,
 }

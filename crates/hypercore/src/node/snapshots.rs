@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use domain::{SnapshotId, VolumeId};
+use domain::{OwnedDisk, SnapshotId, VolumeId};
 use sandbox::{DriverFailure, SnapshotDisk, Snapshots};
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::task::spawn_blocking;
@@ -54,7 +54,7 @@ impl Default for Copies {
 
 impl Copies {
     /// Whether a volume is copied just now.
-    pub(super) fn are_of(&self, volume: VolumeId) -> bool {
+    pub(crate) fn are_of(&self, volume: VolumeId) -> bool {
         self.active().get(&volume).is_some_and(|copy| copy.failed.is_none())
     }
 
@@ -194,6 +194,7 @@ impl Node {
             return Ok(());
         }
         self.must_be_detached(volume)?;
+        self.shared.helpers.end(OwnedDisk::Volume(volume)).await;
         let (copy, bytes) = self.sized(volume, work).await?;
         self.promise_copy(copy, bytes.div_ceil(MIB)).await?;
         self.copies.begin(volume, work);

@@ -105,6 +105,20 @@ async fn one_helper_answers_for_a_volume_takes_its_share_of_memory_and_ends_when
     assert_eq!(free().await, before);
 }
 
+#[tokio::test]
+async fn a_snapshot_has_the_volumes_helper_ended_and_takes_what_it_has_written() {
+    let host = node();
+    let daemon = with_volumes(&host).await;
+    stat(&daemon, VOLUMES[0], "w").await;
+    assert_eq!(helpers(&host), 1);
+    let body = || Body::from(json!({"volume": VOLUMES[0]}).to_string());
+    let (status, said) = ask(&daemon, Method::PUT, "/v1/snapshots/0000000000000001", "", body()).await;
+    assert!(status.is_success(), "{said}");
+    assert_eq!(helpers(&host), 0);
+    until_holds("another helper", || !daemon.node.copies.are_of(VolumeId::from_bits(7))).await;
+    assert_eq!(stat(&daemon, VOLUMES[0], "w").await.0, StatusCode::OK);
+}
+
 fn with_volume() -> SandboxSpec {
     let id = VolumeId::from_bits(7);
     let volume = SandboxVolume { id, name: "work".parse().unwrap(), path: "/workspace".parse().unwrap() };

@@ -4,14 +4,14 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use client::GatewayClient;
 use domain::{SnapshotId, SnapshotState, VolumeId, VolumeName};
 use wire::v1::volumes::{Snapshot, VolumeRequest};
 
 use super::files::RemoteFiles;
 use super::{client, copy};
-use crate::answers::{RemovedSnapshots, RemovedVolumes};
+use crate::answers::{Copied, RemovedSnapshots, RemovedVolumes};
 use crate::cli::{Target, VolumeCommand, VolumeCopyPath, VolumePath};
 use crate::output::{self, show};
 use crate::up::StateDir;
@@ -34,30 +34,9 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: VolumeComman
             let files = client.volume_files(find(&client, &volume).await?).await?;
             show(json, &files.list(&path).await?, |entries| output::volume_entries(entries))?;
         }
-        VolumeCommand::Cat { file: VolumePath { volume, path } } => {
-            let files = client.volume_files(find(&client, &volume).await?).await?;
-            let (mut read, mut out) = (files.read(&path, None).await?, std::io::stdout());
-            while let Some(bytes) = read.chunk().await? {
-                out.write_all(&bytes)?;
-            }
-            out.flush()?;
-        }
+        VolumeCommand::Cat { file } => cat(&client, &file).await?,
         VolumeCommand::Cp { source, destination } => {
-            let copied = match (source, destination) {
-                (VolumeCopyPath::Here(source), VolumeCopyPath::Volume(VolumePath { volume, path })) => {
-                    let files = client.volume_files(find(&client, &volume).await?).await?;
-                    copy::upload(RemoteFiles::Disk(files), &source, &path).await?
-                }
-                (VolumeCopyPath::Volume(VolumePath { volume, path }), VolumeCopyPath::Here(target)) => {
-                    let files = client.volume_files(find(&client, &volume).await?).await?;
-                    copy::download(RemoteFiles::Disk(files), &path, &target).await?
-                }
-                (VolumeCopyPath::Here(_), VolumeCopyPath::Here(_))
-                | (VolumeCopyPath::Volume(_), VolumeCopyPath::Volume(_)) => {
-                    bail!("one of the two is in a volume, as NAME:PATH, and the other one is here")
-                }
-            };
-            show(json, &copied, output::copied)?;
+            show(json, &copied(&client, source, destination).await?, output::copied)?;
         }
         VolumeCommand::Show { volume } => {
             let id = find(&client, &volume).await?;
@@ -94,6 +73,32 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: VolumeComman
         VolumeCommand::Rm { volumes } => remove(&client, json, &volumes).await?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+async fn cat(client: &GatewayClient, file: &VolumePath) -> Result<()> {
+    let files = client.volume_files(find(client, &file.volume).await?).await?;
+    let (mut read, mut out) = (files.read(&file.path, None).await?, std::io::stdout());
+    while let Some(bytes) = read.chunk().await? {
+        out.write_all(&bytes)?;
+    }
+    Ok(out.flush()?)
+}
+
+/// Copies into a volume, or out of one.
+async fn copied(client: &GatewayClient, source: VolumeCopyPath, destination: VolumeCopyPath) -> Result<Copied> {
+    match (source, destination) {
+        (VolumeCopyPath::Here(source), VolumeCopyPath::Volume(VolumePath { volume, path })) => {
+            let files = client.volume_files(find(client, &volume).await?).await?;
+            copy::upload(RemoteFiles::Disk(files), &source, &path).await
+        }
+        (VolumeCopyPath::Volume(VolumePath { volume, path }), VolumeCopyPath::Here(target)) => {
+            let files = client.volume_files(find(client, &volume).await?).await?;
+            copy::download(RemoteFiles::Disk(files), &path, &target).await
+        }
+        (VolumeCopyPath::Here(_), VolumeCopyPath::Here(_)) | (VolumeCopyPath::Volume(_), VolumeCopyPath::Volume(_)) => {
+            bail!("one of the two is in a volume, as NAME:PATH, and the other one is here")
+        }
+    }
 }
 
 /// Removes one after the other, once all of them are known to be there; one that is refused keeps
