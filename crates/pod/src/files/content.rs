@@ -116,6 +116,9 @@ impl FileTree {
         pieces: mpsc::Receiver<Piece>,
     ) -> Result<VolumeEntryStat, FileError> {
         let (root, path) = (Arc::clone(&self.root), rooted(&path)?);
+        // An upload's temporary file is named by a random number. Where this program is linked without
+        // a library it opens `/dev/urandom` for the first one, once: in the tree there is none.
+        getrandom::u64().map_err(|error| FileError::Thread(io::Error::other(error)))?;
         start(&self.user, move |_| {
             enter(&root)?;
             take(&path, &new, pieces)
