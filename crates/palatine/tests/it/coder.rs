@@ -6,12 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use fixtures::{LocalStack, images, program, starter_image, stderr_of};
+use fixtures::{LocalStack, Reply, ScriptedModel, Turn, images, nonce, program, starter_image, stderr_of};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-
-use crate::model::{Reply, ScriptedModel, Turn, nonce};
 
 /// What such an agent takes.
 const SIZE: [&str; 4] = ["--cores", "1", "--memory", "2048"];
