@@ -38,6 +38,7 @@ fn try_it(need: Need) -> Result<String> {
         Need::Cgroups => cgroups(),
         Need::Kvm => kvm(),
         Need::Landlock => landlock(),
+        Need::Gvisor => gvisor(),
     }
 }
 
@@ -68,6 +69,17 @@ fn cgroups() -> Result<String> {
     fs::create_dir(&dir).with_context(|| format!("make {}", dir.display()))?;
     fs::remove_dir(&dir).with_context(|| format!("remove {}", dir.display()))?;
     Ok(format!("a group was made in {place}"))
+}
+
+/// Built by `./dev` where there is Go.
+fn gvisor() -> Result<String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let runsc = std::env::split_paths(&path).map(|dir| dir.join("runsc")).find(|file| file.is_file());
+    let output = Command::new(runsc.context("there is no runsc: ./dev builds it where there is Go")?)
+        .arg("--version")
+        .output()?;
+    anyhow::ensure!(output.status.success(), "runsc --version: {}", output.status);
+    Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().to_owned())
 }
 
 /// A thread of its own gives up its rights, and is gone.

@@ -9,6 +9,8 @@ use utoipa::ToSchema;
 pub enum RuntimeKind {
     /// A machine of its own, on KVM or emulated.
     Qemu,
+    /// A container whose system calls go to gVisor's kernel, and to the node's by that one alone.
+    ContainerGvisor,
     /// A container made by runc: its kernel is the node's.
     ContainerRunc,
     /// The same, made by crun.
@@ -17,13 +19,14 @@ pub enum RuntimeKind {
 
 impl RuntimeKind {
     /// All of them, the strongest first.
-    pub const ALL: [Self; 3] = [Self::Qemu, Self::ContainerRunc, Self::ContainerCrun];
+    pub const ALL: [Self; 4] = [Self::Qemu, Self::ContainerGvisor, Self::ContainerRunc, Self::ContainerCrun];
 
     /// Its name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Qemu => "qemu",
+            Self::ContainerGvisor => "container-gvisor",
             Self::ContainerRunc => "container-runc",
             Self::ContainerCrun => "container-crun",
         }
@@ -40,6 +43,7 @@ impl RuntimeKind {
             Self::Qemu => 1,
             Self::ContainerRunc => 2,
             Self::ContainerCrun => 4,
+            Self::ContainerGvisor => 8,
         }
     }
 }

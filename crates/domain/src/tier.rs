@@ -184,7 +184,7 @@ pub enum TierError {
     #[error("tier {0}: agents must be from 1 to {max}, not {1}", max = Tier::MAX_AGENTS)]
     Agents(TierName, u32),
     /// Nothing to run an agent in.
-    #[error("tier {0}: runtimes must name at least one of qemu, container-runc and container-crun")]
+    #[error("tier {0}: runtimes must name at least one of qemu, container-gvisor, container-runc and container-crun")]
     Runtimes(TierName),
 }
 
@@ -322,7 +322,10 @@ mod tests {
             (name, Tier { runtimes: std::iter::empty().collect(), ..tier })
         };
         let cases = [
-            (vec![nothing], "tier a: runtimes must name at least one of qemu, container-runc and container-crun"),
+            (
+                vec![nothing],
+                "tier a: runtimes must name at least one of qemu, container-gvisor, container-runc and container-crun",
+            ),
             (vec![], "at least one tier is needed"),
             (vec![row("a", 1, 1, 128), row("a", 2, 2, 256)], "tier a is named twice"),
             (vec![row("a", 1, 1, 128), row("b", 1, 2, 256)], "tier b: min 1 must be above the 1 of tier a"),

@@ -43,11 +43,15 @@ pub struct Config {
     /// `/usr/lib/palatine/pod`.
     pub pod: PathBuf,
     /// What agents may run in, by name: `qemu`, a machine of their own, on KVM or emulated as
-    /// `accelerator` says; `container-runc` and `container-crun`, containers in user namespaces
-    /// of their own, whose kernel is the node's. Containers are given only to those who may have
-    /// them (`[tiers.<name>] runtimes`); whoever asks for nothing gets the strongest that works.
-    /// Default `["qemu"]`.
+    /// `accelerator` says; `container-gvisor`, `container-runc` and `container-crun`, containers
+    /// in user namespaces of their own, whose kernel is gVisor's or the node's. Containers are
+    /// given only to those who may have them (`[tiers.<name>] runtimes`); whoever asks for nothing
+    /// gets the strongest that works. Default `["qemu"]`.
     pub runtimes: Vec<RuntimeKind>,
+    /// The program `runsc` of gVisor, which no distribution's package has: `container-gvisor`
+    /// needs it. Default: the one that is found on the `PATH`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runsc: Option<PathBuf>,
     /// The user of the node who is root in the first container; each has 65536 of its own, for
     /// 4096 containers at most. Default 1610612736.
     pub first_container_uid: u32,
@@ -140,6 +144,7 @@ impl Default for Config {
             group: None,
             pod: "/usr/lib/palatine/pod".into(),
             runtimes: vec![RuntimeKind::Qemu],
+            runsc: None,
             first_container_uid: 1_610_612_736,
             accelerator: AcceleratorChoice::Auto,
             probe_deadline_ms: 5_000,
@@ -193,7 +198,9 @@ pub enum ConfigError {
     )]
     ContainerUid,
     /// Nothing to run agents in, or the same twice.
-    #[error("node.runtimes must name at least one of qemu, container-runc and container-crun, and none of them twice")]
+    #[error(
+        "node.runtimes must name at least one of qemu, container-gvisor, container-runc and container-crun, and none of them twice"
+    )]
     Runtimes,
     /// A name of another shape.
     #[error("node.name must have 1 to 64 characters of a-z, A-Z, 0-9, '.', '-' and '_'")]
@@ -216,7 +223,8 @@ impl Config {
     /// Names the key.
     pub fn check(&self) -> Result<(), ConfigError> {
         check_bounds("node", self.bounds())?;
-        for (key, path) in [("state", &self.state), ("socket", &self.socket), ("pod", &self.pod)] {
+        let paths = [("state", &self.state), ("socket", &self.socket), ("pod", &self.pod)];
+        for (key, path) in paths.into_iter().chain(self.runsc.as_ref().map(|runsc| ("runsc", runsc))) {
             if !path.is_absolute() {
                 return Err(ConfigError::Relative(key));
             }
@@ -244,10 +252,10 @@ impl Config {
         if first < Self::MIN_UID || !apart { Err(ConfigError::ContainerUid) } else { Ok(()) }
     }
 
-    /// The containers that are offered, as they are named.
+    /// The containers that are offered, the strongest first.
     #[must_use]
     pub fn oci_runtimes(&self) -> Vec<OciRuntime> {
-        self.runtimes.iter().filter_map(|kind| OciRuntime::of(*kind)).collect()
+        RuntimeKind::ALL.into_iter().filter(|kind| self.runtimes.contains(kind)).filter_map(OciRuntime::of).collect()
     }
 
     fn bounds(&self) -> [BoundedSetting; 20] {

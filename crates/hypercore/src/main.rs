@@ -154,6 +154,7 @@ async fn start_drivers(sections: &Sections) -> Result<Arc<dyn Runtime>> {
 fn container_settings(node: &Config, runtimes: Vec<OciRuntime>) -> ContainerSettings {
     ContainerSettings {
         runtimes,
+        runsc: node.runsc.clone(),
         pod: node.pod.clone(),
         first_uid: node.first_container_uid,
         layer_mib: node.layer_mib,

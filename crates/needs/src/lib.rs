@@ -29,11 +29,14 @@ pub enum Need {
     Kvm,
     /// Landlock, which shuts a process off from files and ports
     Landlock,
+    /// gVisor's runsc
+    Gvisor,
 }
 
 impl Need {
     /// All that can be needed.
-    pub const ALL: [Self; 6] = [Self::Root, Self::Network, Self::Tun, Self::Cgroups, Self::Kvm, Self::Landlock];
+    pub const ALL: [Self; 7] =
+        [Self::Root, Self::Network, Self::Tun, Self::Cgroups, Self::Kvm, Self::Landlock, Self::Gvisor];
 
     /// As it is written in facts, in `tests/skips.toml` and in `needs!`.
     #[must_use]
@@ -45,6 +48,7 @@ impl Need {
             Self::Cgroups => "cgroups",
             Self::Kvm => "kvm",
             Self::Landlock => "landlock",
+            Self::Gvisor => "gvisor",
         }
     }
 }
@@ -59,6 +63,7 @@ macro_rules! needs {
     (@ cgroups) => { $crate::Need::Cgroups };
     (@ kvm) => { $crate::Need::Kvm };
     (@ landlock) => { $crate::Need::Landlock };
+    (@ gvisor) => { $crate::Need::Gvisor };
     ($($need:ident),+ $(,)?) => { $crate::require(&[$($crate::needs!(@ $need)),+]) };
 }
 
@@ -111,9 +116,16 @@ mod tests {
 
     #[test]
     fn the_macro_knows_every_need_by_its_name() {
-        let named =
-            [needs!(@ root), needs!(@ network), needs!(@ tun), needs!(@ cgroups), needs!(@ kvm), needs!(@ landlock)];
+        let named = [
+            needs!(@ root),
+            needs!(@ network),
+            needs!(@ tun),
+            needs!(@ cgroups),
+            needs!(@ kvm),
+            needs!(@ landlock),
+            needs!(@ gvisor),
+        ];
         assert_eq!(named, Need::ALL);
-        assert_eq!(named.map(Need::name), ["root", "network", "tun", "cgroups", "kvm", "landlock"]);
+        assert_eq!(named.map(Need::name), ["root", "network", "tun", "cgroups", "kvm", "landlock", "gvisor"]);
     }
 }

@@ -8,11 +8,13 @@
 //! agent-echo tell cores|memory|user|open <path>|env <NAME>|exit <code>   what it is like inside
 //! agent-echo shell                          answers lines at a terminal: size, user, env <NAME>, exit <code>
 //! agent-echo cat                            copies its input to its output
+//! agent-echo hog memory <MiB>|cores <threads> <seconds>   takes as much as it gets
 //! agent-echo usurp kill|hang|file|lie|flood|noise   what a hostile root does to process 1
 //! ```
 //! All but the first are for `palatine exec` and `palatine shell`: the image holds no other program.
 
 mod chat;
+mod hog;
 mod log;
 mod mirror;
 mod openai;
@@ -38,10 +40,11 @@ async fn main() -> ExitCode {
         ["tell", ref rest @ ..] => tell::run(rest),
         ["shell"] => shell::run(),
         ["cat"] => tell::cat(),
+        ["hog", ref rest @ ..] => hog::run(rest),
         ["usurp", how] => usurp::run(how),
         _ => {
             log::line(
-                "usage: agent-echo [serve | probe tcp|udp|icmp <target>… | signal <pid> <number> | tell … | shell | cat | usurp …]",
+                "usage: agent-echo [serve | probe tcp|udp|icmp <target>… | signal <pid> <number> | tell … | shell | cat | hog … | usurp …]",
             );
             ExitCode::from(2)
         }

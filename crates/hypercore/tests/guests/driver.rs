@@ -122,6 +122,7 @@ impl Harness for InContainers {
         let machine = NodeMachine::claim(self.state.path(), &network, 1_879_200_000).await.expect("the machine");
         let settings = ContainerSettings {
             runtimes: vec![self.runtime],
+            runsc: None,
             pod: fixtures::assets().join("pod"),
             first_uid: 1_610_612_736,
             layer_mib: 256,
@@ -184,6 +185,12 @@ async fn the_container_driver_conforms_with_runc_and_leaves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_container_driver_conforms_with_crun_and_leaves_nothing() {
     conforms(InContainers::new("pltcc", "10.213.0.0/16", OciRuntime::Crun)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_container_driver_conforms_with_gvisor_and_leaves_nothing() {
+    needs::needs!(gvisor);
+    conforms(InContainers::new("pltcg", "10.214.0.0/16", OciRuntime::Gvisor)).await;
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ mod crash;
 mod cycles;
 mod deaths;
 mod driver;
+mod gvisor;
 mod hostile;
 mod machine;
 mod names;

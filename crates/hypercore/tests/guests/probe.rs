@@ -69,7 +69,9 @@ async fn a_device_that_is_open_to_guests_is_tried_with_a_guest() {
     match info.runtime {
         RuntimeName::QemuKvm => assert!(info.runtime_reason.contains("probe guest answered")),
         RuntimeName::QemuTcg => assert!(info.runtime_reason.contains("kvm") || info.runtime_reason.contains("KVM")),
-        RuntimeName::ContainerRunc | RuntimeName::ContainerCrun => panic!("nobody asked for a container"),
+        RuntimeName::ContainerGvisor | RuntimeName::ContainerRunc | RuntimeName::ContainerCrun => {
+            panic!("nobody asked for a container")
+        }
     }
     node.end(&before);
 }

@@ -277,6 +277,8 @@ pub enum RuntimeName {
     QemuKvm,
     /// QEMU's `microvm` machine, emulated.
     QemuTcg,
+    /// A container in a user namespace, whose kernel is gVisor's.
+    ContainerGvisor,
     /// A container in a user namespace, made by runc: its kernel is the node's.
     ContainerRunc,
     /// The same, made by crun.
@@ -285,24 +287,26 @@ pub enum RuntimeName {
 
 impl RuntimeName {
     /// All, the strongest first.
-    pub const ALL: [Self; 4] = [Self::QemuKvm, Self::QemuTcg, Self::ContainerRunc, Self::ContainerCrun];
+    pub const ALL: [Self; 5] =
+        [Self::QemuKvm, Self::QemuTcg, Self::ContainerGvisor, Self::ContainerRunc, Self::ContainerCrun];
 
     /// What an operator calls it.
     #[must_use]
     pub const fn kind(self) -> RuntimeKind {
         match self {
             Self::QemuKvm | Self::QemuTcg => RuntimeKind::Qemu,
+            Self::ContainerGvisor => RuntimeKind::ContainerGvisor,
             Self::ContainerRunc => RuntimeKind::ContainerRunc,
             Self::ContainerCrun => RuntimeKind::ContainerCrun,
         }
     }
 
-    /// Whether guests have the node's kernel, and no machine of their own.
+    /// Whether guests have no machine of their own.
     #[must_use]
     pub const fn is_container(self) -> bool {
         match self {
             Self::QemuKvm | Self::QemuTcg => false,
-            Self::ContainerRunc | Self::ContainerCrun => true,
+            Self::ContainerGvisor | Self::ContainerRunc | Self::ContainerCrun => true,
         }
     }
 
@@ -318,6 +322,7 @@ impl RuntimeName {
         match self {
             Self::QemuKvm => "qemu-kvm",
             Self::QemuTcg => "qemu-tcg",
+            Self::ContainerGvisor => "container-gvisor",
             Self::ContainerRunc => "container-runc",
             Self::ContainerCrun => "container-crun",
         }

@@ -12,11 +12,14 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use domain::Backoff;
+use rustix::io::Errno;
+use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{
     Pid, PidfdFlags, Signal, getpid, getppid, kill_process, pidfd_open, pidfd_send_signal,
     set_parent_process_death_signal,
 };
 
+use super::OciRuntime;
 use super::client::{MAX_ANSWER, NAMESPACE};
 use crate::{DriverFailure, files};
 
@@ -100,14 +103,25 @@ impl Place {
     /// A wrapper of crun where the hierarchy of version 2 stands beside those of version 1, which
     /// crun refuses: there it looks at a copy of the mounts without it.
     pub(super) fn crun(&self, crun: &Path) -> Result<PathBuf, DriverFailure> {
-        let wrapper = self.0.join("crun");
         let script = format!(
             "#!/bin/sh\n[ -d /sys/fs/cgroup/unified ] || exec {crun} \"$@\"\n\
              exec unshare --mount --propagation slave sh -c \
              'umount /sys/fs/cgroup/unified && exec {crun} \"$@\"' crun \"$@\"\n",
             crun = crun.display()
         );
-        durable::replace("crun", &wrapper, script.as_bytes())?;
+        self.wrapper("crun", &script)
+    }
+
+    /// A wrapper of gVisor's program with what it is always told: its own network stack, files
+    /// written through to the layer, and no socket of the host's.
+    pub(super) fn runsc(&self, runsc: &Path) -> Result<PathBuf, DriverFailure> {
+        let flags = "--platform=systrap --network=sandbox --overlay2=none --host-uds=none";
+        self.wrapper("runsc", &format!("#!/bin/sh\nexec {} {flags} \"$@\"\n", runsc.display()))
+    }
+
+    fn wrapper(&self, name: &str, script: &str) -> Result<PathBuf, DriverFailure> {
+        let wrapper = self.0.join(name);
+        durable::replace(name, &wrapper, script.as_bytes())?;
         fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
         Ok(wrapper)
     }
@@ -119,6 +133,12 @@ impl Place {
 
     /// Removes all of it; nothing may run any more.
     pub(super) fn clear(&self) -> io::Result<()> {
+        // gVisor holds an empty network namespace there, for those that open files for its kernels.
+        let empty = self.runtime_root().join(OciRuntime::Gvisor.program()).join(NAMESPACE).join("null-netns");
+        match unmount(&empty, UnmountFlags::NOFOLLOW) {
+            Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
         files::remove_dir(&self.0)
     }
 }

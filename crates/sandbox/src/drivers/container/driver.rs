@@ -59,7 +59,7 @@ impl Container {
         let client = Containerd::at(place.socket());
         let daemon = Daemon::keep(&place, program).step("start containerd")?;
         let version = first_answer(&client).await.step("wait for containerd")?;
-        let reason = format!("containerd {version} with {versions}; its guests have the node's kernel");
+        let reason = format!("containerd {version} with {versions}");
         let (printed, daemon) = (Mutex::default(), Mutex::new(Some(daemon)));
         let driver = Self(Arc::new(Inner { settings, machine, place, client, programs, reason, printed, daemon }));
         driver.blocking(Inner::prepare).await?;
@@ -87,7 +87,7 @@ impl Container {
 
     async fn try_create(&self, spec: &GuestSpec, runtime: OciRuntime) -> Result<Guest, RuntimeError> {
         let (id, slot, wanted) = (spec.slot.run, spec.slot, spec.clone());
-        self.blocking(move |inner| inner.lay(&wanted)).await?;
+        self.blocking(move |inner| inner.lay(&wanted, runtime)).await?;
         durable::failpoint("container", "laid");
         let registered = self.0.client.create_container(self.0.record(spec, runtime)).await;
         registered.during(RuntimeOperation::Create, id, step::VMM)?;
@@ -368,8 +368,8 @@ impl Container {
     fn info_of(&self, runtime: OciRuntime) -> RuntimeInfo {
         RuntimeInfo {
             name: runtime.name(),
-            reason: self.0.reason.clone(),
-            overhead_mib: OVERHEAD_MIB,
+            reason: format!("{}; its guests have {}'s kernel", self.0.reason, runtime.kernel()),
+            overhead_mib: OVERHEAD_MIB + runtime.own_mib(),
             slots: self.0.slots(),
         }
     }
@@ -422,16 +422,28 @@ fn programs(
 ) -> Result<(BTreeMap<OciRuntime, PathBuf>, String), DriverFailure> {
     let (mut found, mut versions) = (BTreeMap::new(), Vec::new());
     for runtime in &settings.runtimes {
-        let program = find(runtime.program(), runtime.program())?;
+        let program = match (runtime, &settings.runsc) {
+            (OciRuntime::Gvisor, Some(runsc)) => must_be_there(runsc)?,
+            _ => find(runtime.program(), runtime.program())?,
+        };
         let said = command::read(&program, &["--version"], &[])?;
         versions.push(said.lines().next().unwrap_or_default().replace(" version", ""));
         let program = match runtime {
             OciRuntime::Runc => program,
             OciRuntime::Crun => place.crun(&program)?,
+            OciRuntime::Gvisor => place.runsc(&program)?,
         };
         found.insert(*runtime, program);
     }
     Ok((found, versions.join(" and ")))
+}
+
+fn must_be_there(runsc: &Path) -> Result<PathBuf, DriverFailure> {
+    if runsc.is_file() {
+        return Ok(runsc.to_owned());
+    }
+    let path = runsc.display();
+    Err(DriverFailure::Missing(format!("node.runsc: there is no program {path}; node.runtimes asks for gVisor")))
 }
 
 fn find(program: &str, package: &str) -> Result<PathBuf, DriverFailure> {

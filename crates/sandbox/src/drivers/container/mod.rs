@@ -2,7 +2,7 @@
 //!
 //! A container shares the node's kernel. So it is offered only where the operator names it, and
 //! its name is in every answer. It is made by a containerd of our own (`daemon`), over its gRPC
-//! API (`client`), through runc or crun. Its root is mapped to a plain user of its slot's own
+//! API (`client`), through runc, crun or gVisor's runsc. Its root is mapped to a plain user of its slot's own
 //! range; it has no privileges to gain, a list of system calls (`filter`), and a root put together
 //! by the host (`mounts`): the image's files, and over them its layer.
 //!
@@ -36,6 +36,8 @@ use wire::v1::node::RuntimeName;
 /// What makes the containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum OciRuntime {
+    /// gVisor's runsc.
+    Gvisor,
     /// runc.
     Runc,
     /// crun.
@@ -47,6 +49,7 @@ impl OciRuntime {
     #[must_use]
     pub const fn of(kind: RuntimeKind) -> Option<Self> {
         match kind {
+            RuntimeKind::ContainerGvisor => Some(Self::Gvisor),
             RuntimeKind::ContainerRunc => Some(Self::Runc),
             RuntimeKind::ContainerCrun => Some(Self::Crun),
             RuntimeKind::Qemu => None,
@@ -55,16 +58,35 @@ impl OciRuntime {
 
     pub(crate) const fn name(self) -> RuntimeName {
         match self {
+            Self::Gvisor => RuntimeName::ContainerGvisor,
             Self::Runc => RuntimeName::ContainerRunc,
             Self::Crun => RuntimeName::ContainerCrun,
         }
     }
 
-    /// The program, which Debian's package of the same name has.
+    /// The program.
     pub(crate) const fn program(self) -> &'static str {
         match self {
+            Self::Gvisor => "runsc",
             Self::Runc => "runc",
             Self::Crun => "crun",
+        }
+    }
+
+    /// Whose kernel its containers have.
+    pub(crate) const fn kernel(self) -> &'static str {
+        match self {
+            Self::Gvisor => "gVisor",
+            Self::Runc | Self::Crun => "the node",
+        }
+    }
+
+    /// Memory, in MiB, that what makes it takes of its own cgroup, besides what is the
+    /// container's: gVisor's kernel, and the process that opens files for it.
+    pub(crate) const fn own_mib(self) -> u64 {
+        match self {
+            Self::Gvisor => 128,
+            Self::Runc | Self::Crun => 0,
         }
     }
 }
@@ -74,6 +96,8 @@ impl OciRuntime {
 pub struct ContainerSettings {
     /// Which are offered; the first is the default.
     pub runtimes: Vec<OciRuntime>,
+    /// gVisor's program, where it is not found by its name.
+    pub runsc: Option<PathBuf>,
     /// `pod`, which is every container's first process.
     pub pod: PathBuf,
     /// The user of the node who is root in the container of slot 0; each slot has the next

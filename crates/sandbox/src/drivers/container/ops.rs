@@ -138,12 +138,12 @@ impl Inner {
     }
 
     /// All that a container stands on, but its network, which needs its first process.
-    pub(super) fn lay(&self, spec: &GuestSpec) -> Result<(), RuntimeError> {
+    pub(super) fn lay(&self, spec: &GuestSpec, runtime: OciRuntime) -> Result<(), RuntimeError> {
         let id = spec.slot.run;
         let dir = self.dir(id);
         files::private_dir(&dir).during(RuntimeOperation::Create, id, "make its folder")?;
         self.disks(&dir, spec).during(RuntimeOperation::Create, id, step::DISKS)?;
-        let limits = self.limits(spec).during(RuntimeOperation::Create, id, "read its limits")?;
+        let limits = self.limits(spec, runtime).during(RuntimeOperation::Create, id, "read its limits")?;
         let group = self.machine.cgroups.create(&id.to_string(), limits).map_err(DriverFailure::Cgroup);
         group.during(RuntimeOperation::Create, id, step::VMM)?;
         let (layer, data) = (dir.join(HOST_LAYER), dir.join(HOST_DATA));
@@ -158,10 +158,10 @@ impl Inner {
         self.mounts(id).up(&parts).during(RuntimeOperation::Create, id, step::DISKS)
     }
 
-    fn limits(&self, spec: &GuestSpec) -> Result<CgroupLimits, DriverFailure> {
+    fn limits(&self, spec: &GuestSpec, runtime: OciRuntime) -> Result<CgroupLimits, DriverFailure> {
         Ok(CgroupLimits {
             cores: spec.cores,
-            memory_mib: spec.memory_mib + POD_MIB,
+            memory_mib: spec.memory_mib + POD_MIB + runtime.own_mib(),
             threads: THREADS,
             disk: DiskRate::of(&self.machine.state, self.settings.disk_mib_per_second, spec.cores)?,
         })
