@@ -61,9 +61,14 @@ impl Containers {
             (Self::Lacking(lacking), RuntimeName::QemuTcg) => {
                 Ok(Some(format!("what cannot live under emulation (chat, coding) is refused: {lacking}")))
             }
-            (Self::Said, _) | (_, RuntimeName::QemuKvm | RuntimeName::ContainerRunc | RuntimeName::ContainerCrun) => {
-                Ok(None)
-            }
+            (Self::Said, _)
+            | (
+                _,
+                RuntimeName::QemuKvm
+                | RuntimeName::ContainerRunc
+                | RuntimeName::ContainerCrun
+                | RuntimeName::ContainerGvisor,
+            ) => Ok(None),
         }
     }
 }
