@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(down, DiskMark { seq: 2, at: UnixMillis(90), change: DiskChange::Down { since: UnixMillis(12) } });
         assert!(state.take(JournalMark::Disk(down)));
         write_disks(&mut state, &DiskLevels::new(), 100);
-        let [.., last] = state.after(0, 9).try_into().unwrap_or_else(|_| [JournalMark::Disk(down); 3]);
+        let [.., last] = state.after(0, 9).try_into().unwrap_or([JournalMark::Disk(down); 3]);
         let gone = DiskChange::Level { disk: one, mib: 0 };
         assert_eq!(last, JournalMark::Disk(DiskMark { seq: 3, at: UnixMillis(95), change: gone }));
         assert_eq!(state.next_down(UnixMillis(1), UnixMillis(2)), None);

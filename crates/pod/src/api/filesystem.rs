@@ -36,7 +36,7 @@ pub(super) async fn filesystem(
     match rpc {
         Ok(rpc) if is_stream => watch_dir(&rpc, &body).await,
         Ok(rpc) => unary(&rpc, &call, &body).await,
-        Err(refused) => refused,
+        Err(refused) => refused.into_response(),
     }
 }
 

@@ -25,6 +25,9 @@ use crate::step::StepError;
 /// Nothing until the disk was looked at; then that it is mounted, or why it is not.
 pub(crate) type Mounted = watch::Receiver<Option<Result<(), String>>>;
 
+/// Makes true what the node tells.
+pub(crate) type Begin = Arc<dyn Fn(&HelperConfig) -> Result<(), StepError> + Send + Sync>;
+
 /// What a helper's calls share.
 #[derive(Clone)]
 pub(crate) struct HelperApi {
@@ -33,7 +36,7 @@ pub(crate) struct HelperApi {
     /// Whether they are there.
     pub(crate) mounted: Mounted,
     /// Makes true what the node tells.
-    pub(crate) begin: Arc<dyn Fn(&HelperConfig) -> Result<(), StepError> + Send + Sync>,
+    pub(crate) begin: Begin,
     /// Ends the helper.
     pub(crate) stop: CancellationToken,
 }

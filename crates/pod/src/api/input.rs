@@ -25,7 +25,7 @@ use crate::exec::{Process, end_of_stream, envelope};
 pub(super) async fn stream_input(State(pod): State<Pod>, headers: HeaderMap, body: Body) -> Response {
     let call = match RpcCall::of_stream(pod, headers) {
         Ok(call) => call,
-        Err(refused) => return refused,
+        Err(refused) => return refused.into_response(),
     };
     let codec = call.codec;
     let answer = stream::once(async move {

@@ -48,12 +48,23 @@ pub(super) async fn process(
 ) -> Response {
     match call.as_str() {
         "Start" | "Connect" => {
-            RpcCall::of_stream(pod, headers).map_or_else(|refused| refused, |rpc| rpc.stream(&call, &body))
+            RpcCall::of_stream(pod, headers).map_or_else(UnknownForm::into_response, |rpc| rpc.stream(&call, &body))
         }
         _ => match RpcCall::of_unary(pod, headers) {
             Ok(rpc) => rpc.answer(&call, &body).await.unwrap_or_else(|error| failure(&error)),
-            Err(refused) => refused,
+            Err(refused) => refused.into_response(),
         },
+    }
+}
+
+/// A call in no form that is known; those that are, by their types.
+#[derive(Debug)]
+pub(super) struct UnknownForm(fn(Codec) -> &'static str);
+
+impl IntoResponse for UnknownForm {
+    fn into_response(self) -> Response {
+        let known = [Codec::Json, Codec::Proto].map(self.0).join(", ");
+        (StatusCode::UNSUPPORTED_MEDIA_TYPE, [("accept-post", known)]).into_response()
     }
 }
 
@@ -65,14 +76,14 @@ pub(super) struct RpcCall {
 
 impl RpcCall {
     /// A call with one message and one answer; the refusal of one in no form that is known.
-    pub(super) fn of_unary(pod: Pod, headers: HeaderMap) -> Result<Self, Response> {
-        let codec = Codec::of_unary(&headers).ok_or_else(|| unsupported(Codec::unary_type))?;
+    pub(super) fn of_unary(pod: Pod, headers: HeaderMap) -> Result<Self, UnknownForm> {
+        let codec = Codec::of_unary(&headers).ok_or(UnknownForm(Codec::unary_type))?;
         Ok(Self { pod, codec, headers })
     }
 
     /// The same for one whose messages come in envelopes.
-    pub(super) fn of_stream(pod: Pod, headers: HeaderMap) -> Result<Self, Response> {
-        let codec = Codec::of_stream(&headers).ok_or_else(|| unsupported(Codec::stream_type))?;
+    pub(super) fn of_stream(pod: Pod, headers: HeaderMap) -> Result<Self, UnknownForm> {
+        let codec = Codec::of_stream(&headers).ok_or(UnknownForm(Codec::stream_type))?;
         Ok(Self { pod, codec, headers })
     }
 
@@ -221,12 +232,6 @@ fn basic_user(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?.strip_prefix("Basic ")?;
     let text = String::from_utf8(STANDARD.decode(value.trim()).ok()?).ok()?;
     text.split(':').next().filter(|name| !name.is_empty()).map(str::to_owned)
-}
-
-/// Says in which forms a call may be.
-fn unsupported(name: fn(Codec) -> &'static str) -> Response {
-    let known = [Codec::Json, Codec::Proto].map(name).join(", ");
-    (StatusCode::UNSUPPORTED_MEDIA_TYPE, [("accept-post", known)]).into_response()
 }
 
 pub(super) fn failure(error: &RpcError) -> Response {

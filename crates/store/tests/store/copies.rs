@@ -65,7 +65,7 @@ pub(crate) async fn no_run_gets_a_volume_while_it_is_copied_and_its_snapshot_is_
     assert!(store.volume_made(volume_id(1)).await.unwrap());
     store.forget_volume(volume_id(1)).await.unwrap();
     assert_eq!(state(&store, 1, 1).await, VolumeState::Copying);
-    assert_eq!(store.unsettled_snapshots().await.unwrap(), [record.clone()]);
+    assert_eq!(store.unsettled_snapshots().await.unwrap(), std::slice::from_ref(&record));
     for _ in 0..2 {
         store.settle_snapshot(record.id, SnapshotSettlement::Made { size_mib: 90, bytes: 7 }).await.unwrap();
     }
