@@ -51,6 +51,8 @@ async fn a_snapshot_is_what_the_volume_was_and_puts_it_back_once_for_each_order(
     assert_eq!(missing.1["code"], "no_volume");
     call(&daemon, Method::PUT, VOLUME, json!({"size_mib": 64})).await;
     write(&host, b"kept");
+    let some = OpenOptions::new().write(true).open(disk(&host)).unwrap();
+    some.write_all_at(&vec![7; 3 << 20], 40 << 20).unwrap();
     let made = done(&daemon, Method::PUT, SNAPSHOT, of.clone()).await;
     assert_eq!((&made["state"], &made["size_mib"]), (&json!("done"), &json!(64)));
     write(&host, b"new!");
