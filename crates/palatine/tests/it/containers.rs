@@ -122,7 +122,8 @@ pub(crate) fn read(stack: &LocalStack, id: &str, file: &str) -> String {
 /// What the model has OpenClaw do: `CODE <word>` has a program of TypeScript written, compiled, run and committed, `RUN
 /// <word>` has one run, and `AGAIN <word>` looks at what is there. What the programs print is words backwards.
 fn program(turn: &Turn, nonce: &str) -> Reply {
-    let exec = |command: String| Reply::Call("exec", json!({"command": command, "yieldMs": 120_000, "timeout": 300}));
+    let exec =
+        |command: String| Reply::Call("exec", json!({"command": command, "yieldMs": 120_000, "timeoutSeconds": 300}));
     let typescript = |word: &str| {
         format!(
             "mkdir -p prog && cd prog && git init -q . && printf '%s\\n' 'const word: string = \"{word} {nonce}\";' \
