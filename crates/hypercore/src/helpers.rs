@@ -128,6 +128,14 @@ impl HelperCall {
     pub(crate) fn id(&self) -> RunId {
         self.helper.slot.run
     }
+
+    /// Comes when nothing of the helper is left.
+    pub(crate) fn gone(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut stage = self.helper.stage.clone();
+        async move {
+            let _ = stage.wait_for(|stage| matches!(stage, Stage::Gone(_))).await;
+        }
+    }
 }
 
 impl Drop for HelperCall {

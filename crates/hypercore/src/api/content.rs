@@ -125,7 +125,8 @@ async fn serve(api: &Api, disk: OwnedDisk, call: ContentCall, request: Request) 
             }
             let line = reach(&*api.node.shared.runtime, place.id()).await;
             let line = line.map_err(|error| ApiError::unreachable(&error))?;
-            pass_over(api, line, None, &target, begin, request, place).await
+            let gone = place.gone();
+            pass_over(api, line, None, &target, begin, request, (place, gone)).await
         }
     }
 }

@@ -235,11 +235,13 @@ pub(super) async fn pass(
     let handle = api.sandbox(id)?;
     let permit = handle.streams.call(request.extensions().get());
     let permit = permit.ok_or_else(|| ApiError::new(Code::RateLimited, "too many calls of the agent are open"))?;
+    let gone = handle.guest_gone();
     let (line, pod) = reach(&handle).await?;
-    pass_over(api, line, Some(pod.token()), target, begin, request, permit).await
+    pass_over(api, line, Some(pod.token()), target, begin, request, (permit, gone)).await
 }
 
-/// The same over a connection that is open; `held` is given back with the end of the answer.
+/// The same over a connection that is open. `held` is given back with the end of the answer, which breaks off when
+/// `gone` comes: the guest has ended.
 pub(super) async fn pass_over(
     api: &Api,
     mut line: PodConnection<Body>,
@@ -247,10 +249,14 @@ pub(super) async fn pass_over(
     target: &str,
     begin: Duration,
     request: Request,
-    held: impl Send + 'static,
+    (held, gone): (impl Send + 'static, impl Future<Output = ()> + Send + 'static),
 ) -> Result<Response, ApiError> {
     let outgoing = outgoing(request, target, token)?;
-    let answer = line.send(outgoing, begin).await.map_err(|error| ApiError::unreachable(&error))?;
+    let mut gone = Box::pin(gone);
+    let answer = tokio::select! {
+        answer = line.send(outgoing, begin) => answer.map_err(|error| ApiError::unreachable(&error))?,
+        () = &mut gone => return Err(ApiError::new(Code::AgentUnreachable, "the guest ended before it answered")),
+    };
     let driver = line.into_driver();
     let (mut head, body) = answer.into_parts();
     strip(&mut head.headers);
@@ -258,13 +264,19 @@ pub(super) async fn pass_over(
         let _held = (&driver, &held);
         piece
     });
-    let open = Some((pieces, Box::pin(api.closing.clone().cancelled_owned())));
-    // When the node ends, the answer breaks off: what came of it is not taken for all of it.
-    let pieces = stream::unfold(open, |open| async move {
+    let closing = api.closing.clone();
+    let ends = Box::pin(async move {
+        tokio::select! {
+            () = closing.cancelled_owned() => "the node ends",
+            () = gone => "the guest has ended",
+        }
+    });
+    // Then the answer breaks off: what came of it is not taken for all of it.
+    let pieces = stream::unfold(Some((pieces, ends)), |open| async move {
         let (mut pieces, mut ends) = open?;
         tokio::select! {
             biased;
-            () = &mut ends => Some((Err(axum::Error::new(io::Error::other("the node ends"))), None)),
+            why = &mut ends => Some((Err(axum::Error::new(io::Error::other(why))), None)),
             piece = pieces.next() => piece.map(|piece| (piece, Some((pieces, ends)))),
         }
     });

@@ -71,8 +71,9 @@ pub(crate) async fn tunnel(
     let permit = handle.streams.tunnel(request.extensions().get());
     let permit =
         permit.ok_or_else(|| ApiError::new(Code::RateLimited, "too many connections to the agent are open"))?;
+    let gone = handle.guest_gone();
     let link = reach(&api, &handle, port).await?;
-    tokio::spawn(carry(upgrade, link, permit, api.closing.clone()));
+    tokio::spawn(carry(upgrade, link, permit, gone, api.closing.clone()));
     let response = Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)
         .header(UPGRADE, TUNNEL)
@@ -121,12 +122,19 @@ async fn connect(api: &Api, handle: &SandboxHandle, port: u16) -> Option<Box<dyn
     handle.pod.get()?.tunnel(port).await.inspect_err(told).ok()
 }
 
-async fn carry(upgrade: OnUpgrade, mut link: Box<dyn GuestStream>, permit: StreamPermit, closing: CancellationToken) {
+async fn carry(
+    upgrade: OnUpgrade,
+    mut link: Box<dyn GuestStream>,
+    permit: StreamPermit,
+    gone: impl Future<Output = ()>,
+    closing: CancellationToken,
+) {
     let Ok(upgraded) = upgrade.await else { return };
     let mut upgraded = TokioIo::new(upgraded);
     tokio::select! {
         // Either side may hang up as it likes.
         _ = copy_bidirectional_with_sizes(&mut upgraded, &mut link, BUFFER, BUFFER) => {}
+        () = gone => {}
         () = closing.cancelled() => {}
     }
     drop(permit);

@@ -61,6 +61,20 @@ impl SandboxHandle {
         self.view.borrow().clone()
     }
 
+    /// Comes when the guest that runs now does so no more: nothing closes the connections of one that was killed.
+    pub(crate) fn guest_gone(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut view = self.view.clone();
+        let pid = view.borrow().pid;
+        async move {
+            let is_gone = |sandbox: &Sandbox| {
+                sandbox.pid != pid
+                    || matches!(sandbox.phase, SandboxPhase::Backoff { .. } | SandboxPhase::Failed { .. })
+            };
+            // Without its task there is none either.
+            let _ = view.wait_for(is_gone).await;
+        }
+    }
+
     /// Waits until it is ready or will not be, at most so long.
     pub(crate) async fn settled(&self, wait: Duration) -> Sandbox {
         let mut view = self.view.clone();

@@ -3,6 +3,7 @@
 use axum::body::{Body, to_bytes};
 use axum::http::{Method, Request, StatusCode};
 use axum::response::Response;
+use fixtures::PATIENCE;
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -227,6 +228,25 @@ async fn a_tunnel_carries_bytes_to_the_agents_port_and_back() {
     let mut heard = [0; 5];
     stream.read_exact(&mut heard).await.unwrap();
     assert_eq!(&heard, b"hello");
+}
+
+#[tokio::test]
+async fn what_is_open_to_a_guest_breaks_off_when_the_guest_is_killed() {
+    let host = TestNode::new(PodBehavior::Good);
+    let daemon = host.daemon().await;
+    call(&daemon, Method::PUT, ONE, put(&spec())).await;
+    daemon.ready(id(1)).await;
+    // Its body goes on for ever, and so would the answer.
+    let endless = Body::from_stream(futures_util::stream::pending::<Result<axum::body::Bytes, std::io::Error>>());
+    let command = call(&daemon, Method::POST, &format!("{ONE}/pod/process.Process/Start"), endless).await;
+    let mut said = command.into_body();
+    assert!(said.frame().await.unwrap().is_ok());
+    let mut stream = TokioIo::new(hyper::upgrade::on(tunnel(&daemon).await).await.unwrap());
+    host.machine.crash(id(1));
+    let broken =
+        async { (said.frame().await.unwrap().is_err(), stream.read(&mut [0; 8]).await.is_ok_and(|read| read > 0)) };
+    let (is_part, goes_on) = tokio::time::timeout(PATIENCE, broken).await.expect("they hang");
+    assert!(is_part && !goes_on);
 }
 
 #[tokio::test]
