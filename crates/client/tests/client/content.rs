@@ -133,11 +133,13 @@ async fn what_is_not_there_is_told_from_what_is_not_ones_own() {
     assert!(matches!(&refused, ClientError::Refused(_)), "{refused}");
     let absent = files.read("/none", None).await.err().unwrap();
     assert_eq!(absent.guest_status(), Some(404), "{absent}");
-    assert!(absent.to_string().contains("does not exist"), "{absent}");
+    let why = std::error::Error::source(&absent).unwrap().to_string();
+    assert!(why.contains("does not exist"), "{absent}: {why}");
 }
 
 #[tokio::test]
 async fn a_key_opens_a_volume_by_itself() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let seen = Seen::default();
     let url = served(Arc::clone(&seen)).await;
     let keyed = palatine_client::GatewayClient::new(&url).unwrap().with_key("pal_key".to_owned().into());

@@ -99,8 +99,12 @@ async fn no_other_token_wallet_or_key_opens_them() {
     }
     let (status, said) = by_token(&edge, &token, Method::GET, "/volumecontent/0000000000000001/path?path=/", "").await;
     assert_eq!(status, 401, "{said}");
-    let (status, said) = by_token(&edge, &token, Method::GET, "/volumecontent/x/path?path=/", "").await;
-    assert_eq!((status, code(&said)), (404, json!("not_found")));
+    // What is no disk has no token, and is not there for whoever is known by other means.
+    let nowhere = "/volumecontent/x/path?path=/";
+    let (status, said) = by_token(&edge, &token, Method::GET, nowhere, "").await;
+    assert_eq!((status, code(&said)), (401, json!("invalid_token")));
+    let signed = Answer::of(edge.signed(&holder, Method::GET, nowhere, b"")).await;
+    assert_eq!((signed.status, signed.code()), (404, "not_found"), "{signed:?}");
 }
 
 #[tokio::test]
@@ -116,7 +120,7 @@ async fn what_is_kept_of_an_agent_is_reached_when_it_does_not_run_and_a_silent_n
     assert_eq!(edge.post(&holder, &format!("/stop/{id}"), &Value::Null).await.status, 200);
     let (status, said) = by_token(&edge, &token, Method::GET, &path, "").await;
     assert_eq!((status, said), (200, format!("GET data:{id} dir path=/ {} ", holder.wallet())));
-    assert_eq!(by_token(&edge, &token, Method::GET, "/volumecontent/x/dir?path=/", "").await.0, 404);
+    assert_eq!(by_token(&edge, &token, Method::GET, "/agents/nobody/data/dir?path=/", "").await.0, 401);
     let unknown = edge.get(&crate::edge::holder(), &format!("/agents/{id}/data")).await;
     assert_eq!(unknown.status, 404);
 }

@@ -66,6 +66,7 @@ fn calls() -> Vec<(String, Method)> {
         let path =
             path.replace("{id}", "a1b2c3d4-e5f6-7890").replace("{method}", "StreamInput").replace("{image}", "mine");
         let path = path.replace("{task}", &format!("0x{}", "5e".repeat(32))).replace("{wallet}", "mine");
+        let path = path.replace("{name}", "work").replace("{snapshot}", "0000000000000001");
         let methods = calls.as_object().unwrap().keys().filter_map(|name| name.to_uppercase().parse().ok());
         let methods: Vec<Method> = methods.filter(|method| METHODS.contains(method)).collect();
         methods.into_iter().map(move |method| (path.clone(), method))

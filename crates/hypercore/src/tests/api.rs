@@ -337,7 +337,7 @@ fn the_document_tells_parameters_of_the_path_from_those_of_the_query() {
             seen += usize::from(!in_path);
         }
     }
-    let names = "after, wait_ms twice, until, pod, grace_ms, data, follow, source, path and username twice, port; \
+    let names = "after, wait_ms twice, until, pod, grace_ms, data, follow, source, path and username twice, port, from; \
                  path, depth, uid, gid, mode, force of a volume's files and of kept data's";
-    assert_eq!(seen, 26, "{names}");
+    assert_eq!(seen, 27, "{names}");
 }
