@@ -4,7 +4,9 @@
 mod admission;
 pub(crate) mod bare;
 mod boot;
+mod containers;
 mod figures;
+mod hands;
 mod indexing;
 mod local;
 mod machine;
@@ -25,10 +27,12 @@ use machine::Machine;
 /// A group of figures that are measured together.
 type Group = (&'static str, fn() -> Result<Vec<Figure>>);
 
-const GROUPS: [Group; 6] = [
+const GROUPS: [Group; 8] = [
     ("admission", admission::run),
     ("admission-postgres", admission::run_on_postgres),
     ("boot", boot::run),
+    ("containers", containers::run),
+    ("hands", hands::run),
     ("payments", payments::run),
     ("indexing", indexing::run),
     ("relaying", relaying::run),

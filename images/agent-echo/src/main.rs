@@ -9,6 +9,7 @@
 //! agent-echo shell                          answers lines at a terminal: size, user, env <NAME>, exit <code>
 //! agent-echo cat                            copies its input to its output
 //! agent-echo hog memory <MiB>|cores <threads> <seconds>   takes as much as it gets
+//! agent-echo measure write <file> <MiB>|read <file>|exec <times>   microseconds that it takes itself
 //! agent-echo usurp kill|hang|file|lie|flood|noise   what a hostile root does to process 1
 //! ```
 //! All but the first are for `palatine exec` and `palatine shell`: the image holds no other program.
@@ -16,6 +17,7 @@
 mod chat;
 mod hog;
 mod log;
+mod measure;
 mod mirror;
 mod openai;
 mod probe;
@@ -41,10 +43,11 @@ async fn main() -> ExitCode {
         ["shell"] => shell::run(),
         ["cat"] => tell::cat(),
         ["hog", ref rest @ ..] => hog::run(rest),
+        ["measure", ref rest @ ..] => measure::run(rest),
         ["usurp", how] => usurp::run(how),
         _ => {
             log::line(
-                "usage: agent-echo [serve | probe tcp|udp|icmp <target>… | signal <pid> <number> | tell … | shell | cat | hog … | usurp …]",
+                "usage: agent-echo [serve | probe tcp|udp|icmp <target>… | signal <pid> <number> | tell … | shell | cat | hog … | measure … | usurp …]",
             );
             ExitCode::from(2)
         }

@@ -7,7 +7,8 @@
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -21,6 +22,9 @@ use wire::{Environment, Secret};
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long one try of the guest's port lasts.
 const TRY: Duration = Duration::from_millis(25);
+
+/// Pause after a try that was refused at once: somebody is there who does not listen yet.
+const REFUSED: Duration = Duration::from_millis(1);
 
 /// What `pod` is spoken to with: a benchmark has no secrets.
 const TOKEN: &str = "0123456789abcdef";
@@ -45,10 +49,14 @@ pub(crate) struct Bare {
 pub(crate) fn run(bare: &Bare) -> Result<()> {
     let config = guest_config(serde_json::from_slice(&fs::read(&bare.run)?)?)?;
     let mut qemu = command(bare)?;
-    let web = reqwest::blocking::Client::builder().no_proxy().timeout(LIMIT).build()?;
+    let web = client()?;
     let since = Instant::now();
     let mut child = qemu.spawn().context("start QEMU")?;
-    let outcome = ready(&web, &config, &mut child);
+    let address = SocketAddr::from((wire::v1::pod::GUEST_ADDRESS, wire::v1::pod::PORT));
+    let outcome = ready(&web, &config, address, || match child.try_wait()? {
+        Some(status) => bail!("QEMU ended: {status}"),
+        None => Ok(()),
+    });
     let took = since.elapsed();
     child.kill().ok();
     child.wait()?;
@@ -56,9 +64,19 @@ pub(crate) fn run(bare: &Bare) -> Result<()> {
     Ok(())
 }
 
-fn ready(web: &reqwest::blocking::Client, config: &GuestConfig, child: &mut Child) -> Result<Value> {
-    let address = SocketAddr::from((wire::v1::pod::GUEST_ADDRESS, wire::v1::pod::PORT));
-    knock(address, child)?;
+/// What `pod` is asked with.
+pub(super) fn client() -> Result<reqwest::blocking::Client> {
+    Ok(reqwest::blocking::Client::builder().no_proxy().timeout(LIMIT).build()?)
+}
+
+/// Gives a guest its identity and waits until its agent is ready; what `pod` says then.
+pub(super) fn ready(
+    web: &reqwest::blocking::Client,
+    config: &GuestConfig,
+    address: SocketAddr,
+    lives: impl FnMut() -> Result<()>,
+) -> Result<Value> {
+    knock(address, lives)?;
     let pod = format!("http://{address}");
     let answer =
         web.post(format!("{pod}/v1/identity")).json(config).send().context("deliver the guest's configuration")?;
@@ -75,20 +93,22 @@ fn ready(web: &reqwest::blocking::Client, config: &GuestConfig, child: &mut Chil
 
 /// Waits until the port is open. What comes before the guest has its address is
 /// lost, and the kernel repeats it only after a second: so many short tries.
-fn knock(address: SocketAddr, child: &mut Child) -> Result<()> {
+fn knock(address: SocketAddr, mut lives: impl FnMut() -> Result<()>) -> Result<()> {
     let limit = Instant::now() + LIMIT;
     while let Err(error) = TcpStream::connect_timeout(&address, TRY) {
         if Instant::now() > limit {
             return Err(error).context("reach pod");
         }
-        if let Some(status) = child.try_wait()? {
-            bail!("QEMU ended: {status}");
+        lives()?;
+        if error.kind() == std::io::ErrorKind::ConnectionRefused {
+            thread::sleep(REFUSED);
         }
     }
     Ok(())
 }
 
-fn guest_config(run: ImageRunConfig) -> Result<GuestConfig> {
+/// The identity of a guest that is started by hand.
+pub(super) fn guest_config(run: ImageRunConfig) -> Result<GuestConfig> {
     Ok(GuestConfig {
         pod_id: "by-hand".parse()?,
         run_id: RunId::from_bits(1),
