@@ -42,6 +42,7 @@ mod row;
 mod schema;
 mod secrets;
 mod snapshots;
+mod totals;
 mod volumes;
 
 pub(crate) use copy::PostgresEnd;

@@ -51,6 +51,7 @@ mod row;
 mod schema;
 mod secrets;
 mod snapshots;
+mod totals;
 mod volumes;
 mod writer;
 

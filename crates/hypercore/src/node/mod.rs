@@ -1,6 +1,7 @@
 //! The node: what its API asks of it.
 
 mod content;
+mod copies;
 mod create;
 mod daemon;
 mod delete;
@@ -14,8 +15,7 @@ mod sweep;
 mod volumes;
 
 pub(crate) use content::ContentServer;
+pub(crate) use copies::Copies;
 pub(crate) use create::CreateOutcome;
 pub(crate) use daemon::Node;
-pub(crate) use error::CreateError;
-pub(crate) use snapshots::Copies;
-pub(crate) use volumes::VolumeError;
+pub(crate) use error::{CreateError, VolumeError};

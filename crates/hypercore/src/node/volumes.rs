@@ -1,58 +1,16 @@
 //! The node's volumes: made, grown, erased, and had by one sandbox each.
 
-use domain::{MAX_VOLUME_MIB, MIN_VOLUME_MIB, OwnedDisk, RunId, SnapshotId, VolumeId};
+use domain::{MAX_VOLUME_MIB, MIN_VOLUME_MIB, OwnedDisk, RunId, VolumeId};
 use sandbox::{DriverFailure, VolumeDisk, Volumes};
 use tokio::sync::MutexGuard;
 use tokio::task::spawn_blocking;
 use wire::v1::node::{NodeVolume, NodeVolumes, SandboxSpec, VolumeSpec};
 
 use super::info::disk_room;
-use super::{CreateError, Node};
+use super::{CreateError, Node, VolumeError};
 use crate::policy::{DiskShortage, DiskSpace};
 
 const MIB: u64 = 1024 * 1024;
-
-/// Why the node will not do what is asked of a volume.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum VolumeError {
-    #[error("size_mib must be from {MIN_VOLUME_MIB} to {MAX_VOLUME_MIB}, not {0}")]
-    Size(u64),
-    #[error("the volume has {held} MiB, and a volume is not made smaller")]
-    Shrinks { held: u64 },
-    #[error("this node does not hold the volume {0}")]
-    Unknown(VolumeId),
-    #[error("the volume {volume} is attached to the sandbox {sandbox}")]
-    Attached { volume: VolumeId, sandbox: RunId },
-    #[error("the volume {0} is written to by a VMM of this node: end that one first")]
-    Taken(VolumeId),
-    #[error("the volume {0} is being copied to a snapshot, or put back to one")]
-    Copying(VolumeId),
-    #[error("this node does not hold the snapshot {0}")]
-    NoSnapshot(SnapshotId),
-    #[error("the snapshot {0} is made, or a volume put back to it: ask again")]
-    SnapshotInUse(SnapshotId),
-    #[error("this node's disk has no room for {0} MiB more")]
-    NoRoom(u64),
-    #[error("this node's disk is too small for {0} MiB more, even if nothing else were promised of it")]
-    TooLarge(u64),
-    #[error("work on a volume's disk")]
-    Disk(#[source] DriverFailure),
-    #[error("look at the disk")]
-    Look(#[from] sandbox::DriverError),
-}
-
-impl VolumeError {
-    pub(super) fn of(volume: VolumeId) -> impl Fn(DriverFailure) -> Self {
-        move |failure| match failure {
-            DriverFailure::Taken(_) => Self::Taken(volume),
-            failure => Self::Disk(failure),
-        }
-    }
-
-    pub(super) fn io(error: impl Into<std::io::Error>) -> Self {
-        Self::Disk(DriverFailure::Io(error.into()))
-    }
-}
 
 impl Node {
     fn disks_of_volumes(&self) -> Volumes {

@@ -18,7 +18,7 @@ use super::exits::GuestExits;
 use super::failure::{BookkeepingError, GuestFailure};
 use super::live::RunningGuest;
 use super::machine::{BOOKS_DEADLINE, SandboxTask, Stage};
-use super::monitor::until_stopped;
+use super::paused::until_stopped;
 use crate::context::NodeContext;
 use crate::guest::{IdentityDelivery, PodClient, PodError};
 use crate::ledger::{SandboxRecord, Secrets, random};

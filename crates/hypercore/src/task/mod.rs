@@ -28,6 +28,7 @@ mod handle;
 mod live;
 mod machine;
 mod monitor;
+mod paused;
 
 pub(crate) use command::{DeleteError, Deletion, Inbox, TaskCommand};
 pub(crate) use handle::{Origin, SandboxHandle};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use domain::{NodeShortage, RunId, UnixMillis};
-use sandbox::{GuestState, Runtime};
+use sandbox::GuestState;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use wire::v1::node::SandboxPhase;
 use wire::v1::pod::{PodPhase, PodStatus};
@@ -13,9 +13,9 @@ use super::command::StageName;
 use super::failure::{BookkeepingError, GuestFailure, Shortage};
 use super::live::RunningGuest;
 use super::machine::{SandboxTask, Stage};
+use super::paused::{condition, until_stopped};
 use crate::context::NodeContext;
 use crate::guest::{PodClient, PodConnection};
-use crate::ledger::SandboxRecord;
 
 /// What must be free, in bytes, before a guest that a full disk has stopped goes on:
 /// it would use up at once what the node's own records need.
@@ -127,28 +127,6 @@ impl SandboxTask {
         }
         sleep(SETTLE).await;
         matches!(runtime.condition(id).await, Ok(GuestState::Running))
-    }
-}
-
-/// What a guest that runs is stopped for want of, if it is.
-async fn condition(runtime: &dyn Runtime, id: RunId) -> Option<NodeShortage> {
-    match runtime.condition(id).await {
-        Ok(GuestState::Paused(wait_reason)) => Some(wait_reason),
-        Ok(GuestState::Running) | Err(_) => None,
-    }
-}
-
-/// Ends when a container was stopped for want of something. A VMM stops its guest by itself, and the
-/// guest is silent then; a container is stopped by whoever looks at it.
-pub(super) async fn until_stopped(shared: &NodeContext, record: &SandboxRecord) -> NodeShortage {
-    if !shared.runtime_of(record.desired.runtime).name.is_container() {
-        return std::future::pending().await;
-    }
-    loop {
-        sleep(Duration::from_millis(shared.config.health_period_ms)).await;
-        if let Some(wait_reason) = condition(&*shared.runtime, record.id).await {
-            return wait_reason;
-        }
     }
 }
 

@@ -33,7 +33,7 @@ fn offer_caged(stack: &LocalStack) {
     let labelled = recipe.replace(LAST, &format!("{LAST}\n\"ai.palatine.runtimes\" = \"qemu-kvm,container\""));
     assert_ne!(recipe, labelled);
     fs::write(to.join("image.toml"), labelled).unwrap();
-    stack.run(&["image", "build", &to.display().to_string(), "caged"]);
+    stack.run(&["image", "build", &to.display().to_string(), "caged", "--node"]);
 }
 
 /// Spawns by a request as the seed's own: signed headers and a body of JSON.

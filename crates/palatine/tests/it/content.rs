@@ -118,7 +118,7 @@ impl Story {
         assert_eq!(told, (200, &json!(12), &json!("file"), &json!(1000)));
         let (_, note) = self.call(token, Method::GET, "path?path=folder/note", vec![]).await;
         assert_eq!(serde_json::from_slice::<Value>(&note).unwrap()["uid"], 1000, "it was handed over");
-        let put = "file?path=/folder/later&uid=7&mode=384";
+        let put = "file?path=/folder/later&uid=7&mode=420";
         assert_eq!(self.call(token, Method::PUT, put, self.written.clone()).await.0, 201);
         assert_eq!(self.call(token, Method::PUT, put, b"again".to_vec()).await.0, 409);
         let (status, bytes) = self.call(token, Method::GET, "file?path=/folder/later", vec![]).await;

@@ -5,7 +5,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{Row, query};
 
 use super::database::{Command, Postgres, Tx};
-use super::pod::{hold, names};
+use super::row::{hold, names};
 use crate::codec::{integer, natural};
 use crate::deploys::{DeployState, DeployStore, MAX_LISTED, VaultConsent, VaultDeploy};
 use crate::error::StoreError;

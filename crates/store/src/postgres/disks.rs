@@ -6,8 +6,8 @@ use domain::{DiskChange, DiskMark, MeteredDisk, UnixMillis, Usage, Wallet};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row, query};
 
-use super::billing::keep_total;
-use super::pod::hold;
+use super::row::hold;
+use super::totals::keep_total;
 use crate::billing::{DiskKey, DiskSums, HeldDisk};
 use crate::codec::{integer, millis, natural};
 

@@ -5,7 +5,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{Row, query};
 
 use super::database::{Command, Postgres, Statement, Tx};
-use super::pod::{hold, names};
+use super::row::{hold, names};
 use super::secrets;
 use crate::codec::integer;
 use crate::error::StoreError;

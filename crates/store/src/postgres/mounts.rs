@@ -4,7 +4,7 @@ use domain::{PodId, UnixMillis, VolumeName, VolumeState, Wallet};
 use sqlx::{PgConnection, Row, query};
 
 use super::database::{Command, Postgres, Tx};
-use super::pod;
+use super::row;
 use super::volumes::{by_name, hold, of_pod, one};
 use crate::codec::integer;
 use crate::error::StoreError;
@@ -33,7 +33,7 @@ async fn look_up(
     pod: &PodId,
     now: UnixMillis,
 ) -> sqlx::Result<Option<MountingPod>> {
-    let Some(key) = pod::hold(conn, pod).await? else { return Ok(None) };
+    let Some(key) = row::hold(conn, pod).await? else { return Ok(None) };
     let sql = "SELECT stopped_at IS NULL, CASE WHEN data_until IS NULL OR data_until > $3 THEN data_node END FROM pods \
                WHERE key = $1 AND wallet = $2";
     let found = query(sql).bind(key.0.cast_signed()).bind(wallet.0).bind(integer(now.0)).fetch_optional(conn).await?;

@@ -4,10 +4,10 @@ use domain::{PodId, UnixMillis, Wallet};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row, query};
 
-use super::billing::keep_total;
 use super::database::{Command, Statement, Tx};
 use super::disks;
-use super::row::{decode, lock, select_runs};
+use super::row::{decode, lock, names, select_runs};
+use super::totals::keep_total;
 use crate::billing::DiskKey;
 use crate::codec::{id_column, integer, millis, natural};
 use crate::error::StoreError;
@@ -27,22 +27,6 @@ pub(crate) async fn look_up(conn: &mut PgConnection, name: &PodId, wallet: &Wall
     let (key, holder, removed): (i64, [u8; 32], bool) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
     let theirs = removed && holder == wallet.0;
     Ok(if theirs { PodIdStatus::Removed(PodRowId(key.cast_unsigned())) } else { PodIdStatus::Taken })
-}
-
-/// The two arguments that name a POD: the number of a minted id, or a chosen name.
-pub(crate) fn names(id: &PodId) -> (Option<i64>, Option<String>) {
-    match id.first_run() {
-        Some(run) => (Some(id_column(run)), None),
-        None => (None, Some(id.as_str().to_owned())),
-    }
-}
-
-/// The key of a POD that was not removed, and is not until the transaction ends.
-pub(crate) async fn hold(conn: &mut PgConnection, id: &PodId) -> sqlx::Result<Option<PodRowId>> {
-    let sql = "SELECT key FROM pods WHERE removed_at IS NULL AND (name = $2 OR key = $1 AND name IS NULL) FOR SHARE";
-    let (key, name) = names(id);
-    let found = query(sql).bind(key).bind(name).fetch_optional(conn).await?;
-    found.map(|row| Ok(PodRowId(row.try_get::<i64, _>(0)?.cast_unsigned()))).transpose()
 }
 
 /// The last run of a POD.

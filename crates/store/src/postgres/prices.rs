@@ -4,7 +4,7 @@ use domain::{PodId, Usdc};
 use sqlx::{Row, query};
 
 use super::database::{Command, Postgres, Tx};
-use super::pod::{hold, names};
+use super::row::{hold, names};
 use crate::codec::{integer, natural};
 use crate::error::StoreError;
 use crate::prices::{PriceStore, Prices};

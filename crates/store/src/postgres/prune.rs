@@ -6,10 +6,10 @@ use domain::UnixMillis;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row, query};
 
-use super::billing::keep_total;
 use super::database::{Command, Postgres, Tx};
 use super::lease;
 use super::row::{decode, select_runs};
+use super::totals::keep_total;
 use crate::apikeys::EXPIRED_KNOWN_MS;
 use crate::codec::{id_column, integer};
 use crate::error::StoreError;

@@ -5,7 +5,7 @@ use sqlx::postgres::{PgConnectOptions, PgRow};
 use sqlx::{Connection, PgConnection, Row, query};
 
 use super::database::bounded;
-use super::pod::names;
+use super::row::names;
 use super::{lease, schema};
 use crate::aside::AsideIdentity;
 use crate::codec::{integer, millis};

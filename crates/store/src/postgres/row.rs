@@ -1,12 +1,12 @@
 //! One row of `runs` with its POD's.
 
-use domain::{RunId, Wallet};
+use domain::{PodId, RunId, Wallet};
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row, query};
 
 use crate::codec::id_column;
 use crate::columns::RunRow;
-use crate::record::RunRecord;
+use crate::record::{PodRowId, RunRecord};
 
 /// `SELECT` of whole runs, with what follows the tables.
 macro_rules! select_runs {
@@ -80,4 +80,20 @@ fn read(row: &PgRow) -> sqlx::Result<RunRow> {
 pub(crate) fn small(row: &PgRow, column: usize) -> sqlx::Result<u32> {
     let wide: i64 = row.try_get(column)?;
     u32::try_from(wide).map_err(|error| sqlx::Error::Decode(Box::new(error)))
+}
+
+/// The key of a POD that was not removed, and is not until the transaction ends.
+pub(crate) async fn hold(conn: &mut PgConnection, id: &PodId) -> sqlx::Result<Option<PodRowId>> {
+    let sql = "SELECT key FROM pods WHERE removed_at IS NULL AND (name = $2 OR key = $1 AND name IS NULL) FOR SHARE";
+    let (key, name) = names(id);
+    let found = query(sql).bind(key).bind(name).fetch_optional(conn).await?;
+    found.map(|row| Ok(PodRowId(row.try_get::<i64, _>(0)?.cast_unsigned()))).transpose()
+}
+
+/// The two arguments that name a POD: the number of a minted id, or a chosen name.
+pub(crate) fn names(id: &PodId) -> (Option<i64>, Option<String>) {
+    match id.first_run() {
+        Some(run) => (Some(id_column(run)), None),
+        None => (None, Some(id.as_str().to_owned())),
+    }
 }

@@ -5,7 +5,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::handle::Sqlite;
-use super::pod::key_of;
+use super::row::key_of;
 use super::writer::{Command, Tx};
 use crate::codec::{integer, natural};
 use crate::deploys::{DeployState, DeployStore, MAX_LISTED, VaultConsent, VaultDeploy};

@@ -3,8 +3,8 @@
 use domain::{DiskChange, DiskMark, MeteredDisk, UnixMillis, Usage, Wallet};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::billing::keep_total;
-use super::pod::key_of;
+use super::row::key_of;
+use super::totals::keep_total;
 use crate::billing::{DiskKey, DiskSums, HeldDisk};
 use crate::codec::{integer, millis, natural};
 

@@ -4,7 +4,7 @@ use domain::{Address, PodId, UnixMillis};
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::handle::Sqlite;
-use super::pod::key_of;
+use super::row::key_of;
 use super::secrets;
 use super::writer::{Command, Tx};
 use crate::codec::{id_column, integer};

@@ -4,7 +4,7 @@ use domain::{PodId, UnixMillis, VolumeName, VolumeState, Wallet};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::handle::Sqlite;
-use super::pod::key_of;
+use super::row::key_of;
 use super::volumes::{by_name, of_pod};
 use super::writer::{Command, Tx};
 use crate::codec::integer;

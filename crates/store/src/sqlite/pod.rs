@@ -3,9 +3,9 @@
 use domain::{PodId, UnixMillis, Wallet};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
-use super::billing::keep_total;
 use super::disks;
 use super::row::{many, one, select_runs};
+use super::totals::keep_total;
 use super::writer::{Command, Tx};
 use crate::billing::DiskKey;
 use crate::codec::{id_column, integer, millis, natural};
@@ -24,20 +24,6 @@ pub(crate) fn look_up(conn: &Connection, name: &PodId, wallet: &Wallet) -> rusql
         Some((key, holder, true)) if holder == wallet.0 => PodIdStatus::Removed(PodRowId(key.cast_unsigned())),
         Some(_) => PodIdStatus::Taken,
     })
-}
-
-/// The key of a POD that was not removed.
-pub(crate) fn key_of(conn: &Connection, id: &PodId) -> rusqlite::Result<Option<PodRowId>> {
-    let key = |row: &Row<'_>| Ok(PodRowId(row.get::<_, i64>(0)?.cast_unsigned()));
-    match id.first_run() {
-        Some(run) => conn
-            .prepare_cached("SELECT key FROM pods WHERE key = ?1 AND name IS NULL AND removed_at IS NULL")?
-            .query_row((id_column(run),), key),
-        None => conn
-            .prepare_cached("SELECT key FROM pods WHERE name = ?1 AND removed_at IS NULL")?
-            .query_row((id.as_str(),), key),
-    }
-    .optional()
 }
 
 /// The last run of a POD.

@@ -4,7 +4,7 @@ use domain::{PodId, Usdc};
 use rusqlite::Connection;
 
 use super::handle::Sqlite;
-use super::pod::key_of;
+use super::row::key_of;
 use super::writer::{Command, Tx};
 use crate::codec::{integer, natural};
 use crate::error::StoreError;

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use domain::{RunId, UnixMillis, Wallet};
 use rusqlite::Connection;
 
-use super::billing::keep_total;
 use super::handle::Sqlite;
 use super::row::{find, many, select_runs};
+use super::totals::keep_total;
 use super::writer::{Command, Tx};
 use crate::apikeys::EXPIRED_KNOWN_MS;
 use crate::codec::{id_column, integer};

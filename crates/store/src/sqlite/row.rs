@@ -1,12 +1,12 @@
 //! One row of `runs` with its POD's, and the record they make.
 
-use domain::{RunId, Wallet};
+use domain::{PodId, RunId, Wallet};
 use rusqlite::{Connection, OptionalExtension, Params, Row};
 
 use crate::codec::id_column;
 use crate::columns::RunRow;
 use crate::error::StoreError;
-use crate::record::RunRecord;
+use crate::record::{PodRowId, RunRecord};
 
 /// `SELECT` of whole runs, with what follows the tables.
 macro_rules! select_runs {
@@ -93,4 +93,18 @@ fn read(row: &Row<'_>) -> rusqlite::Result<RunRow> {
         slot: (row.get(34)?, row.get(35)?),
         expiry: (row.get(36)?, row.get(37)?),
     })
+}
+
+/// The key of a POD that was not removed.
+pub(crate) fn key_of(conn: &Connection, id: &PodId) -> rusqlite::Result<Option<PodRowId>> {
+    let key = |row: &Row<'_>| Ok(PodRowId(row.get::<_, i64>(0)?.cast_unsigned()));
+    match id.first_run() {
+        Some(run) => conn
+            .prepare_cached("SELECT key FROM pods WHERE key = ?1 AND name IS NULL AND removed_at IS NULL")?
+            .query_row((id_column(run),), key),
+        None => conn
+            .prepare_cached("SELECT key FROM pods WHERE name = ?1 AND removed_at IS NULL")?
+            .query_row((id.as_str(),), key),
+    }
+    .optional()
 }
