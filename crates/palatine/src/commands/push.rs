@@ -183,6 +183,8 @@ fn packed_context(folder: &Path, mark: &str) -> Result<File> {
     let record = comment(mark);
     let mut header = tar::Header::new_ustar();
     header.set_entry_type(tar::EntryType::XGlobalHeader);
+    header.set_mode(0o644);
+    header.set_mtime(0);
     header.set_size(record.len() as u64);
     archive.append_data(&mut header, "pax_global_header", record.as_bytes())?;
     let mut folders = vec![PathBuf::new()];

@@ -245,7 +245,11 @@ async fn at_a_terminal_ctrl_c_ends_an_answer_and_not_the_talk_and_a_question_tha
     assert_eq!(agent.last(), ["alone?"]);
     assert_eq!(agent.0.lock().unwrap().last().unwrap()["model"], "other");
     // Ctrl-C at the prompt takes a line back; Ctrl-D leaves.
-    terminal.type_in("not this\x03");
+    terminal.type_in("not this");
+    terminal.read("not this").await;
+    terminal.type_in("\x03");
+    // The line that is taken back has the same prompt.
+    terminal.read("\n").await;
     terminal.read("> ").await;
     terminal.type_in("\x04");
     let limit = Instant::now() + PATIENCE;
