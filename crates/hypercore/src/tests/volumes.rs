@@ -98,13 +98,13 @@ async fn a_volume_is_made_to_its_end_although_its_caller_has_gone() {
 
 #[tokio::test]
 async fn who_waits_for_work_on_a_volume_holds_up_nobody_who_has_none() {
-    let mut host = node_with(102_400);
+    let mut host = node_with(2 * 1024 * 1024);
     let images = tempfile::tempdir().unwrap();
     let store = ImageStore::open(&image::Config { store: images.path().join("store"), ..image::Config::default() });
     host.images = Some(store.unwrap());
     let daemon = host.daemon().await;
     let half = host.state().join("volumes/0000000000000007.half");
-    let mut making = Box::pin(call(&daemon, Method::PUT, VOLUME, json!({"size_mib": 64 * 1024})));
+    let mut making = Box::pin(call(&daemon, Method::PUT, VOLUME, json!({"size_mib": 1024 * 1024})));
     tokio::select! {
         done = &mut making => panic!("nobody could wait meanwhile: {done:?}"),
         () = until_holds("a half", || half.exists()) => {}
