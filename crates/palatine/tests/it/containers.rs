@@ -25,15 +25,15 @@ const IN_CONTAINER: [&str; 2] = ["--runtime", "container"];
 const LAST: &str = "\"org.opencontainers.image.licenses\" = \"Apache-2.0\"";
 
 /// The reference agent under another name, as one that cannot live under emulation.
-fn offer_caged(stack: &LocalStack) {
-    let (from, to) = (assets().join("images/agent-echo"), stack.path("caged"));
+fn offer_unemulated(stack: &LocalStack) {
+    let (from, to) = (assets().join("images/agent-echo"), stack.path("unemulated"));
     fs::create_dir(&to).unwrap();
     fs::copy(from.join("agent-echo"), to.join("agent-echo")).unwrap();
     let recipe = fs::read_to_string(from.join("image.toml")).unwrap();
     let labelled = recipe.replace(LAST, &format!("{LAST}\n\"ai.palatine.runtimes\" = \"qemu-kvm,container\""));
     assert_ne!(recipe, labelled);
     fs::write(to.join("image.toml"), labelled).unwrap();
-    stack.run(&["image", "build", &to.display().to_string(), "caged", "--node"]);
+    stack.run(&["image", "build", &to.display().to_string(), "unemulated", "--node"]);
 }
 
 /// Spawns by a request as the seed's own: signed headers and a body of JSON.
@@ -55,9 +55,9 @@ async fn without_kvm_what_cannot_be_emulated_runs_in_a_container_and_the_answer_
     let stack = LocalStack::new();
     stack.up(&["--no-agent"]);
     assert!(stack.log().contains("(chat, coding) runs in container-runc"), "{}", stack.log());
-    offer_caged(&stack);
+    offer_unemulated(&stack);
 
-    let spawned = curl(&stack, &json!({"agent_type": "caged"}));
+    let spawned = curl(&stack, &json!({"agent_type": "unemulated"}));
     assert_eq!((&spawned["success"], &spawned["agent"]["runtime"]), (&json!(true), &json!(CONTAINER)), "{spawned}");
     let id = spawned["agent"]["id"].as_str().unwrap().to_owned();
     let token = spawned["agent"]["token"].as_str().unwrap();
@@ -94,7 +94,7 @@ async fn without_kvm_what_cannot_be_emulated_runs_in_a_container_and_the_answer_
         stack.run(&["stop", id]);
     }
     // A stack that ends takes its containers along.
-    stack.spawn("caged");
+    stack.spawn("unemulated");
     stack.down();
     untouched.comes_back();
 }
@@ -103,8 +103,8 @@ async fn without_kvm_what_cannot_be_emulated_runs_in_a_container_and_the_answer_
 async fn where_the_operator_names_machines_alone_what_cannot_be_emulated_is_refused() {
     let stack = LocalStack::with_images("[node]\nruntimes = [\"qemu\"]\n");
     stack.up(&["--no-agent"]);
-    offer_caged(&stack);
-    let refused = stack.output(&["spawn", "--type", "caged"]);
+    offer_unemulated(&stack);
+    let refused = stack.output(&["spawn", "--type", "unemulated"]);
     let said = stderr_of(&refused);
     assert_eq!(refused.status.code(), Some(2), "{said}");
     assert!(said.contains("it works in qemu-kvm, container") && said.contains("the nodes have qemu-tcg"), "{said}");
