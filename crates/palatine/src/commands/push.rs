@@ -424,7 +424,7 @@ mod tests {
         assert!(entries.contains(&("sub/run.sh".to_owned(), tar::EntryType::Regular, true)), "{entries:?}");
         assert!(entries.iter().any(|(name, kind, _)| name == "link" && *kind == tar::EntryType::Symlink));
         assert_eq!(entries.len(), 3);
-        assert_eq!((comment("x").as_str(), comment(&"y".repeat(99)).len()), ("13 comment=x\n", 113));
+        assert_eq!((comment("x").as_str(), comment(&"y".repeat(99)).len()), ("13 comment=x\n", 112));
         let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
         let refused = packed_context(dir.path(), "one").unwrap_err();
         assert!(format!("{refused:#}").contains("socket"), "{refused:#}");
