@@ -74,7 +74,10 @@ narrow() { # levels…
         kept[$program]=$(found "$program" || true)
     done < <(needs "$@")
     # Version managers put scripts in its place that want a shell's whole PATH.
-    [ -z "${kept[python3]:-}" ] || kept[python3]=$(PATH=$SEARCHED python3 -c 'import sys; print(sys.executable)')
+    if [ -n "${kept[python3]:-}" ]; then
+        kept[python3]=$(PATH=$SEARCHED python3 -c 'import sys; print(sys.executable)')
+        [[ -z ${kept[pip3]:-} || ! -x ${kept[python3]%/*}/pip3 ]] || kept[pip3]=${kept[python3]%/*}/pip3
+    fi
     sysroot=$(PATH=$SEARCHED rustc --print sysroot)
     for program in "$sysroot"/bin/{cargo,rustc,rustdoc,cargo-fmt,rustfmt,cargo-clippy,clippy-driver} "$TOOLS"/bin/*; do
         [ ! -x "$program" ] || kept[${program##*/}]=$program

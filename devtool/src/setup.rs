@@ -114,3 +114,20 @@ fn no_package_starts_a_service_while_it_is_installed_and_a_policy_of_the_machine
     assert_eq!(install(), (Some(0), "7\n".to_owned(), String::new()));
     assert_eq!(fs::read_to_string(&policy).unwrap(), "exit 7");
 }
+
+#[test]
+fn pythons_pip_is_the_one_beside_it_where_a_version_manager_stands_in_for_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let (shims, versions) = (dir.path().join("shims"), dir.path().join("versions/3/bin"));
+    for program in ["python3", "pip3"] {
+        fake::script(&versions.join(program), "exit 0");
+        fake::script(&shims.join(program), &format!("echo {}", versions.join("python3").display()));
+    }
+    let narrowed =
+        "TOOLS=$CACHE/tools found=$PATH; narrow build; linked=$PATH; PATH=$found; readlink \"$linked\"/{python3,pip3}";
+    let script = format!("SEARCHED={}:$SEARCHED; {narrowed}", shims.display());
+    let (status, said, why) = ended(start(&dir.path().join("cache"), crate::root(), &script));
+    let expected: String =
+        ["python3", "pip3"].map(|program| format!("{}\n", versions.join(program).display())).concat();
+    assert_eq!((status, said), (Some(0), expected), "{why}");
+}
