@@ -52,8 +52,8 @@ pub struct Config {
     /// needs it. Default: the one that is found on the `PATH`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runsc: Option<PathBuf>,
-    /// The user of the node who is root in the first container; each has 65536 of its own, for
-    /// 4096 containers at most. Default 1610612736.
+    /// The user of the node who is root in the first container; each has 65536 of its own, also among the nodes of one
+    /// machine, for 4096 containers at most. Default 1610612736.
     pub first_container_uid: u32,
     /// `auto`: KVM where a probe guest boots on it, else emulation. `kvm`: KVM or the
     /// node does not start. `tcg`: emulation. Default `auto`.

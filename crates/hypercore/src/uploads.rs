@@ -530,6 +530,7 @@ fn what_is_wrong(error: &ImageError) -> Option<String> {
         | ImageError::Tool(_)
         | ImageError::Recipe(_)
         | ImageError::Registry(_)
+        | ImageError::Containerd(_)
         | ImageError::Step { .. }
         | ImageError::Name(_)
         | ImageError::UnknownName(_)

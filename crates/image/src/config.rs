@@ -29,6 +29,10 @@ pub struct Config {
     pub registry_timeout_ms: u64,
     /// Seconds a whole pull may take. Default 1800.
     pub pull_timeout_s: u64,
+    /// The socket of the operator's own containerd, of which `palatine image import --containerd`
+    /// takes images; whoever may use it is root on this machine. Default
+    /// `/run/containerd/containerd.sock`.
+    pub containerd: PathBuf,
     /// Public keys, one of which must have signed an image with cosign: files in PEM, ECDSA on
     /// P-256, as `cosign.pub` is. Default none.
     pub trusted_keys: Vec<PathBuf>,
@@ -62,6 +66,7 @@ impl Default for Config {
             max_layers: 128,
             registry_timeout_ms: 30_000,
             pull_timeout_s: 1_800,
+            containerd: "/run/containerd/containerd.sock".into(),
             trusted_keys: Vec::new(),
             require_signature: false,
             build_runtimes: Vec::new(),
@@ -116,6 +121,9 @@ impl Config {
         if self.kernel.as_ref().is_some_and(|path| !path.is_absolute()) {
             return Err(ConfigError::Relative("kernel"));
         }
+        if !self.containerd.is_absolute() {
+            return Err(ConfigError::Relative("containerd"));
+        }
         if self.trusted_keys.iter().any(|path| !path.is_absolute()) {
             return Err(ConfigError::Relative("trusted_keys"));
         }
@@ -158,6 +166,8 @@ mod tests {
         assert_eq!(relative.check(), Err(ConfigError::Relative("store")));
         let unsigned: Config = toml::from_str("require_signature = true").unwrap();
         assert_eq!(unsigned.check(), Err(ConfigError::NoKeys));
+        let relative: Config = toml::from_str("containerd = 'containerd.sock'").unwrap();
+        assert_eq!(relative.check(), Err(ConfigError::Relative("containerd")));
         let relative: Config = toml::from_str("trusted_keys = ['cosign.pub']").unwrap();
         assert_eq!(relative.check(), Err(ConfigError::Relative("trusted_keys")));
         let zero: Config = toml::from_str("max_layers = 0").unwrap();

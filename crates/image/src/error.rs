@@ -115,6 +115,9 @@ pub enum ImageError {
     /// The registry did not give it.
     #[error(transparent)]
     Registry(#[from] crate::source::RegistryError),
+    /// The containerd did not give it.
+    #[error(transparent)]
+    Containerd(#[from] crate::source::ContainerdError),
     /// No signature that is trusted.
     #[error(transparent)]
     Signature(#[from] crate::signature::SignatureError),

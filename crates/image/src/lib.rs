@@ -45,6 +45,6 @@ pub use lock::LockError;
 pub use progress::{NoProgress, Progress};
 pub use served::{Served, StoreServer};
 pub use signature::SignatureError;
-pub use source::{Credentials, RegistryError};
+pub use source::{ContainerdError, ContainerdSource, Credentials, RegistryError};
 pub use store::{BuildOptions, ImageStore};
 pub use tool::ToolError;

@@ -38,7 +38,7 @@ use crate::image::{Image, ImageRecord, ImageSummary, Removal};
 use crate::lock::Lock;
 use crate::recipe::{Recipe, SCRATCH};
 use crate::signature::TrustedKeys;
-use crate::source::{self, Credentials, RegistrySource};
+use crate::source::{self, ContainerdSource, Credentials, RegistrySource};
 use crate::{Config, ImageError, NoProgress, Progress};
 
 /// Characters of a name at most.
@@ -113,6 +113,35 @@ impl ImageStore {
         let source = RegistrySource { reference: reference.to_owned(), credentials };
         let trusted = TrustedKeys::required(&self.config)?;
         let manifest = source::pull(&source, &self.blobs(), &self.config, trusted.as_ref(), &*to).await?;
+        self.taken(manifest, name, lock, to).await
+    }
+
+    /// Takes an image of a containerd on this machine, under a name; nothing is changed there.
+    ///
+    /// # Errors
+    /// Says what is wrong with that containerd, or with the image.
+    pub async fn import_from_containerd(
+        &self,
+        source: &ContainerdSource,
+        name: &str,
+        to: Arc<dyn Progress>,
+    ) -> Result<Image, ImageError> {
+        check_name(name)?;
+        let store = self.clone();
+        let lock = blocking(move || store.shared()).await?;
+        let trusted = TrustedKeys::required(&self.config)?;
+        let manifest = source::fetch(source, &self.blobs(), &self.config, trusted.as_ref(), &*to).await?;
+        self.taken(manifest, Some(name), lock, to).await
+    }
+
+    /// The image of a manifest whose blobs have come, while nothing of it may be removed.
+    async fn taken(
+        &self,
+        manifest: BlobDigest,
+        name: Option<&str>,
+        lock: Lock,
+        to: Arc<dyn Progress>,
+    ) -> Result<Image, ImageError> {
         let (store, name) = (self.clone(), name.map(str::to_owned));
         blocking(move || {
             let image = store.take(manifest, name.as_deref(), &*to);

@@ -1,4 +1,7 @@
-//! Why a registry did not give an image.
+//! Why a registry or a containerd did not give an image.
+
+use std::io;
+use std::path::PathBuf;
 
 use reqwest::StatusCode;
 
@@ -48,6 +51,63 @@ pub enum RegistryError {
     Slow {
         /// Whom.
         registry: String,
+        /// The bound.
+        after_s: u64,
+    },
+}
+
+/// Why a containerd did not give an image.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerdError {
+    /// Nobody is there, or nobody who talks to this user.
+    #[error("containerd's socket {} cannot be used: name another by --containerd=SOCKET or images.containerd", socket.display())]
+    Socket {
+        /// Which.
+        socket: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// A name that no namespace has.
+    #[error("{0:?} is no name of a containerd namespace")]
+    Namespace(String),
+    /// It has no such image.
+    #[error("containerd has no image {image:?} in its namespace {namespace:?}; it has there: {known}")]
+    NoImage {
+        /// What was asked for.
+        image: String,
+        /// Where.
+        namespace: String,
+        /// The names that it has.
+        known: String,
+    },
+    /// It has the image's name, and not all of the image.
+    #[error(
+        "containerd does not hold {digest} of {image:?} (it lets layers go that it has unpacked, where it is told to, \
+         and fetches one platform alone): fetch it again, as by ctr -n {namespace} content fetch {image}"
+    )]
+    NoContent {
+        /// What is missing.
+        digest: String,
+        /// Where.
+        namespace: String,
+        /// Of which image.
+        image: String,
+    },
+    /// It answered something else.
+    #[error("containerd at {} was asked for {what} and answered: {said}", socket.display())]
+    Said {
+        /// What was asked for.
+        what: &'static str,
+        /// Whom.
+        socket: PathBuf,
+        /// Its words.
+        said: String,
+    },
+    /// The copy took too long.
+    #[error("the copy from containerd at {} took longer than images.pull_timeout_s ({after_s} s)", socket.display())]
+    Slow {
+        /// Whom.
+        socket: PathBuf,
         /// The bound.
         after_s: u64,
     },

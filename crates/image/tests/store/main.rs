@@ -7,6 +7,7 @@
 mod archive;
 mod build;
 mod cases;
+mod containerd;
 mod containerfile;
 mod crash;
 mod disk;

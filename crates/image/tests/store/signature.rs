@@ -20,10 +20,10 @@ const PAYLOAD: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 const TAG: &str = "org.opencontainers.image.ref.name";
 
 /// What signs: made anew for each test.
-struct Signer(EcdsaKeyPair);
+pub(crate) struct Signer(EcdsaKeyPair);
 
 impl Signer {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let made = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &SystemRandom::new()).unwrap();
         let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, made.as_ref(), &SystemRandom::new());
         Self(key.unwrap())
@@ -42,7 +42,7 @@ fn image(word: &[u8]) -> CreatedInodes {
 }
 
 /// What cosign signs of an image.
-fn payload(of: &str) -> Vec<u8> {
+pub(crate) fn payload(of: &str) -> Vec<u8> {
     let critical = json!({
         "identity": {"docker-reference": "example.org/team/agent"},
         "image": {"docker-manifest-digest": of},
@@ -52,13 +52,13 @@ fn payload(of: &str) -> Vec<u8> {
 }
 
 /// A manifest of signatures, with its blobs.
-struct Signed {
-    manifest: Vec<u8>,
+pub(crate) struct Signed {
+    pub(crate) manifest: Vec<u8>,
     blobs: Vec<Vec<u8>>,
 }
 
 impl Signed {
-    fn by(key: &Signer, payload: Vec<u8>) -> Self {
+    pub(crate) fn by(key: &Signer, payload: Vec<u8>) -> Self {
         let signature = key.0.sign(&SystemRandom::new(), &payload).unwrap();
         Self::of(payload, &STANDARD.encode(signature))
     }
@@ -77,7 +77,7 @@ impl Signed {
         Self { manifest: manifest.to_string().into_bytes(), blobs: vec![payload, config] }
     }
 
-    fn blobs(&self) -> impl Iterator<Item = &[u8]> {
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = &[u8]> {
         self.blobs.iter().map(Vec::as_slice).chain([&self.manifest[..]])
     }
 
@@ -89,12 +89,12 @@ impl Signed {
     }
 }
 
-fn tag(of: &str) -> String {
+pub(crate) fn tag(of: &str) -> String {
     format!("{}.sig", of.replace(':', "-"))
 }
 
 /// A store that takes in what the key has signed.
-fn trusting(place: &Place, key: &Signer) -> ImageStore {
+pub(crate) fn trusting(place: &Place, key: &Signer) -> ImageStore {
     let path = place.dir.path().join("cosign.pub");
     std::fs::write(&path, key.pem()).unwrap();
     ImageStore::open(&required(place, path)).unwrap()
