@@ -125,9 +125,11 @@ async fn run(sections: Sections, metrics: metrics_exporter_prometheus::Prometheu
 /// The drivers that the operator names, on one machine.
 async fn start_drivers(sections: &Sections) -> Result<Arc<dyn Runtime>> {
     let node = &sections.node;
-    let machine = NodeMachine::claim(&node.state, &sections.network, node.first_uid).await;
-    let machine = Arc::new(machine.context("claim the machine")?);
     let containers = node.oci_runtimes();
+    let slots = sections.network.range.slots();
+    let users = (!containers.is_empty()).then(|| ContainerSettings::uids(node.first_container_uid, slots));
+    let machine = NodeMachine::claim(&node.state, &sections.network, node.first_uid, users).await;
+    let machine = Arc::new(machine.context("claim the machine")?);
     let container = match containers.is_empty() {
         true => None,
         false => {

@@ -296,6 +296,26 @@ impl Cgroups {
         format!("/{}/{id}", self.parent)
     }
 
+    /// The group of containers' shims, as containerd names it. They are no part of the containers, and
+    /// outlive the daemon, whose service may have no more memory than it needs itself.
+    pub(crate) fn shims_path(&self) -> String {
+        format!("/{}", self.shims())
+    }
+
+    fn shims(&self) -> String {
+        format!("{}.shims", self.parent)
+    }
+
+    /// Makes that group, unless it is there.
+    pub(crate) fn make_shims(&self) -> io::Result<()> {
+        self.layout.roots().into_iter().try_for_each(|root| fs::create_dir_all(root.join(self.shims())))
+    }
+
+    /// Removes it when the last of them has ended.
+    pub(crate) fn remove_shims(&self) -> io::Result<()> {
+        self.layout.roots().into_iter().try_for_each(|root| remove_group(&root.join(self.shims())))
+    }
+
     /// Stops a sandbox's processes where they are, or lets them go on; one without a group is
     /// not there to be stopped.
     pub(crate) fn freeze(&self, id: &str, frozen: bool) -> io::Result<()> {

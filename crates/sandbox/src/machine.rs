@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use domain::{PodId, RunId};
@@ -32,13 +33,20 @@ pub struct NodeMachine {
 }
 
 impl NodeMachine {
-    /// Claims the node's name, its range, and the users from `first_uid` on.
+    /// Claims the node's name, its range, the users from `first_uid` on and those of the
+    /// containers that it may have.
     ///
     /// # Errors
     /// Names what the machine lacks, or who has it.
-    pub async fn claim(state: &Path, network: &network::Config, first_uid: u32) -> Result<Self, DriverError> {
+    pub async fn claim(
+        state: &Path,
+        network: &network::Config,
+        first_uid: u32,
+        container_uids: Option<RangeInclusive<u32>>,
+    ) -> Result<Self, DriverError> {
         let cgroups = Cgroups::detect(network.name.as_str()).step("find the cgroups")?;
-        let claim = claim(state, network, first_uid, &cgroups).await.step("claim the node's name and range")?;
+        let claim = claim(state, network, first_uid, container_uids, &cgroups).await;
+        let claim = claim.step("claim the node's name and range")?;
         let host = HostNetwork::new(network.clone());
         let dialer = NamespaceSockets::start().step("start the dialer")?;
         Ok(Self { state: state.to_owned(), network: network.clone(), cgroups, claim, host, dialer })
@@ -194,11 +202,13 @@ async fn claim(
     state: &Path,
     network: &network::Config,
     first_uid: u32,
+    container_uids: Option<RangeInclusive<u32>>,
     cgroups: &Cgroups,
 ) -> Result<NetworkReservation, DriverFailure> {
     let (state, network, cgroups) = (state.to_owned(), network.clone(), cgroups.clone());
-    let taken =
-        spawn_blocking(move || NetworkReservation::take(&network, &state, first_uid, |name| cgroups.running(name)));
+    let taken = spawn_blocking(move || {
+        NetworkReservation::take(&network, &state, first_uid, container_uids, |name| cgroups.running(name))
+    });
     taken.await.map_err(io::Error::other)?
 }
 

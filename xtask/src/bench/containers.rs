@@ -134,6 +134,10 @@ impl ByHand {
         let mut spec = self.spec.clone();
         spec["process"]["args"] = json!(words);
         spec["linux"]["cgroupsPath"] = json!(format!("/{id}"));
+        // Those that the product's joins are gone; of its own it is made as runc makes any.
+        for namespace in spec["linux"]["namespaces"].as_array_mut().into_iter().flatten() {
+            namespace.as_object_mut().map(|namespace| namespace.remove("path"));
+        }
         Ok(fs::write(path, spec.to_string())?)
     }
 

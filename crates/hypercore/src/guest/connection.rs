@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use sandbox::{GuestStream, RuntimeError};
+use sandbox::{DriverFailure, GuestStream, RuntimeError};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use wire::Secret;
@@ -36,6 +36,16 @@ pub(crate) enum PodError {
     /// It said something else.
     #[error("pod's answer is not one of its API: {0}")]
     Unclear(String),
+}
+
+impl PodError {
+    /// Whether the guest's kernel has answered that nobody listens.
+    pub(super) fn is_refused(&self) -> bool {
+        let Self::Unreachable(RuntimeError::Failed { source: DriverFailure::Io(error), .. }) = self else {
+            return false;
+        };
+        error.kind() == std::io::ErrorKind::ConnectionRefused
+    }
 }
 
 /// How much of an unexpected answer is repeated.

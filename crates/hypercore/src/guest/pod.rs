@@ -25,6 +25,8 @@ const CONNECT: Duration = Duration::from_millis(1_000);
 /// How often a guest that is booting is tried. What comes before it has its
 /// address is lost, so one try with patience would often wait in vain.
 const RETRY_PAUSE: Duration = Duration::from_millis(15);
+/// The same for one whose kernel says that nobody listens there yet: that is had at once.
+const REFUSED_PAUSE: Duration = Duration::from_millis(3);
 /// Tries at the same time, at most.
 const PARALLEL_TRIES: usize = 80;
 /// How long an answer may take that needs no waiting.
@@ -129,7 +131,11 @@ impl PodClient {
         loop {
             tokio::select! {
                 biased;
-                Some(opened) = tries.next() => if let Ok(line) = opened { return line },
+                Some(opened) = tries.next() => match opened {
+                    Ok(line) => return line,
+                    Err(error) if PodError::is_refused(&error) => ticks.reset_after(REFUSED_PAUSE),
+                    Err(_) => {}
+                },
                 _ = ticks.tick(), if tries.len() < PARALLEL_TRIES => tries.push(self.open()),
             }
         }

@@ -1,21 +1,24 @@
 //! Containers on a real node: shut in, adopted, ended with nothing left, beside machines.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use client::NodeError;
 use domain::{PodId, VolumeId};
+use rustix::fs::inotify;
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{Gid, LinkNameSpaceType, Uid, move_into_link_name_space, set_thread_res_gid, set_thread_res_uid};
 use tokio::time::{Instant, sleep};
 use wire::fault::Code;
 use wire::v1::node::{DataPolicy, RuntimeName, SandboxPhase, SandboxSpec, SandboxVolume, VolumeSpec};
 
 use crate::machine::{Residue, processes_of};
-use crate::node::{CANARY, NodeProcess, PATIENCE, id};
+use crate::node::{CANARY, NodeProcess, PATIENCE, first_container_uid, id};
 
-/// The root of the first container, on the node.
-const ROOT: u32 = 1_610_612_736;
 const RUNC: &str = "runtimes = [\"container-runc\"]";
 
 fn field(pid: u32, name: &str) -> Vec<String> {
@@ -33,16 +36,24 @@ fn inside(node: &str, run: domain::RunId) -> Vec<u32> {
     text.expect("a cgroup").lines().map(|line| line.parse().expect("a number")).collect()
 }
 
-fn shut_in(node: &str, run: domain::RunId, slot: u32, pod: u32) {
+fn shut_in(node: &str, run: domain::RunId, first: u32, pod: u32) {
     let namespace = |pid: &str, kind: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).expect("a namespace");
     for kind in ["mnt", "pid", "ipc", "user", "net", "uts", "cgroup"] {
         assert_ne!(namespace(&pod.to_string(), kind), namespace("self", kind), "{kind}");
     }
-    let first = (ROOT + slot * 65_536).to_string();
+    let first = first.to_string();
     let map = fs::read_to_string(format!("/proc/{pod}/uid_map")).expect("it lives");
     assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", &first, "65536"]);
     assert_eq!(field(pod, "NSpid").last().map(String::as_str), Some("1"));
     assert_eq!(field(pod, "Uid"), vec![first; 4]);
+    let limits = fs::read_to_string(format!("/proc/{pod}/limits")).expect("it lives");
+    let limit = |name: &str| {
+        let line = limits.lines().find_map(|line| line.strip_prefix(name)).expect("a limit");
+        line.split_whitespace().take(2).map(|most| most.parse().expect("a number")).collect::<Vec<u64>>()
+    };
+    assert_eq!(limit("Max core file size"), [0, 0]);
+    let files = limit("Max open files");
+    assert!(files[0] == files[1] && files[1] <= 65_536, "{limits}");
     let processes = inside(node, run);
     assert!(processes.contains(&pod) && processes.len() > 1, "{processes:?}");
     for process in processes {
@@ -91,10 +102,16 @@ async fn containers_are_shut_in_and_outlive_the_daemon_and_containerd() {
     for bits in 1..=2 {
         let guest = node.ready(id(bits)).await;
         assert_eq!(guest.runtime, RuntimeName::ContainerRunc);
-        shut_in("pltco", id(bits), u32::try_from(bits).unwrap() - 1, guest.pid.expect("it runs"));
+        let slot = u32::try_from(bits).unwrap() - 1;
+        shut_in("pltco", id(bits), first_container_uid(22) + slot * 65_536, guest.pid.expect("it runs"));
         guests.push(guest);
     }
     assert_eq!(node.client().info().await.unwrap().runtimes, [RuntimeName::ContainerRunc]);
+    // What serves them is neither in their groups nor in the daemon's.
+    for pid in processes_of(&state.join("node/containerd/grpc.sock")) {
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).expect("it lives");
+        assert!(groups.lines().any(|line| line.ends_with(":/pltco.shims")), "{groups}");
+    }
     let mut found = Vec::new();
     holding(&state, CANARY.as_bytes(), &mut found);
     assert!(found.is_empty(), "the secret lies in {found:?}");
@@ -120,6 +137,89 @@ async fn containers_are_shut_in_and_outlive_the_daemon_and_containerd() {
     }
     node.end(&before);
     assert_eq!(processes_of(&state), Vec::<String>::new());
+}
+
+/// A process that is in a container's users, as one of its agent's is, and holds what it gets of what the kernel counts for
+/// each user.
+struct Watcher(Child);
+
+impl Watcher {
+    /// The user of the image's agent.
+    const AGENT: u32 = 1_000;
+    const KIND: &str = "anon_inode:inotify";
+
+    /// Has taken as many instances of inotify as it was given.
+    #[expect(unsafe_code, reason = "what is taken before the program begins is held by it")]
+    fn greedy(pod: u32) -> Self {
+        let users = File::open(format!("/proc/{pod}/ns/user")).expect("it lives");
+        let (user, group) = (Uid::from_raw(Self::AGENT), Gid::from_raw(Self::AGENT));
+        let enter = move || {
+            move_into_link_name_space(users.as_fd(), Some(LinkNameSpaceType::User))?;
+            set_thread_res_gid(group, group, group)?;
+            set_thread_res_uid(user, user, user)?;
+            while let Ok(instance) = inotify::init(inotify::CreateFlags::empty()) {
+                std::mem::forget(instance);
+            }
+            Ok(())
+        };
+        let mut command = Command::new("sleep");
+        command.arg("infinity");
+        // SAFETY: system calls alone.
+        Self(unsafe { command.pre_exec(enter) }.spawn().expect("sleep is installed"))
+    }
+
+    fn holds(&self) -> usize {
+        let files = fs::read_dir(format!("/proc/{}/fd", self.0.id())).expect("it lives").flatten();
+        files.filter(|file| fs::read_link(file.path()).is_ok_and(|to| to == Path::new(Self::KIND))).count()
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_container_that_takes_all_that_its_user_may_have_leaves_the_others_theirs() {
+    let before = Residue::of("pltcu");
+    let node = NodeProcess::new("pltcu", 33, "runtimes = [\"container-runc\", \"container-crun\"]").await;
+    let runtimes = [RuntimeName::ContainerRunc, RuntimeName::ContainerRunc, RuntimeName::ContainerCrun];
+    let mut pods = Vec::new();
+    for (bits, runtime) in (1..).zip(runtimes) {
+        let spec = SandboxSpec { runtime: Some(runtime), ..node.spec(id(bits).into()) };
+        node.client().create(id(bits), &spec, None).await.unwrap();
+        pods.push(node.ready(id(bits)).await.pid.expect("it runs"));
+    }
+    let mut greedy = Vec::new();
+    for pod in &pods[..2] {
+        let mut taken = 0;
+        loop {
+            let watcher = Watcher::greedy(*pod);
+            let more = watcher.holds();
+            greedy.push(watcher);
+            if more == 0 {
+                break;
+            }
+            taken += more;
+        }
+        assert!(taken > 0, "nothing is left for the container of {pod}");
+    }
+    assert!(Watcher::greedy(pods[2]).holds() > 0, "nothing is left for the last");
+    drop(greedy);
+
+    // Those users are this node's as long as it runs.
+    let mut other = NodeProcess::plan("pltcv", 34, RUNC, "uplinks = [\"lo\"]");
+    let last = first_container_uid(33) + 63 * 65_536;
+    let own = format!("first_container_uid = {}", first_container_uid(34));
+    other.configure(&own, &format!("first_container_uid = {last}"));
+    let said = other.refused().await;
+    assert!(said.contains(&format!("node.first_container_uid: the users from {last} on meet those from")), "{said}");
+    for bits in 1..=3 {
+        node.delete(id(bits)).await;
+    }
+    node.end(&before);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Each driver passes the suite, with real guests that run the real `pod`.
 
+use std::ops::RangeInclusive;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -110,6 +111,21 @@ impl InContainers {
         Self { state, base, name, range, runtime }
     }
 
+    /// Its users, beside those of the others.
+    fn uids(&self) -> RangeInclusive<u32> {
+        let slots = machine::network(self.name, self.range).range.slots();
+        ContainerSettings::uids(crate::node::first_container_uid(self.number()), slots)
+    }
+
+    fn first_uid(&self) -> u32 {
+        1_879_200_000 + self.number() * 1_000
+    }
+
+    /// Of the nodes of these tests.
+    fn number(&self) -> u32 {
+        40 + self.runtime as u32
+    }
+
     fn data(&self, id: RunId) -> PathBuf {
         self.state.path().join("containers").join(id.to_string()).join("data.host.ext4")
     }
@@ -119,12 +135,14 @@ impl InContainers {
 impl Harness for InContainers {
     async fn driver(&self) -> Arc<dyn Runtime> {
         let network = machine::network(self.name, self.range);
-        let machine = NodeMachine::claim(self.state.path(), &network, 1_879_200_000).await.expect("the machine");
+        let machine = NodeMachine::claim(self.state.path(), &network, self.first_uid(), Some(self.uids()))
+            .await
+            .expect("the machine");
         let settings = ContainerSettings {
             runtimes: vec![self.runtime],
             runsc: None,
             pod: fixtures::assets().join("pod"),
-            first_uid: 1_610_612_736,
+            first_uid: *self.uids().start(),
             layer_mib: 256,
             data_mib: 64,
             disk_mib_per_second: 0,
@@ -179,18 +197,18 @@ async fn conforms(harness: InContainers) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_container_driver_conforms_with_runc_and_leaves_nothing() {
-    conforms(InContainers::new("pltcr", "10.212.0.0/16", OciRuntime::Runc)).await;
+    conforms(InContainers::new("pltcr", "10.212.0.0/24", OciRuntime::Runc)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_container_driver_conforms_with_crun_and_leaves_nothing() {
-    conforms(InContainers::new("pltcc", "10.213.0.0/16", OciRuntime::Crun)).await;
+    conforms(InContainers::new("pltcc", "10.213.0.0/24", OciRuntime::Crun)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_container_driver_conforms_with_gvisor_and_leaves_nothing() {
     needs::needs!(gvisor);
-    conforms(InContainers::new("pltcg", "10.214.0.0/16", OciRuntime::Gvisor)).await;
+    conforms(InContainers::new("pltcg", "10.214.0.0/24", OciRuntime::Gvisor)).await;
 }
 
 #[tokio::test]

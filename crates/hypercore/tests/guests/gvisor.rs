@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use wire::v1::node::{RuntimeName, SandboxPhase};
 
 use crate::machine::{Residue, processes_of};
-use crate::node::{NodeProcess, id};
+use crate::node::{NodeProcess, first_container_uid, id};
 
 const NODE: &str = "pltx";
 /// How long what a command says may take, whose guest may end before.
@@ -19,7 +19,7 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// Between two looks at what it has.
 const LOOK: Duration = Duration::from_millis(5);
 /// The user of the node who is root in the first container.
-const ROOT: u32 = 1_610_612_736;
+const ROOT: u32 = first_container_uid(32);
 /// What the guests of [`NodeProcess`] have, and what is promised to `pod` and gVisor beside it.
 const LIMIT: u64 = (128 + 16 + 128) * 1024 * 1024;
 

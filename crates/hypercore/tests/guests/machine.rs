@@ -55,7 +55,9 @@ pub(crate) fn sweep(name: &str) {
     let script = format!("table inet {name} {{\n}}\ndelete table inet {name}\n");
     let _ = Command::new("sh").args(["-c", &format!("printf '{script}' | nft -f -")]).status();
     for group in ["memory", "cpu", "cpuacct", "pids", "blkio", "."] {
-        let parent = Path::new("/sys/fs/cgroup").join(group).join(name);
+        let groups = Path::new("/sys/fs/cgroup").join(group);
+        let _ = std::fs::remove_dir(groups.join(format!("{name}.shims")));
+        let parent = groups.join(name);
         for child in names(&parent) {
             let _ = std::fs::remove_dir(parent.join(child));
         }

@@ -48,11 +48,12 @@ impl NodeProcess {
         let (state, socket, pod) = (dir.path().join("node"), dir.path().join("socket"), fixtures::assets().join("pod"));
         let config = format!(
             "[node]\nname = \"{name}\"\nstate = {state:?}\nsocket = {socket:?}\npod = {pod:?}\naccelerator = \"tcg\"\n\
-             memory_mib = 4096\nlayer_mib = 128\ndata_mib = 64\ndisk_free_mib = 64\nfirst_uid = {}\nrestarts = 3\n\
+             memory_mib = 4096\nlayer_mib = 128\ndata_mib = 64\ndisk_free_mib = 64\nfirst_uid = {}\nfirst_container_uid = {}\nrestarts = 3\n\
              health_period_ms = 500\nboot_deadline_ms = 150000\nvcpus_per_core = 8\n{more}\n\
              [network]\nname = \"{name}\"\nrange = \"10.{}.0.0/24\"\nresolvers = [\"9.9.9.9\"]\n{network}\n\
              [images]\nstore = {images:?}\n[log]\nfilter = \"info\"\n",
             1_879_148_192 + number * 100_000,
+            first_container_uid(number),
             220 + number,
         );
         std::fs::write(dir.path().join("palatine.toml"), config).expect("a file");
@@ -253,6 +254,12 @@ impl Drop for NodeProcess {
         // A test that failed leaves its guests to nobody.
         machine::sweep(self.name);
     }
+}
+
+/// The first user of the containers of the node with this number, which has as many slots as its
+/// range has addresses for.
+pub(crate) const fn first_container_uid(number: u32) -> u32 {
+    0x0400_0000 + number * 0x40_0000
 }
 
 /// What must be nowhere.

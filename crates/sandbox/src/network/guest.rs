@@ -80,14 +80,14 @@ impl<'a> Namespace<'a> {
         self.up_with(slot, open_tap)
     }
 
-    /// The same for a container whose entry process waits for its start: its card is the other
-    /// end of a pair of links, in the network namespace that the container was made with.
-    pub(crate) fn up_for_container(&self, slot: u16, pid: u32) -> Result<(), DriverFailure> {
+    /// The same for a container whose entry process does not run yet: its card is the other end
+    /// of a pair of links, in the network namespace that has this path.
+    pub(crate) fn up_for_container(&self, slot: u16, network: &str) -> Result<(), DriverFailure> {
         self.up_with(slot, || {
-            let card = format!("link add tap0 type veth peer name eth0 address {GUEST_MAC} netns {pid}\n");
+            let card = format!("link add tap0 type veth peer name eth0 address {GUEST_MAC} netns {network}\n");
             command::run("ip", &["-batch", "-"], &format!("{card}link set tap0 addrgenmode none\n"))
         })?;
-        inside(Path::new(&format!("/proc/{pid}/ns/net")), || {
+        inside(Path::new(network), || {
             container_sysctls()?;
             command::run("ip", &["-batch", "-"], &container_links())
         })

@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -37,15 +38,17 @@ pub(crate) struct NetworkReservation {
 }
 
 impl NetworkReservation {
-    /// Claims what the section says, and the users from this one on, for the node with
-    /// this state folder. `running` tells how many processes run under a name.
+    /// Claims what the section says, the users from this one on and those of containers, for
+    /// the node with this state folder. `running` tells how many processes run under a name.
     pub(crate) fn take(
         config: &Config,
         state: &Path,
         first_uid: u32,
+        container_uids: Option<RangeInclusive<u32>>,
         running: impl Fn(&str) -> io::Result<usize>,
     ) -> Result<Self, DriverFailure> {
-        let node = NodeResources { mark: mark(state)?, state: state.to_owned(), range: config.range, first_uid };
+        let (mark, state) = (mark(state)?, state.to_owned());
+        let node = NodeResources { mark, state, range: config.range, first_uid, container_uids };
         let until = Instant::now() + PATIENCE;
         loop {
             match SharedHost::this().claim(config.name.as_str(), &node, &running)? {
@@ -77,6 +80,7 @@ impl SharedHost {
     ) -> Result<Result<NetworkReservation, String>, DriverFailure> {
         let mut file = self.lock()?;
         let mut record = shared::read(&mut file)?;
+        let node = &with_those_that_run(node, record.nodes.get(name), || running(name))?;
         if let Some(taken) = self.overlap(&record, name, node, running)? {
             return Ok(Err(taken));
         }
@@ -106,20 +110,19 @@ impl SharedHost {
         running: &impl Fn(&str) -> io::Result<usize>,
     ) -> Result<Option<String>, DriverFailure> {
         for (other, their) in record.nodes.iter().filter(|(other, _)| *other != name) {
-            let (addresses, users) = (their.range.overlaps(node.range), their.meets(node));
-            if !(addresses || users) || !(self.is_held(other)? || running(other)? > 0) {
-                continue;
-            }
-            let whose = format!("of the node {other} with its state in {}", their.state.display());
-            return Ok(Some(if addresses {
+            let whose = || format!("of the node {other} with its state in {}", their.state.display());
+            let met = if their.range.overlaps(node.range) {
                 let (ours, theirs) = (node.range, their.range);
-                format!("network.range: {ours} meets {theirs}, the range {whose}; give this node another range")
+                format!("network.range: {ours} meets {theirs}, the range {}; give this node another range", whose())
+            } else if let Some((key, ours, theirs)) = node.meets(their) {
+                let whose = whose();
+                format!("{key}: the users from {ours} on meet those from {theirs} on, {whose}; give this node others")
             } else {
-                let (ours, theirs) = (node.first_uid, their.first_uid);
-                format!(
-                    "node.first_uid: the users from {ours} on meet those from {theirs} on, {whose}; give this node others"
-                )
-            }));
+                continue;
+            };
+            if self.is_held(other)? || running(other)? > 0 {
+                return Ok(Some(met));
+            }
         }
         Ok(None)
     }
@@ -136,6 +139,20 @@ impl SharedHost {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// A node that is to have containers no more has their users for as long as some run.
+fn with_those_that_run(
+    node: &NodeResources,
+    before: Option<&NodeResources>,
+    running: impl Fn() -> io::Result<usize>,
+) -> io::Result<NodeResources> {
+    let kept = before.filter(|before| before.mark == node.mark).and_then(|before| before.container_uids.clone());
+    let mut node = node.clone();
+    if node.container_uids.is_none() && kept.is_some() && running()? > 0 {
+        node.container_uids = kept;
+    }
+    Ok(node)
 }
 
 fn taken(name: &str, holder: Option<&NodeResources>) -> String {
@@ -182,7 +199,7 @@ mod tests {
             let range: AddressRange = range.parse().unwrap();
             // More users than any range has slots.
             let first_uid = 100_000 + u32::from(range.ends(0).0.octets()[1]) * 20_000;
-            NodeResources { mark: mark(&state).unwrap(), state, range, first_uid }
+            NodeResources { mark: mark(&state).unwrap(), state, range, first_uid, container_uids: None }
         }
 
         fn claim(&self, name: &str, node: &NodeResources, running: usize) -> Result<NetworkReservation, String> {
@@ -234,6 +251,34 @@ mod tests {
         let refused = place.claim("b", &two, 0).unwrap_err();
         assert!(refused.starts_with("node.first_uid: the users from 120064 on meet those from 120000 on"), "{refused}");
         place.claim("b", &NodeResources { first_uid: two.first_uid + 1, ..two }, 0).unwrap();
+    }
+
+    #[test]
+    fn no_user_runs_the_containers_of_two_nodes_or_a_container_and_a_machine() {
+        let place = Place::new();
+        let with =
+            |node: NodeResources, uids: RangeInclusive<u32>| NodeResources { container_uids: Some(uids), ..node };
+        let one = with(place.node("one", "10.1.0.0/24"), 0x2000_0000..=0x203f_ffff);
+        let two = place.node("two", "10.2.0.0/24");
+        let held = place.claim("a", &one, 0).unwrap();
+        let refused = place.claim("b", &with(two.clone(), 0x203f_0000..=0x207f_ffff), 0).unwrap_err();
+        let said = "node.first_container_uid: the users from 540999680 on meet those from 536870912 on, of the node a";
+        assert!(refused.starts_with(said), "{refused}");
+        let refused = place.claim("b", &NodeResources { first_uid: 0x2000_0007, ..two.clone() }, 0).unwrap_err();
+        assert!(refused.starts_with("node.first_uid: the users from 536870919 on meet"), "{refused}");
+        let refused = place.claim("b", &with(two.clone(), one.first_uid..=one.first_uid), 0).unwrap_err();
+        assert!(refused.starts_with("node.first_container_uid: "), "{refused}");
+        place.claim("b", &with(two.clone(), 0x2040_0000..=0x207f_ffff), 0).unwrap();
+        place.claim("b", &two, 0).unwrap();
+        drop(held);
+
+        // It is to have none any more, and some run still.
+        let without = NodeResources { container_uids: None, ..one.clone() };
+        let held = place.claim("a", &without, 1).unwrap();
+        assert!(place.claim("b", &with(two.clone(), 0x2000_0000..=0x2000_ffff), 1).is_err());
+        drop(held);
+        let _held = place.claim("a", &without, 0).unwrap();
+        place.claim("b", &with(two, 0x2000_0000..=0x2000_ffff), 0).unwrap();
     }
 
     #[test]

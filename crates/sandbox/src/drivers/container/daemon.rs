@@ -15,8 +15,8 @@ use domain::Backoff;
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, getpid, getppid, kill_process, pidfd_open, pidfd_send_signal,
-    set_parent_process_death_signal,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getpid, getppid, getrlimit, kill_process, pidfd_open, pidfd_send_signal,
+    set_parent_process_death_signal, setrlimit,
 };
 
 use super::OciRuntime;
@@ -35,6 +35,8 @@ const WELL: Duration = Duration::from_secs(30);
 /// How long it may take to end when it is asked.
 const END: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(20);
+/// Files that a container's process may have open, where the node may allow as many.
+const OPEN_FILES: u64 = 64 * 1024;
 /// Bytes of a line of what it writes that are passed on at once.
 const LINE: u64 = 8 * 1024;
 
@@ -194,6 +196,12 @@ impl Drop for Daemon {
     }
 }
 
+/// Files that a container's process may have open. It inherits that from containerd, as all that is started here, which
+/// needs less itself.
+pub(super) fn open_files() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(OPEN_FILES).min(OPEN_FILES)
+}
+
 fn run(program: &Path, config: &Path, stop: &AtomicBool) {
     let mut pauses = AGAIN.pauses();
     while !stop.load(Ordering::Acquire) {
@@ -220,12 +228,15 @@ fn start(program: &Path, config: &Path) -> io::Result<Child> {
     command.arg("--config").arg(config).current_dir("/").stdin(Stdio::null());
     command.stdout(Stdio::null()).stderr(Stdio::piped());
     let this = getpid();
+    let files = Some(open_files());
     let before = move || {
+        setrlimit(Resource::Nofile, Rlimit { current: files, maximum: files })?;
+        setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
         set_parent_process_death_signal(Some(Signal::KILL))?;
         // Whoever ended before that has sent none.
         if getppid() == Some(this) { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
     };
-    // SAFETY: two system calls.
+    // SAFETY: system calls alone.
     unsafe { command.pre_exec(before) };
     command.spawn()
 }

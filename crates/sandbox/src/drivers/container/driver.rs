@@ -19,6 +19,7 @@ use wire::v1::node::{KeptDisk, Retention};
 use super::client::Containerd;
 use super::daemon::{Daemon, PROGRAM, Place, SHIM, kill_shims};
 use super::facts::ContainerFacts;
+use super::namespaces::Namespaces;
 use super::ops::{Inner, OVERHEAD_MIB, refused};
 use super::{ContainerSettings, OciRuntime, console};
 use crate::error::{Step, step};
@@ -86,19 +87,25 @@ impl Container {
     }
 
     async fn try_create(&self, spec: &GuestSpec, runtime: OciRuntime) -> Result<Guest, RuntimeError> {
-        let (id, slot, wanted) = (spec.slot.run, spec.slot, spec.clone());
-        self.blocking(move |inner| inner.lay(&wanted, runtime)).await?;
-        durable::failpoint("container", "laid");
-        let registered = self.0.client.create_container(self.0.record(spec, runtime)).await;
-        registered.during(RuntimeOperation::Create, id, step::VMM)?;
-        durable::failpoint("container", "registered");
+        let (id, slot) = (spec.slot.run, spec.slot);
+        let namespaces = self.blocking(move |inner| inner.begin(slot)).await;
+        let namespaces = Arc::new(namespaces.during(RuntimeOperation::Create, id, "make its namespaces")?);
+        durable::failpoint("container", "begun");
+        let joined = runtime.joins().then(|| namespaces.network_path());
+        // None of them needs another, and each waits for the machine.
+        let (laid, registered, connected) = tokio::join!(
+            self.lay(spec, runtime, &namespaces),
+            self.register(spec, runtime, &namespaces),
+            self.connect_network(slot, joined),
+        );
+        laid.and(registered).and(connected)?;
         let made = self.0.client.create_task(self.0.task(id)).await;
         let pid = made.during(RuntimeOperation::Create, id, step::VMM)?;
         durable::failpoint("container", "made");
         let facts = process::facts(pid).during(RuntimeOperation::Create, id, "look at its first process")?;
-        let linked = self.blocking(move |inner| inner.connect(slot, pid)).await;
-        linked.during(RuntimeOperation::Create, id, step::NETWORK)?;
-        durable::failpoint("container", "connected");
+        drop(namespaces);
+        let own = (!runtime.joins()).then(|| format!("/proc/{pid}/ns/net"));
+        self.connect_network(slot, own).await?;
         self.printed().insert(id);
         let started = self.0.client.start_task(&id.to_string()).await;
         started.during(RuntimeOperation::Create, id, step::VMM)?;
@@ -109,6 +116,39 @@ impl Container {
         let handle = handle.during(RuntimeOperation::Create, id, step::VMM)?;
         let exit = self.watch(id, handle).during(RuntimeOperation::Create, id, "watch it")?;
         Ok(Guest { facts: GuestFacts::Container(ContainerFacts { runtime: runtime.name(), process: facts }), exit })
+    }
+
+    async fn lay(
+        &self,
+        spec: &GuestSpec,
+        runtime: OciRuntime,
+        namespaces: &Arc<Namespaces>,
+    ) -> Result<(), RuntimeError> {
+        let (spec, namespaces) = (spec.clone(), Arc::clone(namespaces));
+        self.blocking(move |inner| inner.lay(&spec, runtime, &namespaces)).await?;
+        durable::failpoint("container", "laid");
+        Ok(())
+    }
+
+    async fn register(
+        &self,
+        spec: &GuestSpec,
+        runtime: OciRuntime,
+        namespaces: &Namespaces,
+    ) -> Result<(), RuntimeError> {
+        let registered = self.0.client.create_container(self.0.record(spec, runtime, namespaces)).await;
+        registered.during(RuntimeOperation::Create, spec.slot.run, step::VMM)?;
+        durable::failpoint("container", "registered");
+        Ok(())
+    }
+
+    /// Does nothing where the network is not there yet, or is connected already.
+    async fn connect_network(&self, slot: Slot, network: Option<String>) -> Result<(), RuntimeError> {
+        let Some(network) = network else { return Ok(()) };
+        let connected = self.blocking(move |inner| inner.connect(slot, &network)).await;
+        connected.during(RuntimeOperation::Create, slot.run, step::NETWORK)?;
+        durable::failpoint("container", "connected");
+        Ok(())
     }
 
     fn printed(&self) -> std::sync::MutexGuard<'_, BTreeSet<RunId>> {
@@ -357,6 +397,7 @@ impl Runtime for Container {
             drop(daemon);
             if inner.machine.found(CONTAINERS)?.is_empty() {
                 inner.place.clear().step("remove containerd's folder")?;
+                inner.machine.cgroups.remove_shims().step("remove the shims' cgroup")?;
             }
             inner.machine.close()
         })

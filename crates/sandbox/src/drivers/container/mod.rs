@@ -2,9 +2,10 @@
 //!
 //! A container shares the node's kernel. So it is offered only where the operator names it, and
 //! its name is in every answer. It is made by a containerd of our own (`daemon`), over its gRPC
-//! API (`client`), through runc, crun or gVisor's runsc. Its root is mapped to a plain user of its slot's own
-//! range; it has no privileges to gain, a list of system calls (`filter`), and a root put together
-//! by the host (`mounts`): the image's files, and over them its layer.
+//! API (`client`), through runc, crun or gVisor's runsc. Its root is mapped to a plain user of its
+//! slot's own range, whose are its users' and its network's namespaces too (`namespaces`); it has no
+//! privileges to gain, a list of system calls (`filter`), and a root put together by the host
+//! (`mounts`): the image's files, and over them its layer.
 //!
 //! containerd takes no part in images: whose layers an image has, and what may be in them, is
 //! judged in one place, the image store, whose code unpacks beneath the root that it was given
@@ -21,11 +22,14 @@ mod daemon;
 mod driver;
 pub(crate) mod facts;
 mod filter;
+mod loops;
 mod mounts;
+mod namespaces;
 mod ops;
 mod protocol;
 mod spec;
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use domain::RuntimeKind;
@@ -81,6 +85,14 @@ impl OciRuntime {
         }
     }
 
+    /// Whether its containers join namespaces that were made for them: runsc makes its own.
+    pub(crate) const fn joins(self) -> bool {
+        match self {
+            Self::Gvisor => false,
+            Self::Runc | Self::Crun => true,
+        }
+    }
+
     /// Memory, in MiB, that what makes it takes of its own cgroup, besides what is the
     /// container's: gVisor's kernel, and the process that opens files for it.
     pub(crate) const fn own_mib(self) -> u64 {
@@ -119,4 +131,11 @@ impl ContainerSettings {
     pub const USERS: u32 = 65_536;
     /// Slots that may be containers.
     pub const SLOTS: u16 = 4_096;
+
+    /// The users of the containers of so many slots, from this one on.
+    #[must_use]
+    pub fn uids(first: u32, slots: u16) -> RangeInclusive<u32> {
+        let all = u32::from(slots.clamp(1, Self::SLOTS)) * Self::USERS;
+        first..=first.saturating_add(all - 1)
+    }
 }

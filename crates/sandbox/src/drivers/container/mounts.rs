@@ -26,10 +26,10 @@ use rustix::mount::{
     MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind, mount_remount, move_mount, open_tree,
     unmount,
 };
-use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, waitpid};
 
-use super::ContainerSettings;
-use crate::{DriverFailure, command, files};
+use super::loops::attach;
+use super::namespaces::Namespaces;
+use crate::{DriverFailure, files};
 
 /// Where all nodes have them. The paths must be passed by users who may enter no state folder.
 const PLACE: &str = "/run/palatine-containers";
@@ -68,6 +68,8 @@ pub(super) struct Parts<'a> {
     pub(super) pod: &'a Path,
     /// The user of the host who is root in it.
     pub(super) first_uid: u32,
+    /// Whose users those of the image's and the data's files become.
+    pub(super) namespaces: &'a Namespaces,
     /// Names and contents of [`TEXTS`].
     pub(super) texts: [(&'static str, String); 3],
 }
@@ -94,15 +96,15 @@ impl Mounts {
     pub(super) fn up(&self, parts: &Parts<'_>) -> Result<(), DriverFailure> {
         self.down()?;
         self.folders(parts.first_uid)?;
-        let users = user_namespace(parts.first_uid)?;
+        let users = parts.namespaces.users();
         let read_only = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
-        shift(parts.base, &self.path("base"), read_only, &users)?;
+        shift(parts.base, &self.path("base"), read_only, users)?;
         durable::failpoint("container mounts", "base");
         self.layer(parts)?;
         durable::failpoint("container mounts", "layer");
         attach(parts.data, &self.path("disk"))?;
         durable::failpoint("container mounts", "disk");
-        shift(&self.path("disk"), &self.path("data"), MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, &users)?;
+        shift(&self.path("disk"), &self.path("data"), MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, users)?;
         unmount(self.path("disk"), UnmountFlags::empty())?;
         let pod = self.path("pod");
         File::create(&pod)?;
@@ -193,15 +195,6 @@ fn unmount_all(path: &Path) -> Result<(), DriverFailure> {
     }
 }
 
-/// On the first fault of the disk below nothing more is written.
-const OPTIONS: &str = "loop,nodev,nosuid,noatime,discard,noinit_itable,errors=remount-ro";
-
-/// Mounts a file system that this host has made and no machine was ever given.
-fn attach(disk: &Path, at: &Path) -> Result<(), DriverFailure> {
-    let (disk, at) = (disk.to_string_lossy(), at.to_string_lossy());
-    command::run("mount", &["-t", "ext4", "-o", OPTIONS, &disk, &at], "")
-}
-
 /// Refuses to let go of disks that are mounted in other places than ours still, as where another
 /// process has a copy of this host's mounts: a machine may be given them next.
 pub(super) fn must_be_detached(disks: &[PathBuf], within: Duration) -> Result<(), DriverFailure> {
@@ -266,67 +259,13 @@ fn set_attributes(tree: &OwnedFd, set: u64, users: &OwnedFd) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// A user namespace in which the users from 0 on are those of the host from this one on. It
-/// takes a process to make one, which ends here.
-fn user_namespace(first_uid: u32) -> io::Result<OwnedFd> {
-    let child = idle_in_user_namespace()?;
-    let pid = child.as_raw_nonzero();
-    let opened = (|| {
-        let map = format!("0 {first_uid} {}\n", ContainerSettings::USERS);
-        fs::write(format!("/proc/{pid}/uid_map"), &map)?;
-        fs::write(format!("/proc/{pid}/gid_map"), &map)?;
-        File::open(format!("/proc/{pid}/ns/user")).map(OwnedFd::from)
-    })();
-    kill_process(child, Signal::KILL)?;
-    waitpid(Some(child), WaitOptions::empty())?;
-    opened
-}
-
-/// A process that does nothing, in a user namespace of its own. It ends with the thread that has
-/// made it: it holds all that this program has open, its locks too.
-#[expect(unsafe_code, reason = "only a process of one thread may make a user namespace")]
-fn idle_in_user_namespace() -> io::Result<Pid> {
-    let flags = libc::c_long::from(libc::CLONE_NEWUSER | libc::SIGCHLD);
-    let told = [libc::PR_SET_PDEATHSIG, libc::SIGKILL].map(libc::c_long::from);
-    let parent = libc::c_long::from(getpid().as_raw_nonzero().get());
-    // SAFETY: a fork. The child makes system calls and nothing else, until it is killed.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0_usize, 0_usize, 0_usize, 0_usize) };
-    if pid == 0 {
-        // SAFETY: the signal is asked for, and whether its cause was there before; then it waits.
-        unsafe {
-            libc::syscall(libc::SYS_prctl, told[0], told[1], 0_usize, 0_usize, 0_usize);
-            while libc::syscall(libc::SYS_getppid) == parent {
-                libc::syscall(libc::SYS_pause);
-            }
-            libc::_exit(0);
-        }
-    }
-    if pid < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    pid.ok_or_else(|| io::Error::other("the kernel has given a process a number that is none"))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
-    use std::os::fd::AsFd as _;
-    use std::process::{Command, Stdio};
+    use std::process::Command;
 
     use needs::needs;
-    use rustix::event::{PollFd, PollFlags, poll};
-    use rustix::process::{PidfdFlags, pidfd_open};
 
     use super::*;
-
-    #[test]
-    #[ignore = "a child process of the test below"]
-    fn the_process_that_is_killed() {
-        let idle = idle_in_user_namespace().unwrap();
-        writeln!(io::stdout(), "\nidle {}", idle.as_raw_nonzero()).unwrap();
-        thread::sleep(Duration::from_secs(60));
-    }
 
     #[test]
     fn a_disk_that_is_mounted_elsewhere_still_is_not_let_go() {
@@ -342,29 +281,5 @@ mod tests {
         assert!(Command::new("losetup").args(["--detach", device.trim()]).status().unwrap().success());
         assert!(matches!(&held, Err(DriverFailure::Taken(why)) if why.contains("loop")), "{held:?}");
         must_be_detached(&[disk], BUSY).unwrap();
-    }
-
-    #[test]
-    fn what_makes_a_user_namespace_ends_with_a_daemon_that_is_killed() {
-        needs!(root);
-        let this = std::env::current_exe().unwrap();
-        let name = "drivers::container::mounts::tests::the_process_that_is_killed";
-        let mut daemon = Command::new(this)
-            .args(["--exact", "--ignored", "--nocapture", name])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = io::BufRead::lines(io::BufReader::new(daemon.stdout.take().unwrap()));
-        let idle = lines.map_while(Result::ok).find_map(|line| line.strip_prefix("idle ")?.parse().ok());
-        let idle = idle.and_then(Pid::from_raw).unwrap();
-        let handle = pidfd_open(idle, PidfdFlags::empty()).unwrap();
-        daemon.kill().unwrap();
-        daemon.wait().unwrap();
-        let (mut ends, limit) = ([PollFd::from_borrowed_fd(handle.as_fd(), PollFlags::IN)], Duration::from_secs(10));
-        let ended = poll(&mut ends, Some(&limit.try_into().unwrap())).unwrap() == 1;
-        if !ended {
-            kill_process(idle, Signal::KILL).unwrap();
-        }
-        assert!(ended, "it lives on, with all that the daemon had open");
     }
 }

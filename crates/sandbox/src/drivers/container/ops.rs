@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use domain::RunId;
-use rustix::process::{Resource, getrlimit};
 use wire::v1::node::{DataDisk, Retention};
 use wire::v1::pod::GUEST_ADDRESS;
 
 use super::client::Containerd;
-use super::daemon::{Daemon, Place};
+use super::daemon::{Daemon, Place, open_files};
 use super::mounts::{self, Mounts, Parts};
+use super::namespaces::Namespaces;
 use super::protocol::{Any, ContainerRecord, CreateTaskRequest, RuncOptions, RuntimeChoice};
 use super::spec::Wanted;
 use super::{ContainerSettings, OciRuntime};
@@ -31,8 +31,6 @@ const POD_MIB: u64 = 16;
 pub(super) const OVERHEAD_MIB: u64 = POD_MIB + 32;
 /// Threads of a container, besides one for each core: browsers and compilers have hundreds.
 const THREADS: u32 = 4_096;
-/// Files that a container may have open, where the node may allow as many.
-const OPEN_FILES: u64 = 64 * 1024;
 
 /// All that the driver holds.
 pub(super) struct Inner {
@@ -137,14 +135,27 @@ impl Inner {
         })
     }
 
-    /// All that a container stands on, but its network, which needs its first process.
-    pub(super) fn lay(&self, spec: &GuestSpec, runtime: OciRuntime) -> Result<(), RuntimeError> {
+    /// Its folder, by which all else of it is found after the daemon's death, and then the
+    /// namespaces that belong to the users of its slot.
+    pub(super) fn begin(&self, slot: Slot) -> io::Result<Namespaces> {
+        files::private_dir(&self.dir(slot.run))?;
+        Namespaces::owned_by(self.first_uid(slot.number))
+    }
+
+    /// All that a container stands on, but its network.
+    pub(super) fn lay(
+        &self,
+        spec: &GuestSpec,
+        runtime: OciRuntime,
+        namespaces: &Namespaces,
+    ) -> Result<(), RuntimeError> {
         let id = spec.slot.run;
         let dir = self.dir(id);
-        files::private_dir(&dir).during(RuntimeOperation::Create, id, "make its folder")?;
         self.disks(&dir, spec).during(RuntimeOperation::Create, id, step::DISKS)?;
         let limits = self.limits(spec, runtime).during(RuntimeOperation::Create, id, "read its limits")?;
-        let group = self.machine.cgroups.create(&id.to_string(), limits).map_err(DriverFailure::Cgroup);
+        let groups = &self.machine.cgroups;
+        let group = groups.make_shims().and_then(|()| groups.create(&id.to_string(), limits));
+        let group = group.map_err(DriverFailure::Cgroup);
         group.during(RuntimeOperation::Create, id, step::VMM)?;
         let (layer, data) = (dir.join(HOST_LAYER), dir.join(HOST_DATA));
         let parts = Parts {
@@ -153,6 +164,7 @@ impl Inner {
             data: &data,
             pod: &self.settings.pod,
             first_uid: self.first_uid(spec.slot.number),
+            namespaces,
             texts: self.texts(spec),
         };
         self.mounts(id).up(&parts).during(RuntimeOperation::Create, id, step::DISKS)
@@ -221,11 +233,14 @@ impl Inner {
         }
     }
 
-    pub(super) fn record(&self, spec: &GuestSpec, runtime: OciRuntime) -> ContainerRecord {
+    pub(super) fn record(&self, spec: &GuestSpec, runtime: OciRuntime, namespaces: &Namespaces) -> ContainerRecord {
         let (id, first_uid) = (spec.slot.run.to_string(), self.first_uid(spec.slot.number));
         let hostname = spec.pod.to_string();
         let mounts = self.mounts(spec.slot.run);
-        let allowed = getrlimit(Resource::Nofile).maximum.unwrap_or(OPEN_FILES).min(OPEN_FILES);
+        let (joins, open_files) = match runtime.joins() {
+            true => (vec![("user", namespaces.users_path()), ("network", namespaces.network_path())], None),
+            false => (Vec::new(), Some(open_files())),
+        };
         let wanted = Wanted {
             hostname: &hostname,
             cgroup: &self.machine.cgroups.path(&id),
@@ -233,10 +248,12 @@ impl Inner {
             first_uid,
             state_dir: &spec.state_dir,
             memory_mib: spec.memory_mib,
-            open_files: allowed,
+            joins: &joins,
+            open_files,
         };
         let program = self.programs.get(&runtime).map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
         let options = RuncOptions {
+            shim_cgroup: self.machine.cgroups.shims_path(),
             io_uid: first_uid,
             io_gid: first_uid,
             binary_name: program,
@@ -258,9 +275,10 @@ impl Inner {
         CreateTaskRequest { container_id: id.to_string(), stdout: console.clone(), stderr: console }
     }
 
-    pub(super) fn connect(&self, slot: Slot, pid: u32) -> Result<(), DriverFailure> {
+    /// Has the network of this path lead out by the slot's link.
+    pub(super) fn connect(&self, slot: Slot, network: &str) -> Result<(), DriverFailure> {
         self.machine.host.reconcile_network()?;
-        self.machine.namespace(slot.run).up_for_container(slot.number, pid)
+        self.machine.namespace(slot.run).up_for_container(slot.number, network)
     }
 
     /// Ends all processes of a container; one that is frozen hears of nothing.

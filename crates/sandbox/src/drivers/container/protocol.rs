@@ -51,6 +51,8 @@ pub(super) struct RuntimeChoice {
 /// `containerd.runc.v1.Options`.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct RuncOptions {
+    #[prost(string, tag = "3")]
+    pub(super) shim_cgroup: String,
     #[prost(uint32, tag = "4")]
     pub(super) io_uid: u32,
     #[prost(uint32, tag = "5")]
@@ -137,8 +139,9 @@ mod tests {
 
     #[test]
     fn messages_have_the_fields_of_containerds_own() {
-        let options = RuncOptions { io_uid: 7, io_gid: 8, binary_name: "crun".into(), root: "/r".into() };
-        assert_eq!(options.encode_to_vec(), b"\x20\x07\x28\x08\x32\x04crun\x3a\x02/r");
+        let (shim_cgroup, binary_name, root) = ("/s".into(), "crun".into(), "/r".into());
+        let options = RuncOptions { shim_cgroup, io_uid: 7, io_gid: 8, binary_name, root };
+        assert_eq!(options.encode_to_vec(), b"\x1a\x02/s\x20\x07\x28\x08\x32\x04crun\x3a\x02/r");
         let request =
             CreateTaskRequest { container_id: "a".into(), stdout: "file:///o".into(), stderr: "file:///o".into() };
         assert_eq!(request.encode_to_vec(), b"\x0a\x01a\x2a\x09file:///o\x32\x09file:///o");

@@ -6,6 +6,7 @@ use wire::v1::pod::{GATEWAY_ADDRESS, GUEST_ADDRESS, PORT};
 use super::ContainerSettings;
 use super::filter::seccomp;
 
+const NAMESPACES: [&str; 7] = ["user", "pid", "mount", "network", "ipc", "uts", "cgroup"];
 /// Where `pod` lies in a container: on the container's own `/run`.
 const POD: &str = "/run/palatine/pod";
 /// What `pod` itself may do, within the users of its own namespace: give files and processes to
@@ -44,14 +45,19 @@ pub(super) struct Wanted<'a> {
     /// Where its data is wanted besides `/data`.
     pub(super) state_dir: &'a str,
     pub(super) memory_mib: u64,
-    /// Files it may have open.
-    pub(super) open_files: u64,
+    /// The namespaces that it joins, by kind and path. It is made in new ones of all other kinds.
+    pub(super) joins: &'a [(&'static str, String)],
+    /// Files it may have open, where what makes it has to say so.
+    pub(super) open_files: Option<u64>,
 }
 
 impl Wanted<'_> {
     pub(super) fn spec(&self) -> Value {
         let ids = json!([{"containerID": 0, "hostID": self.first_uid, "size": ContainerSettings::USERS}]);
-        let namespaces = ["user", "pid", "mount", "network", "ipc", "uts", "cgroup"].map(|kind| json!({"type": kind}));
+        let namespaces = NAMESPACES.map(|kind| match self.joins.iter().find(|(joined, _)| *joined == kind) {
+            Some((_, path)) => json!({"type": kind, "path": path}),
+            None => json!({"type": kind}),
+        });
         json!({
             "ociVersion": "1.0.2",
             "hostname": self.hostname,
@@ -71,10 +77,7 @@ impl Wanted<'_> {
                     "inheritable": [],
                     "ambient": [],
                 },
-                "rlimits": [
-                    {"type": "RLIMIT_CORE", "hard": 0, "soft": 0},
-                    {"type": "RLIMIT_NOFILE", "hard": self.open_files, "soft": self.open_files},
-                ],
+                "rlimits": self.limits(),
                 "noNewPrivileges": true,
             },
             "mounts": self.mounts(),
@@ -90,6 +93,14 @@ impl Wanted<'_> {
                 "readonlyPaths": READ_ONLY,
             },
         })
+    }
+
+    /// Of each process. Others inherit them from containerd: over one in users of its own only who may go over every limit
+    /// of the node could set them.
+    fn limits(&self) -> Vec<Value> {
+        let limit = |kind: &str, most: u64| json!({"type": kind, "hard": most, "soft": most});
+        let files = self.open_files.map(|most| [limit("RLIMIT_CORE", 0), limit("RLIMIT_NOFILE", most)]);
+        files.into_iter().flatten().collect()
     }
 
     fn mounts(&self) -> Vec<Value> {
@@ -127,6 +138,7 @@ mod tests {
     use super::*;
 
     fn spec(state_dir: &str) -> Value {
+        let joins = [("user", "/proc/7/fd/8".to_owned()), ("network", "/proc/7/fd/9".to_owned())];
         let wanted = Wanted {
             hostname: "agent-123",
             cgroup: "/node/id",
@@ -134,7 +146,8 @@ mod tests {
             first_uid: 70_000,
             state_dir,
             memory_mib: 256,
-            open_files: 1_024,
+            joins: &joins,
+            open_files: None,
         };
         wanted.spec()
     }
@@ -150,7 +163,10 @@ mod tests {
         for reaching_out in ["CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_SYS_PTRACE", "CAP_MKNOD"] {
             assert!(!POD_CAPABILITIES.contains(&reaching_out), "{reaching_out}");
         }
-        assert_eq!(spec["linux"]["namespaces"].as_array().unwrap().len(), 7);
+        let namespaces = spec["linux"]["namespaces"].as_array().unwrap();
+        let joined: Vec<_> = namespaces.iter().filter_map(|it| Some((&it["type"], it.get("path")?))).collect();
+        assert_eq!(joined, [(&json!("user"), &json!("/proc/7/fd/8")), (&json!("network"), &json!("/proc/7/fd/9"))]);
+        assert_eq!((namespaces.len(), &spec["process"]["rlimits"]), (7, &json!([])));
     }
 
     #[test]

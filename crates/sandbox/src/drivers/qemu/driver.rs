@@ -43,7 +43,7 @@ impl Qemu {
     /// Names what the machine lacks.
     pub async fn start(settings: QemuSettings) -> Result<Self, DriverError> {
         check(&settings)?;
-        let machine = NodeMachine::claim(&settings.state, &settings.network, settings.first_uid).await?;
+        let machine = NodeMachine::claim(&settings.state, &settings.network, settings.first_uid, None).await?;
         Self::on(Arc::new(machine), settings).await
     }
 
