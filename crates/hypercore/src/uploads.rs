@@ -23,11 +23,12 @@ use bytes::Bytes;
 use domain::{ImageDigest, ImageId};
 use futures_util::{Stream, StreamExt};
 use image::recipe::StepLimits;
-use image::{BuildError, HeldBuild, ImageError, ImageStore, Progress};
+use image::{BuildError, HeldBuild, ImageError, ImageStore, Progress, Removed};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::spawn_blocking;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use wire::fault::Code;
 use wire::v1::images::{ArchiveSpec, BuildLogPart, BuildRuntime, BuildSpec, ContextBuild, HeldImage, ImportSpec};
@@ -42,6 +43,8 @@ const MAX_WRITERS: usize = 256;
 /// For how long an upload is kept that nobody asks for any more: longer than any gateway waits
 /// for one.
 const FORGOTTEN_AFTER: Duration = Duration::from_hours(14 * 24);
+/// How often one that waits for its turn looks whether it is still wanted.
+const STOP_PAUSE: Duration = Duration::from_millis(250);
 /// How often it is looked whether the disk still has room, in bytes that have come.
 const LOOK_EVERY: u64 = 16 << 20;
 /// What an import takes of the disk at most, in parts as large as the image may be: the
@@ -253,7 +256,11 @@ impl Uploads {
 
     async fn work(self: Arc<Self>, id: ImageId, upload: Arc<Upload>, spec: ImportSpec, max_mib: u64) {
         let turns = if spec.build.is_some() { &self.building } else { &self.importing };
-        let Ok(_turn) = Arc::clone(turns).acquire_owned().await else { return };
+        let turn = tokio::select! {
+            turn = Arc::clone(turns).acquire_owned() => turn.ok(),
+            () = upload.until_stopped() => None,
+        };
+        let Some(_turn) = turn else { return upload.set(Work::None) };
         let (done, ended) = oneshot::channel();
         let (uploads, steps, asked_mib) = (Arc::clone(&self), Arc::clone(&upload), spec.max_mib);
         // A thread of its own: one that is at it does not hold up the daemon's end.
@@ -402,7 +409,7 @@ impl Uploads {
 
     /// Removes the images that were forgotten and are not in use, and uploads that nobody has
     /// asked for in a long time.
-    pub(crate) async fn sweep(&self, in_use: BTreeSet<ImageDigest>) -> Result<u64, UploadError> {
+    pub(crate) async fn sweep(&self, in_use: BTreeSet<ImageDigest>) -> Result<Removed, UploadError> {
         let (store, dir) = (self.store.clone(), self.dir.clone());
         blocking(move || {
             remove_old(&dir)?;
@@ -478,6 +485,13 @@ impl Upload {
 
     fn set(&self, work: Work) {
         *self.work() = work;
+    }
+
+    /// Ends when nobody wants it any more.
+    async fn until_stopped(&self) {
+        while !self.stopping.load(Ordering::Relaxed) {
+            sleep(STOP_PAUSE).await;
+        }
     }
 }
 
@@ -566,6 +580,7 @@ const fn is_of_the_build(error: &BuildError) -> bool {
         | BuildError::NoContainerfile(_)
         | BuildError::Unsigned
         | BuildError::Bases { .. }
+        | BuildError::LargeBases { .. }
         | BuildError::UnknownBase { .. }
         | BuildError::Tree { .. } => true,
         BuildError::Stopped

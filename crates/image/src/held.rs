@@ -23,7 +23,7 @@ use crate::progress::CountingReader;
 use crate::recipe::StepLimits;
 use crate::signature::TrustedKeys;
 use crate::source;
-use crate::store::{entries, unlink};
+use crate::store::{Removed, entries, unlink};
 use crate::{BuildError, Config, ImageError, ImageStore, Progress};
 
 impl ImageStore {
@@ -96,9 +96,16 @@ impl ImageStore {
         let _turn = self.turn(&digest)?;
         if self.get(&digest).is_err() {
             let disk = self.disk(&digest);
-            let record = assemble(manifest, &staged.blobs, at.scratch, &disk, bounds, to)?;
-            // Until it has its pin it is on its way out: a crash between leaves it to the sweep.
+            // Until it has its pin it is on its way out, its disk too: a crash leaves it to the sweep.
             self.going(&digest)?;
+            let record = match assemble(manifest, &staged.blobs, at.scratch, &disk, bounds, to) {
+                Ok(record) => record,
+                Err(error) => {
+                    unlink(&disk)?;
+                    unlink(&self.going_path(&digest))?;
+                    return Err(error);
+                }
+            };
             if let Err(error) = staged.keep(&self.blobs_dir()) {
                 unlink(&disk)?;
                 return Err(error);
@@ -152,32 +159,59 @@ impl ImageStore {
         unlink(&self.pin_path(pin)).map(drop)
     }
 
-    /// Removes the images that lost their last pin and that nothing runs from. Where others
-    /// work on the store, another time. Returns the bytes freed.
+    /// Removes the images that lost their last pin and that nothing runs from. Where others work on
+    /// the store, their blobs stay until nobody does: without end there may be somebody who builds.
     ///
     /// # Errors
     /// When the store cannot be read or written.
-    pub fn sweep(&self, in_use: &BTreeSet<ImageDigest>) -> Result<u64, ImageError> {
+    pub fn sweep(&self, in_use: &BTreeSet<ImageDigest>) -> Result<Removed, ImageError> {
         let dir = self.dir("going");
         if !dir.exists() || entries(&dir)?.is_empty() {
-            return Ok(0);
+            return Ok(Removed::default());
         }
-        let Ok(_lock) = Lock::try_exclusive(&self.lock_path()) else { return Ok(0) };
+        let Ok(_lock) = Lock::try_exclusive(&self.lock_path()) else { return self.sweep_beside_others(in_use) };
+        let going = self.unwanted(in_use)?;
+        let leave: Vec<_> = going.iter().filter(|(_, leaves)| *leaves).map(|(digest, _)| *digest).collect();
+        let removed = if leave.is_empty() { Removed::default() } else { self.forget(&leave)? };
+        for (digest, _) in going {
+            unlink(&self.going_path(&digest))?;
+        }
+        Ok(removed)
+    }
+
+    /// What is large of them, each in its turn: who brings the same image again begins anew.
+    fn sweep_beside_others(&self, in_use: &BTreeSet<ImageDigest>) -> Result<Removed, ImageError> {
+        let (mut removed, Ok(_lock)) = (Removed::default(), Lock::try_shared(&self.lock_path())) else {
+            return Ok(Removed::default());
+        };
+        for (digest, _) in self.unwanted(in_use)?.into_iter().filter(|(_, leaves)| *leaves) {
+            let Ok(_turn) = Lock::try_exclusive(&self.turn_path(&digest)) else { continue };
+            // It may have got a pin before it was our turn.
+            if !self.wanted()?.contains(&digest) {
+                self.forget_files(&digest, &mut removed)?;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Those that lost their last pin and that nothing runs from, and whether they leave: one that
+    /// has a name or a new pin stays.
+    fn unwanted(&self, in_use: &BTreeSet<ImageDigest>) -> Result<Vec<(ImageDigest, bool)>, ImageError> {
         self.refuse_unreadable()?;
-        let wanted: BTreeSet<_> = self.names()?.into_values().chain(self.pins()?.into_values()).collect();
-        let mut freed = 0;
+        let (dir, wanted) = (self.dir("going"), self.wanted()?);
+        let mut found = Vec::new();
         for name in entries(&dir)? {
             let digest = format!("sha256:{name}").parse();
             let digest: ImageDigest = digest.map_err(|_| ImageError::Unreadable(dir.join(&name)))?;
-            if in_use.contains(&digest) {
-                continue;
+            if !in_use.contains(&digest) {
+                found.push((digest, !wanted.contains(&digest)));
             }
-            if !wanted.contains(&digest) {
-                freed += self.forget(&[digest])?;
-            }
-            unlink(&dir.join(&name))?;
         }
-        Ok(freed)
+        Ok(found)
+    }
+
+    fn wanted(&self) -> Result<BTreeSet<ImageDigest>, ImageError> {
+        Ok(self.names()?.into_values().chain(self.pins()?.into_values()).collect())
     }
 
     /// What an image takes of the disk, with its blobs.

@@ -15,6 +15,7 @@ mod contents;
 mod digest;
 mod disk;
 mod document;
+mod erase;
 mod error;
 mod export;
 #[cfg(feature = "fuzz")]
@@ -46,5 +47,5 @@ pub use progress::{NoProgress, Progress};
 pub use served::{Served, StoreServer};
 pub use signature::SignatureError;
 pub use source::{ContainerdError, ContainerdSource, Credentials, RegistryError};
-pub use store::{BuildOptions, ImageStore};
+pub use store::{BuildOptions, ImageStore, Removed};
 pub use tool::ToolError;

@@ -44,12 +44,18 @@ impl Lock {
 
     /// Holds it alone, if nobody holds it now.
     pub(crate) fn try_exclusive(path: &Path) -> Result<Self, LockError> {
-        let file = open(path)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(_) => Err(LockError::Busy(path.to_owned())),
-        }
+        at_once(path, File::try_lock)
     }
+
+    /// Holds it together with others, if nobody holds it alone now.
+    pub(crate) fn try_shared(path: &Path) -> Result<Self, LockError> {
+        at_once(path, File::try_lock_shared)
+    }
+}
+
+fn at_once(path: &Path, try_lock: impl Fn(&File) -> Result<(), TryLockError>) -> Result<Lock, LockError> {
+    let file = open(path)?;
+    try_lock(&file).map(|()| Lock { _file: file }).map_err(|_| LockError::Busy(path.to_owned()))
 }
 
 fn wait(path: &Path, try_lock: impl Fn(&File) -> Result<(), TryLockError>) -> Result<Lock, LockError> {

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use domain::ImageDigest;
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::assemble::{assemble, unpack};
 use crate::blobs::{BlobStore, publish, settle};
@@ -34,6 +34,7 @@ use crate::build::{
     find_containerfile, read_containerfile,
 };
 use crate::digest::BlobDigest;
+use crate::erase::erase_folder;
 use crate::image::{Image, ImageRecord, ImageSummary, Removal};
 use crate::lock::Lock;
 use crate::recipe::{Recipe, SCRATCH};
@@ -43,6 +44,8 @@ use crate::{Config, ImageError, NoProgress, Progress};
 
 /// Characters of a name at most.
 const MAX_NAME: usize = 64;
+/// How the folder of an image's files is called on its way out.
+const ROOT: &str = "root";
 
 /// How a recipe is built.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,6 +56,34 @@ pub struct BuildOptions<'a> {
     pub update: bool,
     /// No file of the image is younger: seconds since 1970 (`SOURCE_DATE_EPOCH`).
     pub epoch: i64,
+}
+
+/// What was removed of the store. The folders of images' files, which may hold very many, are out of
+/// their places and go at the end: nobody waits for that.
+#[derive(Debug, Default)]
+#[must_use = "the folders go when it is finished"]
+pub struct Removed {
+    pub(crate) bytes: u64,
+    pub(crate) roots: Vec<TempDir>,
+}
+
+impl Removed {
+    /// Removes what is left. Returns the bytes freed. Blocks for as long as there are files.
+    ///
+    /// # Errors
+    /// When a folder cannot be removed: it stays in `tmp`, and goes when the store is opened next.
+    pub fn finish(self) -> Result<u64, ImageError> {
+        self.roots.into_iter().try_fold(self.bytes, |bytes, root| {
+            let path = root.path().join(ROOT);
+            let freed = allocated(&path).and_then(|freed| root.close().map(|()| freed));
+            match freed {
+                Ok(freed) => Ok(bytes + freed),
+                // Whoever has opened the store meanwhile clears it away too.
+                Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(bytes),
+                Err(source) => Err(ImageError::file("remove", &path, source)),
+            }
+        })
+    }
 }
 
 /// The store. Cloning it is cheap.
@@ -290,7 +321,7 @@ impl ImageStore {
         let _lock = self.shared()?;
         self.get(digest)?;
         // Two that need the same one: the second finds the first one's work.
-        let _turn = Lock::exclusive(&self.dir("tmp").join(format!("{}.lock", digest.hex())))?;
+        let _turn = self.turn(digest)?;
         if root.is_dir() {
             return Ok(root);
         }
@@ -309,7 +340,7 @@ impl ImageStore {
     /// # Errors
     /// When the image is in use, or the name is not known.
     pub fn remove(&self, name: &str, in_use: &BTreeSet<ImageDigest>) -> Result<Removal, ImageError> {
-        let _lock = self.exclusive()?;
+        let lock = self.exclusive()?;
         self.refuse_unreadable()?;
         let digest = self.resolve(name)?;
         let mut names: Vec<_> = self.names()?.into_iter().filter(|(_, d)| *d == digest).map(|(name, _)| name).collect();
@@ -324,7 +355,9 @@ impl ImageStore {
             return Err(ImageError::InUse(digest));
         }
         self.forget_names(name, &digest)?;
-        let freed_bytes = if gone { self.forget(&[digest])? } else { 0 };
+        let removed = if gone { self.forget(&[digest])? } else { Removed::default() };
+        drop(lock);
+        let freed_bytes = removed.finish()?;
         Ok(Removal { digest, gone, freed_bytes })
     }
 
@@ -334,11 +367,13 @@ impl ImageStore {
     /// # Errors
     /// When the store cannot be read or written.
     pub fn prune(&self, in_use: &BTreeSet<ImageDigest>) -> Result<u64, ImageError> {
-        let _lock = self.exclusive()?;
+        let lock = self.exclusive()?;
         self.refuse_unreadable()?;
         let named: BTreeSet<_> = self.names()?.into_values().chain(self.pins()?.into_values()).collect();
         let loose = self.digests()?.into_iter().filter(|digest| !named.contains(digest) && !in_use.contains(digest));
-        self.forget(&loose.collect::<Vec<_>>())
+        let removed = self.forget(&loose.collect::<Vec<_>>())?;
+        drop(lock);
+        removed.finish()
     }
 
     /// What a damaged file stands for may be needed: nothing is removed beside it.
@@ -368,7 +403,11 @@ impl ImageStore {
 
     /// Two that take in the same image: the second finds the first one's work.
     pub(crate) fn turn(&self, digest: &ImageDigest) -> Result<Lock, ImageError> {
-        Ok(Lock::exclusive(&self.dir("tmp").join(format!("{}.lock", digest.hex())))?)
+        Ok(Lock::exclusive(&self.turn_path(digest))?)
+    }
+
+    pub(crate) fn turn_path(&self, digest: &ImageDigest) -> PathBuf {
+        self.dir("tmp").join(format!("{}.lock", digest.hex()))
     }
 
     /// From here on the image is there.
@@ -413,13 +452,11 @@ impl ImageStore {
         Ok(())
     }
 
-    /// Removes images, and blobs that no image needs any more. The bytes freed.
-    pub(crate) fn forget(&self, digests: &[ImageDigest]) -> Result<u64, ImageError> {
-        let mut freed = 0;
+    /// Removes images, and blobs that no image needs any more.
+    pub(crate) fn forget(&self, digests: &[ImageDigest]) -> Result<Removed, ImageError> {
+        let mut removed = Removed::default();
         for digest in digests {
-            unlink(&self.record_path(digest))?;
-            freed += unlink(&self.disk(digest))?;
-            freed += self.forget_root(digest)?;
+            self.forget_files(digest, &mut removed)?;
         }
         let mut needed = BTreeSet::new();
         for digest in self.digests()? {
@@ -428,27 +465,25 @@ impl ImageStore {
         }
         for blob in entries(&self.blobs_dir())? {
             if !needed.contains(&blob) {
-                freed += unlink(&self.blobs_dir().join(blob))?;
+                removed.bytes += unlink(&self.blobs_dir().join(blob))?;
             }
         }
-        Ok(freed)
+        Ok(removed)
     }
 
-    /// Removes the folder of an image's files; its bytes. It goes out of its place as a whole, so
-    /// that no half of it is ever found there.
-    fn forget_root(&self, digest: &ImageDigest) -> Result<u64, ImageError> {
+    /// Removes what an image has beside its blobs: from here on it is not there. The folder of its
+    /// files goes out of its place as a whole, so that no half of it is ever found there.
+    pub(crate) fn forget_files(&self, digest: &ImageDigest, removed: &mut Removed) -> Result<(), ImageError> {
+        unlink(&self.record_path(digest))?;
+        removed.bytes += unlink(&self.disk(digest))?;
         let root = self.root(digest);
         let scratch = self.scratch()?;
-        let going = scratch.path().join("root");
-        match fs::rename(&root, &going) {
-            Err(source) if source.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        match fs::rename(&root, scratch.path().join(ROOT)) {
+            Err(source) if source.kind() == std::io::ErrorKind::NotFound => {}
             Err(source) => return Err(ImageError::file("remove", &root, source)),
-            Ok(()) => {}
+            Ok(()) => removed.roots.push(scratch),
         }
-        let failed = |source| ImageError::file("remove", &going, source);
-        let bytes = allocated(&going).map_err(failed)?;
-        fs::remove_dir_all(&going).map_err(failed)?;
-        Ok(bytes)
+        Ok(())
     }
 
     /// Unpacked images lie in `tmp` and `roots` with their own owners and modes: nobody else
@@ -467,7 +502,7 @@ impl ImageStore {
         let Ok(_lock) = Lock::try_exclusive(&self.lock_path()) else { return };
         for name in entries(&self.dir("tmp")).unwrap_or_default() {
             let path = self.dir("tmp").join(name);
-            let cleared = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            let cleared = if path.is_dir() { erase_folder(&path) } else { fs::remove_file(&path) };
             if let Err(error) = cleared {
                 tracing::warn!(path = %path.display(), %error, "cannot clear away what an import left");
             }
@@ -487,7 +522,7 @@ impl ImageStore {
         fs::read_to_string(self.dir("names").join(name)).ok()?.trim().parse().ok()
     }
 
-    pub(crate) fn scratch(&self) -> Result<tempfile::TempDir, ImageError> {
+    pub(crate) fn scratch(&self) -> Result<TempDir, ImageError> {
         let dir = self.dir("tmp");
         tempfile::tempdir_in(&dir).map_err(|source| ImageError::file("create a directory in", &dir, source))
     }

@@ -1,6 +1,9 @@
 //! Images that were forgotten, and that nothing runs from.
 
+use tokio::task::spawn_blocking;
+
 use super::Node;
+use crate::uploads::UploadError;
 
 impl Node {
     /// Has forgotten images looked for.
@@ -13,12 +16,19 @@ impl Node {
     pub(crate) async fn sweep(&self) {
         let Some(uploads) = &self.shared.uploads else { return };
         let registry = &self.shared.registry;
-        let _alone = self.shared.image_use.write().await;
+        let alone = self.shared.image_use.write().await;
         if !registry.quarantine.list().is_empty() {
             return;
         }
         let in_use = registry.all().iter().map(|handle| handle.desired.image).collect();
-        match uploads.sweep(in_use).await {
+        let swept = uploads.sweep(in_use).await;
+        // Whoever wants an image does not wait until the last file of another is gone.
+        drop(alone);
+        let freed = match swept {
+            Ok(removed) => spawn_blocking(move || removed.finish().map_err(UploadError::from)).await,
+            Err(error) => Ok(Err(error)),
+        };
+        match freed.unwrap_or_else(|error| Err(UploadError::Disk(std::io::Error::other(error)))) {
             Ok(0) => {}
             Ok(freed) => tracing::info!(freed_mib = freed / (1024 * 1024), "forgotten images were removed"),
             Err(error) => {

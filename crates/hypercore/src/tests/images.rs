@@ -16,6 +16,7 @@ use super::pod::PodBehavior;
 
 const ONE: &str = "/v1/images/0000000000000001";
 const TWO: &str = "/v1/images/0000000000000002";
+const THREE: &str = "/v1/images/0000000000000003";
 
 /// A node that takes images of holders.
 fn node() -> TestNode {
@@ -276,13 +277,23 @@ async fn a_build_that_fails_says_why_and_one_that_is_forgotten_is_stopped() {
     let archive = good();
     sent(&daemon, ONE, &archive).await;
     assert_eq!(import(&daemon, ONE).await["name"], "held");
+    // One that waits for its turn is forgotten before that comes.
+    sent(&daemon, THREE, &fixtures::build_context("RUN echo never\n")).await;
+    ask(&daemon, Method::POST, &format!("{THREE}/import"), None, build_spec().to_string().into()).await;
+    forgotten(&daemon, THREE, end).await;
+    assert_eq!(get(&daemon, TWO).await["name"], "importing");
+    forgotten(&daemon, TWO, end).await;
+}
+
+/// Has it forgotten, and waits for that.
+async fn forgotten(daemon: &Daemon, path: &str, end: Instant) {
     loop {
-        let (status, gone) = ask(&daemon, Method::DELETE, TWO, None, Body::empty()).await;
+        let (status, gone) = ask(daemon, Method::DELETE, path, None, Body::empty()).await;
         if status == 204 {
             break;
         }
         assert!(status == 409 && Instant::now() < end, "{gone}");
         sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(get(&daemon, TWO).await["code"], "not_found");
+    assert_eq!(get(daemon, path).await["code"], "not_found");
 }

@@ -3,7 +3,9 @@
 //! Three programs of the distribution make the walls, one in the other:
 //!
 //! - `unshare` a mount namespace, in which what the step may see gets a place that it
-//!   can reach (the store is root's alone), and the step's cgroup is entered;
+//!   can reach (the store is root's alone), and the step's cgroup is entered; of the host's
+//!   mounts it has its programs, processes and devices, since what it has a copy of nobody
+//!   else can let go;
 //! - `nsenter` a user namespace whose root is nobody on the host;
 //! - `bwrap` namespaces for processes, network, IPC, host name and mounts: the image (or
 //!   the host's `/usr`, read-only) as `/`, nothing else of the host, of root's
@@ -15,7 +17,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::io::{BufRead, BufReader, Read as _, Write as _};
+use std::io::{BufRead, BufReader, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -36,23 +38,37 @@ use crate::{ImageError, Progress};
 
 /// Where everything below is found, on the host and inside.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// An empty directory of every host, hidden in the step's mount namespace alone.
+/// An empty directory of every host, hidden in the step's mount namespace alone: the root of that, and
+/// in it again, what is bound.
 const STAGE: &str = "/mnt";
-/// Enters the cgroups, lays out what is bound and becomes what follows.
+/// Enters the cgroups, lays out what is bound, leaves the host's mounts and becomes what follows.
 const LAY_OUT: &str = r#"
 exec 9< "$FILTER_OF_STEP"
 unset FILTER_OF_STEP
 for group in $GROUPS_OF_STEP; do echo 0 > "$group"; done
 unset GROUPS_OF_STEP
 mount -t tmpfs -o mode=755,size=1m palatine /mnt
+mkdir /mnt/mnt /mnt/host /mnt/tmp
 place=0
 while [ "$1" != -- ]; do
-  if [ -d "$1" ]; then mkdir "/mnt/$place"; else : > "/mnt/$place"; fi
-  mount --bind "$1" "/mnt/$place"
+  if [ -d "$1" ]; then mkdir "/mnt/mnt/$place"; else : > "/mnt/mnt/$place"; fi
+  mount --bind "$1" "/mnt/mnt/$place"
   place=$((place + 1))
   shift
 done
 shift
+for name in usr proc dev bin sbin lib lib64; do
+  if [ -L "/$name" ]; then
+    ln -s "usr/$name" "/mnt/$name"
+  elif [ -d "/$name" ]; then
+    mkdir "/mnt/$name"
+    mount --rbind "/$name" "/mnt/$name"
+  fi
+done
+cd /mnt
+pivot_root . host
+cd /
+umount -l /host
 exec "$@"
 "#;
 /// What root of an image may do: what containers' root may, without raw sockets and devices.
@@ -70,11 +86,14 @@ const CAPABILITIES: [&str; 11] = [
     "CAP_NET_BIND_SERVICE",
 ];
 /// What makes the walls, and the packages that bring it.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("bwrap", "bubblewrap"),
     ("unshare", "util-linux"),
     ("nsenter", "util-linux"),
+    ("pivot_root", "util-linux"),
     ("mount", "mount"),
+    ("umount", "mount"),
+    ("ln", "coreutils"),
     ("mkdir", "coreutils"),
     ("sh", "dash"),
 ];
@@ -91,6 +110,8 @@ const LINES: usize = 256;
 const MAX_LINE: u64 = 4096;
 const MAX_SAID: usize = 4096;
 const MIB: u64 = 1 << 20;
+/// Parts of a path that is told.
+const SHOWN_PARTS: usize = 8;
 /// The unit of a file's blocks, whatever the file system.
 const BLOCK: u64 = 512;
 /// What is left on the disk, whatever a step does: files that are open and have no name are not
@@ -254,6 +275,8 @@ impl Watch<'_> {
             }
             self.to.waiting(start.elapsed());
             self.look(start.elapsed())?;
+            // Before many files are counted others' room may be gone.
+            self.check_room()?;
             if Instant::now() >= count_at {
                 let counting = Instant::now();
                 self.check_disk()?;
@@ -292,6 +315,10 @@ impl Watch<'_> {
         if grown > mib.saturating_mul(MIB) {
             return Err(BuildError::Disk { mib, said: self.last() }.into());
         }
+        Ok(())
+    }
+
+    fn check_room(&self) -> Result<(), ImageError> {
         let disk = rustix::fs::statvfs(self.step.watched.0)
             .map_err(|errno| BuildError::io("look at the disk")(errno.into()))?;
         if disk.f_bavail.saturating_mul(disk.f_frsize) < LEFT_MIB * MIB {
@@ -304,6 +331,7 @@ impl Watch<'_> {
     fn judge(&self, status: ExitStatus) -> Result<(), ImageError> {
         self.look(Duration::ZERO)?;
         self.check_disk()?;
+        self.check_room()?;
         if status.success() {
             return Ok(());
         }
@@ -343,14 +371,24 @@ fn one_line(from: &mut impl BufRead) -> Option<String> {
 fn disk_bytes((folder, most): (&Path, u64)) -> Result<u64, BuildError> {
     let (mut bytes, mut files) = (0_u64, 0_u64);
     let mut open = vec![folder.to_owned()];
+    let odd = |dir: &Path, why| {
+        let path = dir.strip_prefix(folder).unwrap_or(dir).iter().take(SHOWN_PARTS).collect();
+        Err(BuildError::Tree { path, why })
+    };
     while let Some(dir) = open.pop() {
-        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+        let entries = match fs::read_dir(&dir) {
+            // What lies there would not be counted.
+            Err(error) if error.kind() == ErrorKind::InvalidFilename => {
+                return odd(&dir, "has folders in it that lie deeper than a path may be long");
+            }
+            entries => entries,
+        };
+        for entry in entries.into_iter().flatten().flatten() {
             let Ok(data) = entry.metadata() else { continue };
             bytes = bytes.saturating_add(data.len().max(data.blocks().saturating_mul(BLOCK)));
             files += 1;
             if files > most {
-                let path = dir.strip_prefix(folder).unwrap_or(&dir).to_owned();
-                return Err(BuildError::Tree { path, why: "has more files than images.max_entries" });
+                return odd(&dir, "has more files than images.max_entries");
             }
             if data.is_dir() {
                 open.push(entry.path());
@@ -430,6 +468,22 @@ mod tests {
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, 4 * MIB).unwrap();
         assert_eq!(file.metadata().unwrap().len(), 0);
         assert!(disk_bytes((dir.path(), 10)).unwrap() >= before + 4 * MIB);
+    }
+
+    #[test]
+    fn what_lies_deeper_than_it_can_be_counted_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY;
+        let mut at = rustix::fs::open(dir.path(), flags, rustix::fs::Mode::empty()).unwrap();
+        for _ in 0..3000 {
+            rustix::fs::mkdirat(&at, "d", rustix::fs::Mode::RWXU).unwrap();
+            at = rustix::fs::openat(&at, "d", flags, rustix::fs::Mode::empty()).unwrap();
+        }
+        let counted = disk_bytes((dir.path(), 10_000));
+        drop(at);
+        crate::erase::erase_folder(&dir.keep()).unwrap();
+        let said = counted.unwrap_err().to_string();
+        assert!(said.contains("deeper") && said.len() < 200, "{said}");
     }
 
     #[test]

@@ -5,8 +5,10 @@
 //! behind the walls: nothing of it becomes a file out here.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
-use std::io::Read as _;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
@@ -17,9 +19,10 @@ use super::BuildError;
 use super::confine::{Bind, Confined, Slash, installed};
 use super::root::SHIFT;
 use crate::blobs::BlobStore;
-use crate::digest::{BlobDigest, HashingReader, passed_bound};
+use crate::digest::{BlobDigest, HashingReader};
 use crate::document::{self, descriptor};
-use crate::layer::unpack;
+use crate::erase::erase_folder;
+use crate::layer::{LayerError, read_error, unpack, walk};
 use crate::recipe::{FILE_NAME, StepLimits};
 use crate::{Config, ImageError, Progress};
 
@@ -49,9 +52,11 @@ buildah build --pull=never --network none --layers=false --format oci --timestam
   --tag result --file "$RECIPE/$file" "$CONTEXT"
 buildah push --quiet --disable-compression result oci-archive:/work/result.tar
 "#;
+/// What it makes, in the folder that is theirs to write.
+const RESULT: &str = "result.tar";
 /// Where an archive is unpacked.
 const UNPACKED: &str = "/work/context";
-/// Entries of an archive among which its Containerfile is looked for, at most.
+/// Headers of an archive among which its Containerfile is looked for, at most.
 const MAX_ENTRIES: usize = 1_000_000;
 /// What it says of an image that was not handed in.
 const NOT_KNOWN: &str = "image not known";
@@ -113,28 +118,46 @@ pub(crate) fn read(file: &Path) -> Result<String, ImageError> {
 /// else the first of the usual ones. Unpacked, the archive has `most` bytes at most.
 pub(crate) fn read_packed(archive: &Path, named: Option<&str>, most: u64) -> Result<(String, String), ImageError> {
     let names = named.map_or(NAMES.to_vec(), |named| vec![named]);
-    let failed = |error: std::io::Error| match passed_bound(&error) {
-        true => ImageError::from(BuildError::LargeContext { mib: most >> 20 }),
-        false => BuildError::NoContext.into(),
-    };
     let file = fs::File::open(archive).map_err(|source| ImageError::file("read", archive, source))?;
-    let mut found: [Option<String>; NAMES.len()] = [None, None];
-    let plain = HashingReader::new(unpack(file).map_err(failed)?, most);
-    for entry in tar::Archive::new(plain).entries().map_err(failed)?.take(MAX_ENTRIES) {
-        let entry = entry.map_err(failed)?;
-        let path = entry.path().map_err(failed)?.into_owned();
-        let path = path.strip_prefix(".").unwrap_or(&path);
-        let Some(at) = names.iter().position(|name| path == Path::new(name)) else { continue };
-        let bytes = entry.size();
-        if bytes > MAX_BYTES {
-            return Err(BuildError::LargeRecipe { bytes, most: MAX_BYTES }.into());
-        }
-        let mut text = Vec::new();
-        entry.take(MAX_BYTES).read_to_end(&mut text).map_err(failed)?;
-        found[at] = Some(String::from_utf8_lossy(&text).into_owned());
-    }
+    let plain = HashingReader::new(unpack(file).map_err(|_| BuildError::NoContext)?, most);
+    let found = files_called(&names, plain).map_err(|error| match error {
+        Unread::Archive(LayerError::TooLarge) => BuildError::LargeContext { mib: most >> 20 },
+        Unread::Archive(_) => BuildError::NoContext,
+        Unread::Large(bytes) => BuildError::LargeRecipe { bytes, most: MAX_BYTES },
+    })?;
     let found = names.iter().zip(found).find_map(|(name, text)| Some((text?, (*name).to_owned())));
     found.ok_or_else(|| BuildError::NoContainerfile(names.join(" or ")).into())
+}
+
+/// Why the files of an archive are not read.
+enum Unread {
+    Archive(LayerError),
+    /// One has so many bytes.
+    Large(u64),
+}
+
+impl From<LayerError> for Unread {
+    fn from(error: LayerError) -> Self {
+        Self::Archive(error)
+    }
+}
+
+/// What stands in the files of these names, of which there are as many as of [`NAMES`] at most.
+fn files_called(names: &[&str], archive: impl Read) -> Result<[Option<String>; NAMES.len()], Unread> {
+    let mut found: [Option<String>; NAMES.len()] = [None, None];
+    walk(archive, MAX_ENTRIES, |path, bytes, content| {
+        let path = Path::new(OsStr::from_bytes(path));
+        let path = path.strip_prefix(".").unwrap_or(path);
+        let Some(at) = names.iter().position(|name| path == Path::new(name)) else { return Ok(()) };
+        if bytes > MAX_BYTES {
+            return Err(Unread::Large(bytes));
+        }
+        let mut text = Vec::new();
+        content.read_to_end(&mut text).map_err(|error| read_error(&error))?;
+        found[at] = Some(String::from_utf8_lossy(&text).into_owned());
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 /// The Containerfile that `path` means: itself, or the one in that folder. None where a recipe is meant.
@@ -184,11 +207,14 @@ pub(crate) fn build(
     };
     let mut words = vec![file];
     let Bases { known, unknown } = bases(request)?;
-    for (at, (name, manifest)) in known.into_iter().enumerate() {
-        to.step(&format!("hand in {name}"), None);
-        lay_out(manifest, blobs, &folders.bases.join(at.to_string()))?;
-        words.extend([at.to_string(), name]);
+    // One image may have several names.
+    let images: BTreeSet<_> = known.iter().map(|(_, manifest)| *manifest).collect();
+    must_fit(&images, blobs, request.limits.disk_mib)?;
+    for manifest in &images {
+        to.step("hand in what it builds on", None);
+        lay_out(*manifest, blobs, &folders.bases.join(manifest.hex()))?;
     }
+    words.extend(known.into_iter().flat_map(|(name, manifest)| [manifest.hex(), name]));
     // Whatever this process's umask is: root in there reads what is its own.
     [&folders.bases, &folders.settings, &folders.empty].into_iter().try_for_each(|folder| give_away(folder))?;
     to.step("build the Containerfile", None);
@@ -212,8 +238,11 @@ pub(crate) fn build(
     };
     let words: Vec<&str> =
         ["/bin/sh", "-euc", SCRIPT, "build"].into_iter().chain(words.iter().map(String::as_str)).collect();
-    confined.run(&words, to).map_err(|error| explained(error, &unknown))?;
-    folders.result()
+    let ran = confined.run(&words, to).map_err(|error| explained(error, &unknown));
+    let result = ran.and_then(|()| folders.result(scratch));
+    // Before more is written: it is as large as the build may be, and as deep as it likes.
+    folders.forget()?;
+    result
 }
 
 fn file_name(file: &Path) -> Result<String, ImageError> {
@@ -267,6 +296,18 @@ fn explained(error: ImageError, unknown: &[String]) -> ImageError {
         }
         other => other,
     }
+}
+
+/// Refuses images that are larger together than what a build may write: they are written out here, before anybody
+/// looks at what the build takes.
+fn must_fit(images: &BTreeSet<BlobDigest>, blobs: &BlobStore, mib: u64) -> Result<(), ImageError> {
+    let mut bytes = 0_u64;
+    for manifest in images {
+        let image: ImageManifest = document::json("manifest", &blobs.document(*manifest)?)?;
+        bytes = image.layers().iter().fold(bytes, |sum, layer| sum.saturating_add(layer.size()));
+    }
+    let found_mib = bytes.div_ceil(1 << 20);
+    if found_mib > mib { Err(BuildError::LargeBases { found_mib, mib }.into()) } else { Ok(()) }
 }
 
 /// An OCI layout of one image of the store: copies, since the walls' root owns nothing here.
@@ -332,15 +373,29 @@ impl Folders {
     }
 
     /// The archive: a file of its own, and no other name for one of ours.
-    fn result(&self) -> Result<PathBuf, ImageError> {
-        let path = self.work.join("result.tar");
-        let data = fs::symlink_metadata(&path).map_err(|source| ImageError::file("read", &path, source))?;
-        if data.is_file() { Ok(path) } else { Err(ImageError::NotAnImage(path)) }
+    fn result(&self, scratch: &Path) -> Result<PathBuf, ImageError> {
+        let path = self.work.join(RESULT);
+        let failed = |source| ImageError::file("read", &path, source);
+        if !fs::symlink_metadata(&path).map_err(failed)?.is_file() {
+            return Err(ImageError::NotAnImage(path));
+        }
+        let out = scratch.join(RESULT);
+        fs::rename(&path, &out).map_err(failed)?;
+        Ok(out)
+    }
+
+    fn forget(&self) -> Result<(), ImageError> {
+        let folders = [&self.work, &self.bases, &self.settings, &self.empty];
+        folders
+            .into_iter()
+            .try_for_each(|path| erase_folder(path).map_err(|source| ImageError::file("remove", path, source)))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use flate2::Compression;
+
     use super::*;
 
     #[test]
@@ -348,6 +403,49 @@ mod tests {
         let text = "# FROM nothing\nARG A=1\nfrom --platform=linux/amd64 base AS one\nCOPY --from=tools /a /b\n\
                     RUN --mount=type=bind x\nFROM\n  FROM scratch\n";
         assert_eq!(named(text).collect::<Vec<_>>(), ["base", "tools", "scratch"]);
+    }
+
+    /// A header of 400 MiB of one letter takes 2 MB to send, and all of them to read.
+    #[test]
+    fn a_header_without_a_bound_is_not_read_into_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("context");
+        for kind in [tar::EntryType::GNULongName, tar::EntryType::XHeader] {
+            let mut packed = flate2::write::GzEncoder::new(fs::File::create(&path).unwrap(), Compression::fast());
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_size(400 << 20);
+            header.set_cksum();
+            std::io::Write::write_all(&mut packed, header.as_bytes()).unwrap();
+            std::io::copy(&mut std::io::repeat(b'x').take(2 << 20), &mut packed).unwrap();
+            packed.finish().unwrap();
+            // It is refused at its head, and not where it ends too early.
+            let read = files_called(&NAMES, unpack(fs::File::open(&path).unwrap()).unwrap());
+            let why = read.err().map(|error| match error {
+                Unread::Archive(error) => error.to_string(),
+                Unread::Large(bytes) => bytes.to_string(),
+            });
+            assert!(why.as_ref().is_some_and(|why| why.contains("more than 1 MiB")), "{why:?}");
+            assert!(matches!(read_packed(&path, None, 1 << 30), Err(ImageError::Build(BuildError::NoContext))));
+        }
+    }
+
+    #[test]
+    fn what_is_built_on_is_no_larger_than_what_a_build_may_write() {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = BlobStore::new(dir.path().to_owned(), dir.path().to_owned());
+        let image = |mib: u64| {
+            let layer = json!({"mediaType": "application/vnd.oci.image.layer.v1.tar", "size": mib << 20,
+                "digest": BlobDigest::of(b"layer").to_string()});
+            let config = json!({"mediaType": "application/vnd.oci.image.config.v1+json", "size": 2,
+                "digest": BlobDigest::of(b"{}").to_string()});
+            let manifest = json!({"schemaVersion": 2, "config": config, "layers": [layer]});
+            blobs.keep(manifest.to_string().as_bytes()).unwrap()
+        };
+        let images: BTreeSet<_> = [image(10), image(20)].into();
+        must_fit(&images, &blobs, 30).unwrap();
+        let refused = must_fit(&images, &blobs, 29).unwrap_err();
+        assert!(matches!(refused, ImageError::Build(BuildError::LargeBases { found_mib: 30, mib: 29 })), "{refused}");
     }
 
     #[test]

@@ -144,6 +144,14 @@ pub enum BuildError {
         /// The bound.
         most: usize,
     },
+    /// A Containerfile that builds on more bytes than a build may write.
+    #[error("the images that the Containerfile builds on have {found_mib} MiB, packed; a build may write {mib}")]
+    LargeBases {
+        /// What they have.
+        found_mib: u64,
+        /// The bound.
+        mib: u64,
+    },
     /// A Containerfile that builds on what is not here. It is not fetched: what is
     /// taken in is looked at first.
     #[error(

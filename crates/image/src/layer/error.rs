@@ -75,7 +75,7 @@ impl LayerError {
 }
 
 /// Why an archive cannot be read on.
-pub(super) fn read(error: &io::Error) -> LayerError {
+pub(crate) fn read(error: &io::Error) -> LayerError {
     if passed_bound(error) { LayerError::TooLarge } else { LayerError::Malformed(error.to_string()) }
 }
 

@@ -23,9 +23,12 @@ mod path;
 mod root;
 mod sparse;
 mod unpack;
+mod walk;
 
 pub(crate) use apply::{UnpackBudget, apply};
 pub(crate) use capabilities::FileCapabilities;
 pub use error::LayerError;
+pub(crate) use error::read as read_error;
 pub(crate) use root::{ImageRoot, SHIFTED_IDS};
 pub(crate) use unpack::unpack;
+pub(crate) use walk::walk;

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use domain::{ArchiveSum, ImageId};
 use palatine_image::{Config, ImageStore, NoProgress};
+use sha2::{Digest as _, Sha256};
 
 use crate::fixture::{CreatedInodes, Place, Tar, digest, extract};
 
@@ -74,5 +76,49 @@ fn an_import_killed_at_any_instant_leaves_no_half_image() {
         child.wait().unwrap();
         assert_sound(&place, &made);
         place.import(&made).unwrap();
+    }
+}
+
+const ARCHIVE: &str = "PALATINE_TEST_ARCHIVE";
+
+#[test]
+#[ignore = "a child process of the test below"]
+fn a_holders_import_for_the_test_below() {
+    let (Some(store), Some(archive)) = (std::env::var_os(STORE), std::env::var_os(ARCHIVE)) else { return };
+    let config = Config { store: PathBuf::from(store), ..Config::default() };
+    let (store, archive) = (ImageStore::open(&config).unwrap(), PathBuf::from(archive));
+    let sum = ArchiveSum(Sha256::digest(std::fs::read(&archive).unwrap()).into());
+    store.import_held(&archive, sum, "work", ImageId::from_bits(1), 64, &NoProgress).unwrap();
+}
+
+/// A holder's import, which is killed at each step, and never asked for again.
+#[test]
+fn a_holders_import_that_is_killed_leaves_nothing_that_no_sweep_finds() {
+    let archive = tempfile::NamedTempFile::new().unwrap();
+    let made = CreatedInodes::of(vec![Tar::new().file("a", b"1").done()]);
+    std::fs::write(archive.path(), crate::archive::oci_archive(&made)).unwrap();
+    let run = |place: &Place, variable: &str, value: &str| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "--ignored", "crash::a_holders_import_for_the_test_below"]);
+        command.env(STORE, &place.config.store).env(ARCHIVE, archive.path()).env(variable, value);
+        command.output().unwrap().status.success()
+    };
+    let (place, list) = (Place::new(), tempfile::NamedTempFile::new().unwrap());
+    assert!(run(&place, durable::SEEN, list.path().to_str().unwrap()));
+    let seen = std::fs::read_to_string(list.path()).unwrap();
+    let points: std::collections::BTreeSet<_> = seen.lines().collect();
+    assert!(points.contains("image disk.renamed"), "{seen}");
+    for point in points {
+        let place = Place::new();
+        assert!(!run(&place, durable::AT, point), "not killed at {point}");
+        let store = ImageStore::open(&place.config).unwrap();
+        if store.pinned(ImageId::from_bits(1)).is_some() {
+            store.unpin(ImageId::from_bits(1)).unwrap();
+        }
+        store.sweep(&std::collections::BTreeSet::new()).unwrap().finish().unwrap();
+        for name in ["disks", "images", "going", "pins", "blobs/sha256"] {
+            let left = place.config.store.join(name).read_dir().map_or(0, Iterator::count);
+            assert_eq!(left, 0, "{name} after {point}");
+        }
     }
 }

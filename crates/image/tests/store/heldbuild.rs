@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use domain::{ArchiveSum, ImageDigest, ImageId};
@@ -76,6 +78,12 @@ fn what_forks_fills_the_disk_the_memory_or_never_ends_is_ended_and_told_and_leav
         ("bomb() { bomb | bomb & }; bomb; sleep 600", LIMITS, "more than 200 processes"),
         ("while cat /bin/ls >> /big; do :; done", StepLimits { disk_mib: 128, ..LIMITS }, "more than 128 MiB"),
         ("a=x; while a=$a$a; do :; done", LIMITS, "512 MiB of memory"),
+        (
+            "d=dddddddd; d=$d$d$d$d$d; d=$d$d$d$d$d$d; n=0; while [ $n -lt 20 ]; do mkdir $d; cd -P $d; n=$((n+1)); done; \
+             while cat /bin/ls >> big; do :; done",
+            LIMITS,
+            "deeper",
+        ),
         ("echo for ever; while :; do sleep 1; done", StepLimits { timeout_s: 20, ..LIMITS }, "after 20 s"),
         ("setsid sleep 600 & echo so it is; exit 7", LIMITS, "so it is"),
     ] {
@@ -124,6 +132,72 @@ fn a_build_reaches_nothing_of_the_host_by_its_commands_or_by_links_in_its_contex
         drop(build(&place, &archive, 3, LIMITS));
         assert!(!std::path::Path::new("/tmp/palatine-escape").exists());
     }
+}
+
+/// Looks, when a build is under way, whether it has a copy of a mount of the host.
+struct LooksAtMounts<'a> {
+    at: &'a str,
+    /// Processes of the build in other namespaces of mounts than ours, and those that have a copy.
+    seen: Mutex<Option<(usize, usize)>>,
+}
+
+impl Progress for LooksAtMounts<'_> {
+    fn step(&self, _: &str, _: Option<u64>) {}
+
+    fn advance(&self, _: u64) {}
+
+    fn warn(&self, _: &str) {}
+
+    fn said(&self, line: &str) {
+        if line == "going" {
+            let others = descendants().into_iter().filter_map(mounts_elsewhere).collect::<Vec<_>>();
+            let copies = others.iter().filter(|mounts| mounts.contains(self.at)).count();
+            *self.seen.lock().unwrap() = Some((others.len(), copies));
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.seen.lock().unwrap().is_some()
+    }
+}
+
+/// The processes that this one has begun, and they.
+fn descendants() -> Vec<u32> {
+    let parent_of = |pid: u32| -> Option<u32> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+    };
+    let pids = std::fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let below = |pid: &u32| {
+        let above = std::iter::successors(parent_of(*pid), |pid| parent_of(*pid));
+        above.take(64).any(|pid| pid == std::process::id())
+    };
+    pids.filter(below).collect()
+}
+
+/// The mounts of a process that has its own.
+fn mounts_elsewhere(pid: u32) -> Option<String> {
+    let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).ok();
+    let (theirs, ours) = (namespace(&pid.to_string())?, namespace("self")?);
+    let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo")).ok()?;
+    (theirs != ours).then_some(mounts)
+}
+
+/// A disk of a container is let go only when nobody has it mounted any more.
+#[test]
+fn a_build_keeps_no_mount_of_the_host_from_being_let_go() {
+    needs!(root, cgroups);
+    let (place, dir) = (Place::new(), tempfile::tempdir().unwrap());
+    let at = dir.path().to_str().unwrap();
+    let mounted = |words: &[&str]| Command::new(words[0]).args(&words[1..]).arg(at).status().unwrap().success();
+    assert!(mounted(&["mount", "-t", "tmpfs", "palatine-test"]));
+    let to = LooksAtMounts { at, seen: Mutex::default() };
+    let archive = context("RUN echo going; sleep 600\n").done();
+    let ended = build_on(&place, &archive, &BTreeMap::new(), 1, LIMITS, &to);
+    assert!(mounted(&["umount"]));
+    assert!(matches!(ended, Err(ImageError::Build(BuildError::Stopped))), "{:?}", ended.err());
+    let (others, copies) = to.seen.lock().unwrap().unwrap();
+    assert!(others > 0 && copies == 0, "{copies} of {others} processes have a copy");
 }
 
 #[test]
