@@ -32,6 +32,7 @@ use crate::fake::state::{FakeNodeState, sandbox};
 use crate::fleet::node::{ByteStream, Node, NodeBody, NodeCopies, NodeImages};
 
 const CREATE: &str = "create the sandbox";
+const MAKE_VOLUME: &str = "make the volume";
 /// For how long disks are kept.
 const RETENTION_MS: u64 = 30 * 86_400_000;
 /// What each POD's data takes.
@@ -105,6 +106,11 @@ impl FakeNode {
     /// Decides what becomes of the next creation.
     pub fn set_next_creation(&self, outcome: CallOutcome) {
         self.state().next_creation = Some(outcome);
+    }
+
+    /// Decides what becomes of the next volume that it is to make.
+    pub fn set_next_volume(&self, outcome: CallOutcome) {
+        self.state().next_volume = Some(outcome);
     }
 
     /// What really runs here.
@@ -249,7 +255,11 @@ impl FakeNode {
         }
         let outcome = {
             let mut state = self.state();
-            let decided = if operation == CREATE { state.next_creation.take() } else { None };
+            let decided = match operation {
+                CREATE => state.next_creation.take(),
+                MAKE_VOLUME => state.next_volume.take(),
+                _ => None,
+            };
             if state.down { CallOutcome::NotConnected } else { decided.unwrap_or_else(|| state.draw()) }
         };
         match outcome {
@@ -488,7 +498,7 @@ impl Node for FakeNode {
 
     async fn put_volume(&self, id: VolumeId, spec: &VolumeSpec) -> Result<NodeVolume, NodeError> {
         let spec = *spec;
-        self.ask("make the volume", move |node| node.put_volume_now(id, spec)).await?
+        self.ask(MAKE_VOLUME, move |node| node.put_volume_now(id, spec)).await?
     }
 
     async fn volume(&self, id: VolumeId) -> Result<NodeVolume, NodeError> {

@@ -23,6 +23,7 @@ pub(super) struct FakeNodeState {
     pub(super) mute: bool,
     pub(super) refuse: Option<Code>,
     pub(super) next_creation: Option<CallOutcome>,
+    pub(super) next_volume: Option<CallOutcome>,
     pub(super) images: BTreeMap<String, ImageDigest>,
     pub(super) image_needs: BTreeMap<String, ImageNeeds>,
     /// What holders have brought.
@@ -63,6 +64,7 @@ impl FakeNodeState {
             mute: false,
             refuse: None,
             next_creation: None,
+            next_volume: None,
             images: BTreeMap::new(),
             image_needs: BTreeMap::new(),
             uploads: BTreeMap::new(),

@@ -3,15 +3,14 @@
 
 use std::time::Duration;
 
-use client::NodeError;
 use domain::{MAX_SNAPSHOTS, SnapshotId, SnapshotState, VolumeId, Wallet};
+use futures_util::future::join_all;
 use store::{NewSnapshot, SnapshotOutcome, SnapshotRecord, SnapshotSettlement};
-use wire::fault::Code;
 use wire::v1::node::{CopyState, RestoreSpec, SnapshotSpec};
 
 use crate::context::Context;
 use crate::fleet::node::within;
-use crate::pods::volumes::VolumeError;
+use crate::pods::volumes::{VolumeError, by_node, is_definite};
 
 /// How often it is asked how copies are.
 const SETTLE_PERIOD: Duration = Duration::from_secs(2);
@@ -74,9 +73,17 @@ impl Context {
                 return;
             }
         };
-        for record in unsettled {
-            if let Err(error) = self.settle(&record, false).await {
-                tracing::warn!(snapshot = %record.id, node = record.node, %error, "a snapshot is not settled");
+        let nodes = by_node(unsettled, |record| &record.node);
+        join_all(nodes.into_iter().map(|records| self.settle_copies(records))).await;
+    }
+
+    /// Settles snapshots of one node.
+    async fn settle_copies(&self, records: Vec<SnapshotRecord>) {
+        for record in records {
+            let Err(error) = self.settle(&record, false).await else { continue };
+            tracing::warn!(snapshot = %record.id, node = record.node, %error, "a snapshot is not settled");
+            if error.is_of_silence() {
+                return;
             }
         }
     }
@@ -125,16 +132,6 @@ impl Context {
             // It may be underway: it is asked again.
             Err(error) => Err(self.silent(&*node, error)),
         }
-    }
-}
-
-/// Whether a node has done nothing and will not: also where it was never reached by what was asked
-/// for the first time.
-fn is_definite(error: &NodeError, is_first: bool) -> bool {
-    match error {
-        NodeError::Refused(fault) => fault.code != Code::ShuttingDown,
-        NodeError::NotConnected { .. } => is_first,
-        NodeError::ConnectionLost { .. } | NodeError::TimedOut { .. } | NodeError::Protocol { .. } => false,
     }
 }
 

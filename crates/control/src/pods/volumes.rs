@@ -1,11 +1,13 @@
 //! Volumes: a wallet's own disks on the nodes. What is asked for is written down before a node
 //! is told, and each call to a node may be repeated.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use client::NodeError;
 use domain::{MAX_SNAPSHOTS, MAX_VOLUMES, PodId, SnapshotState, VolumeId, VolumeName, VolumeState, Wallet};
+use futures_util::future::join_all;
 use store::{
     GrowthOutcome, NewVolume, StoreError, VolumeGrowth, VolumeOutcome, VolumeQuota, VolumeRecord, VolumeRemoval,
 };
@@ -83,8 +85,8 @@ pub enum VolumeError {
     /// There are so many snapshots of the volume, which cannot be put back without it.
     #[error("there are {0} snapshots of it")]
     HasSnapshots(u64),
-    /// Its node could not copy it.
-    #[error("its node could not copy it: {0}")]
+    /// Its node could not do it, and has left it as it was.
+    #[error("its node could not do it: {0}")]
     NotCopied(String),
     /// A live agent has it.
     #[error("the agent {0} has it")]
@@ -98,6 +100,14 @@ pub enum VolumeError {
     /// The store failed.
     #[error("the volume's record cannot be written")]
     Store(#[from] StoreError),
+}
+
+impl VolumeError {
+    /// Whether its node has not said a word.
+    pub(super) fn is_of_silence(&self) -> bool {
+        let Self::NodeUnavailable(said) = self else { return false };
+        said.as_ref().is_none_or(|error| !matches!(**error, NodeError::Refused(_)))
+    }
 }
 
 impl Context {
@@ -115,14 +125,14 @@ impl Context {
             let volume = match self.store.reserve_volume(new).await? {
                 VolumeOutcome::Reserved(volume) => volume,
                 // A retry of who did not hear what came of it.
-                VolumeOutcome::Exists(volume) if is_same(&volume, &order) => return self.make(&volume).await,
+                VolumeOutcome::Exists(volume) if is_same(&volume, &order) => return self.make(&volume, false).await,
                 VolumeOutcome::Exists(volume) => return Err(VolumeError::Exists(Box::new(volume))),
                 VolumeOutcome::TooMany => return Err(VolumeError::TooMany),
                 VolumeOutcome::QuotaFull { used_mib } => {
                     return Err(VolumeError::QuotaFull { used_mib, allowed_mib: quota.disk_mib });
                 }
             };
-            match self.make(&volume).await {
+            match self.make(&volume, true).await {
                 // It is other than was thought: another may have room.
                 Err(error @ (VolumeError::NoRoom | VolumeError::TooLarge | VolumeError::NodeUnavailable(_))) => {
                     refused = Some(error);
@@ -161,8 +171,9 @@ impl Context {
         if nodes.is_empty() { Err(VolumeError::NoRoom) } else { Ok(nodes) }
     }
 
-    /// Has a volume made that is written down.
-    async fn make(&self, volume: &VolumeRecord) -> Result<VolumeRecord, VolumeError> {
+    /// Has a volume made that is written down. Only where its node surely holds nothing of it is it forgotten: what was
+    /// asked for before may be there, and nobody would pay for it or erase it any more.
+    async fn make(&self, volume: &VolumeRecord, is_first: bool) -> Result<VolumeRecord, VolumeError> {
         let node = self.node_with(volume)?;
         let spec = VolumeSpec { size_mib: volume.size_mib, exists: false };
         let made = within(MAKE, self.config.node_timeout(), node.put_volume(volume.id, &spec)).await;
@@ -179,12 +190,13 @@ impl Context {
                 }
                 Err(VolumeError::Unknown)
             }
-            // It may be there: it is made when its node answers.
-            Err(error) if error.is_ambiguous() => Err(self.silent(&*node, error)),
-            Err(error) => {
+            // What failed midway may be there all the same.
+            Err(error) if is_definite(&error, is_first) && error.code() != Some(Code::Internal) => {
                 self.store.forget_volume(volume.id).await?;
                 Err(self.refused(&*node, error))
             }
+            // It may be there: it is made when its node answers.
+            Err(error) => Err(self.silent(&*node, error)),
         }
     }
 
@@ -265,17 +277,28 @@ impl Context {
                 return;
             }
         };
-        for volume in unsettled {
-            let settled = match volume.state {
-                VolumeState::Removing => self.erase_volume(&volume).await,
-                VolumeState::Creating if self.clock.now().since(volume.created_at) > MAKING_MS => {
-                    self.make(&volume).await.map(drop)
-                }
-                VolumeState::Creating | VolumeState::Ready | VolumeState::Copying => Ok(()),
-            };
-            if let Err(error) = settled {
-                tracing::warn!(volume = %volume.id, node = volume.node, %error, "a volume is not settled yet");
+        let nodes = by_node(unsettled, |volume| &volume.node);
+        join_all(nodes.into_iter().map(|volumes| self.settle_in_turn(volumes))).await;
+    }
+
+    /// Settles volumes of one node.
+    async fn settle_in_turn(&self, volumes: Vec<VolumeRecord>) {
+        for volume in volumes {
+            let Err(error) = self.settle_volume(&volume).await else { continue };
+            tracing::warn!(volume = %volume.id, node = volume.node, %error, "a volume is not settled yet");
+            if error.is_of_silence() {
+                return;
             }
+        }
+    }
+
+    async fn settle_volume(&self, volume: &VolumeRecord) -> Result<(), VolumeError> {
+        match volume.state {
+            VolumeState::Removing => self.erase_volume(volume).await,
+            VolumeState::Creating if self.clock.now().since(volume.created_at) > MAKING_MS => {
+                self.make(volume, false).await.map(drop)
+            }
+            VolumeState::Creating | VolumeState::Ready | VolumeState::Copying => Ok(()),
         }
     }
 
@@ -317,6 +340,26 @@ pub struct VolumeGrowthOrder {
     pub id: VolumeId,
     /// The size it is to have, in MiB.
     pub size_mib: u64,
+}
+
+/// What is not settled, by the nodes: on each it is settled one after the other, and on all nodes at once. One that is
+/// away is not asked for the rest, and holds up none of the others.
+pub(super) fn by_node<T>(all: Vec<T>, node: impl Fn(&T) -> &str) -> Vec<Vec<T>> {
+    let mut nodes = BTreeMap::<String, Vec<T>>::new();
+    for one in all {
+        nodes.entry(node(&one).to_owned()).or_default().push(one);
+    }
+    nodes.into_values().collect()
+}
+
+/// Whether a node has done nothing and will not: also where it was never reached by what was asked
+/// for the first time.
+pub(super) fn is_definite(error: &NodeError, is_first: bool) -> bool {
+    match error {
+        NodeError::Refused(fault) => fault.code != Code::ShuttingDown,
+        NodeError::NotConnected { .. } => is_first,
+        NodeError::ConnectionLost { .. } | NodeError::TimedOut { .. } | NodeError::Protocol { .. } => false,
+    }
 }
 
 /// Whether a volume that is being made is the one that is asked for.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use domain::{DiskChange, MeteredDisk, SnapshotId, SnapshotState, VolumeId, VolumeMount, VolumeState};
-use palatine_control::fake::{Chaos, FakeNodeSpec};
+use palatine_control::fake::{CallOutcome, Chaos, FakeNodeSpec};
 use palatine_control::{SpawnError, VolumeError, VolumeOrder};
 use store::{RunPod, RunReservation};
 use wire::v1::node::RuntimeName;
@@ -264,4 +264,49 @@ async fn a_copy_that_its_node_was_never_told_of_or_refuses_leaves_the_volume_fre
     assert_eq!(snapshots(&cluster).await, []);
     let record = cluster.store.volume(wallet(1), volume).await.unwrap().unwrap();
     assert_eq!(record.state, VolumeState::Ready);
+}
+
+#[tokio::test]
+async fn a_volume_that_may_be_there_is_not_forgotten_because_its_node_is_away_when_it_is_asked_again() {
+    let setup = ClusterSetup::default();
+    let cluster = setup.start();
+    cluster.node().set_disk(1_000);
+    cluster.finish(async { cluster.control.fleet().refresh().await }).await;
+    cluster.node().set_next_volume(CallOutcome::AnswerLost);
+    let lost = cluster.finish(cluster.control.create_volume(order(1, "work", 100))).await.unwrap_err();
+    assert!(matches!(lost, VolumeError::NodeUnavailable(_)), "{lost}");
+    assert_eq!(cluster.node().volumes().len(), 1, "it was made");
+    // Its node is started again just then: that says nothing of what it was asked for before.
+    cluster.node().set_next_volume(CallOutcome::NotConnected);
+    let away = cluster.finish(cluster.control.create_volume(order(2, "work", 100))).await.unwrap_err();
+    assert!(matches!(away, VolumeError::NodeUnavailable(_)), "{away}");
+    let made = cluster.finish(cluster.control.create_volume(order(3, "work", 100))).await.unwrap();
+    assert_eq!((made.id, made.state), (VolumeId::from_bits(1), VolumeState::Ready));
+    assert_eq!(cluster.node().volumes().len(), 1, "nobody's are left");
+}
+
+#[tokio::test]
+async fn a_node_that_hangs_holds_up_no_copy_on_another() {
+    let setup = two_nodes();
+    let cluster = setup.start();
+    cluster.nodes[0].set_disk(1_000);
+    cluster.nodes[1].set_disk(2_000);
+    for n in 1..=9 {
+        let quota = store::VolumeQuota { disk_mib: 100_000, volumes: 20 };
+        let volume = store::VolumeRecord {
+            id: VolumeId::from_bits(n),
+            wallet: wallet(n),
+            name: "work".parse().unwrap(),
+            size_mib: 10,
+            node: if n < 9 { "node-1" } else { "node-2" }.to_owned(),
+            state: VolumeState::Creating,
+            created_at: domain::UnixMillis(cluster.now().0 - LONG_AGO_MS + n),
+            attached: None,
+        };
+        cluster.store.reserve_volume(store::NewVolume { volume, quota }).await.unwrap();
+    }
+    cluster.nodes[0].set_chaos(Chaos { slow: Duration::from_secs(3_600), ..Chaos::default() });
+    cluster.pass(SETTLED).await;
+    let made = cluster.store.volume(wallet(9), VolumeId::from_bits(9)).await.unwrap().unwrap();
+    assert_eq!(made.state, VolumeState::Ready);
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use control::{VolumeError, VolumeGrowthOrder, VolumeOrder};
-use domain::{DEFAULT_VOLUME_MIB, MAX_VOLUME_MIB, MIN_VOLUME_MIB, VolumeId, VolumeName, VolumeNameError};
+use domain::{DEFAULT_VOLUME_MIB, MAX_VOLUME_MIB, MIN_VOLUME_MIB, VolumeId, VolumeName, VolumeNameError, VolumeState};
 use http::{Response, StatusCode};
 use serde::Deserialize;
 use store::VolumeRecord;
@@ -180,6 +180,10 @@ pub(crate) fn unknown() -> ApiError {
 pub(crate) fn fault(error: VolumeError) -> ApiError {
     match error {
         VolumeError::Tier(error) => refused(error),
+        VolumeError::Exists(volume) if volume.state == VolumeState::Removing => {
+            let said = format!("your volume {} is being removed, and its name is free when that is done", volume.name);
+            Fault::new(Code::VolumeExists, said).field("name").retry_after(SOON_S).into()
+        }
         VolumeError::Exists(volume) => {
             let said = format!("you have a volume {} ({} MiB); choose another name", volume.name, volume.size_mib);
             Fault::new(Code::VolumeExists, said).field("name").into()
@@ -210,8 +214,8 @@ pub(crate) fn fault(error: VolumeError) -> ApiError {
             ApiError::new(Code::WrongState, said)
         }
         VolumeError::NotCopied(_) => {
-            tracing::warn!(%error, "a volume is not copied");
-            let said = "the volume's node cannot copy it just now, and has left it as it was; try again";
+            tracing::warn!(%error, "a node does not do what is asked of a volume");
+            let said = "the volume's node cannot do that just now, and has left the volume as it was; try again";
             Fault::new(Code::WrongState, said).retry_after(SOON_S).into()
         }
         VolumeError::Shrinks(_) => Fault::new(Code::InvalidRequest, error.to_string()).field("size_mib").into(),
