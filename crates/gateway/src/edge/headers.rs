@@ -61,8 +61,8 @@ const OTHER_REQUEST: [&str; 18] = [
     "http2-settings",
 ];
 
-/// The prefixes of agents' and uploads' tokens. API keys are told by their own shape.
-const TOKENS: [&[u8]; 2] = [b"plt_", b"plu_"];
+/// The prefixes of agents', uploads' and disks' tokens. API keys are told by their own shape.
+const TOKENS: [&[u8]; 3] = [b"plt_", b"plu_", b"plv_"];
 /// Where clients put credentials.
 const CREDENTIALS: [&str; 6] =
     ["authorization", "proxy-authorization", "x-api-key", "api-key", "x-auth-token", "x-access-token"];
@@ -251,6 +251,7 @@ mod tests {
             ("authorization", "Bearer plt_x"),
             ("authorization", "plt_x"),
             ("authorization", "Bearer plu_x"),
+            ("authorization", "Bearer plv_x"),
             ("x-api-key", "plt_x"),
             ("api-key", "a,plt_x"),
             ("authorization", "Bearer pal_x"),
