@@ -12,6 +12,8 @@ use crate::port::port;
 
 /// A journal that says nothing new is noted as heard at most this often.
 pub(crate) const HEARD_EVERY_MS: u64 = 1000;
+/// What the clocks of a node and a gateway may differ by, and what is told of some time after it was.
+pub(crate) const CLOCKS_APART_MS: u64 = 10 * 60 * 1000;
 
 /// A mark of a node's journal, and the run that it is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +114,28 @@ impl DiskKey {
 
     pub(crate) const fn data(pod: crate::record::PodRowId) -> Self {
         Self { kind: "data", id: pod.0.cast_signed() }
+    }
+}
+
+/// When a journal was heard of: what a node's clock says of its disks is held between, give or take
+/// [`CLOCKS_APART_MS`]. A clock that stood years back or ahead until somebody set it makes nobody pay for those.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeardTimes {
+    /// The last time before; the beginning of time, where it was not.
+    pub(crate) before: UnixMillis,
+    pub(crate) now: UnixMillis,
+}
+
+impl HeardTimes {
+    /// When something began that was not told of before.
+    pub(crate) fn start(&self, said: UnixMillis) -> UnixMillis {
+        let first = self.before.min(self.now).0.saturating_sub(CLOCKS_APART_MS);
+        millis(integer(said.0)).max(UnixMillis(first))
+    }
+
+    /// When something ended that is told of now.
+    pub(crate) fn end(&self, said: UnixMillis) -> UnixMillis {
+        said.min(self.now.plus(CLOCKS_APART_MS))
     }
 }
 

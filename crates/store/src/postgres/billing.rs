@@ -10,7 +10,7 @@ use super::disks;
 use super::row::small;
 use super::totals::totals;
 use crate::billing::{
-    DiskSums, HEARD_EVERY_MS, MarkCursor, MarksOutcome, NodeMark, RunMark, UsageStore, clamped, in_order,
+    DiskSums, HEARD_EVERY_MS, HeardTimes, MarkCursor, MarksOutcome, NodeMark, RunMark, UsageStore, clamped, in_order,
 };
 use crate::codec::{ended, id_column, integer, meter, millis, natural};
 use crate::error::StoreError;
@@ -59,6 +59,8 @@ struct Journal {
     n: i64,
     seq: u64,
     heard_at: UnixMillis,
+    /// The same, but where it was never heard of before.
+    heard_before: UnixMillis,
 }
 
 impl CountMarks {
@@ -67,6 +69,7 @@ impl CountMarks {
             Some(journal) => journal,
             None => self.journal(conn).await?,
         };
+        let times = HeardTimes { before: journal.heard_before, now: self.now };
         let mut counted = MarksOutcome { seq: journal.seq, ..MarksOutcome::default() };
         let mut sums = DiskSums::default();
         for mark in in_order(&self.marks, &self.disks) {
@@ -75,7 +78,7 @@ impl CountMarks {
             }
             let is_known = match &mark {
                 NodeMark::Run(mark) => self.count_one(conn, journal.n, mark).await?,
-                NodeMark::Disk(mark) => disks::count(conn, &self.node, journal.n, mark, &mut sums).await?,
+                NodeMark::Disk(mark) => disks::count(conn, &self.node, journal.n, times, mark, &mut sums).await?,
             };
             counted.new += u64::from(is_known);
             counted.foreign += u64::from(!is_known);
@@ -93,7 +96,8 @@ impl CountMarks {
     async fn journal(&self, conn: &mut PgConnection) -> sqlx::Result<Journal> {
         let sql = "SELECT n, seq, heard_at FROM cursors WHERE node = $1 AND journal = $2 FOR UPDATE";
         let row = query(sql).bind(&self.node).bind(&self.journal).fetch_one(conn).await?;
-        Ok(Journal { n: row.try_get(0)?, seq: natural(row.try_get(1)?), heard_at: millis(row.try_get(2)?) })
+        let heard_at = millis(row.try_get(2)?);
+        Ok(Journal { n: row.try_get(0)?, seq: natural(row.try_get(1)?), heard_at, heard_before: heard_at })
     }
 
     /// A journal nobody saw before: what the node's earlier ones left open ended when they
@@ -107,11 +111,12 @@ impl CountMarks {
                    ON CONFLICT DO NOTHING RETURNING n";
         let begun = query(sql).bind(&self.node).bind(&self.journal).bind(integer(self.now.0));
         let Some(begun) = begun.fetch_optional(&mut *conn).await? else { return Ok(None) };
-        let close = "UPDATE runs SET closed_ms = closed_ms + greatest(0, c.heard_at - ready_since), ready_since = NULL \
+        let close = "UPDATE runs SET closed_ms = closed_ms + greatest(0, least(c.heard_at, $2) - ready_since), \
+                     ready_since = NULL \
                      FROM cursors c WHERE runs.mark_cursor = c.n AND c.node = $1 AND ready_since IS NOT NULL";
-        query(close).bind(&self.node).execute(&mut *conn).await?;
-        disks::close_of_node(conn, &self.node).await?;
-        Ok(Some(Journal { n: begun.try_get(0)?, seq: 0, heard_at: self.now }))
+        query(close).bind(&self.node).bind(integer(self.now.0)).execute(&mut *conn).await?;
+        disks::close_of_node(conn, &self.node, self.now).await?;
+        Ok(Some(Journal { n: begun.try_get(0)?, seq: 0, heard_at: self.now, heard_before: UnixMillis(0) }))
     }
 
     /// Whether it is about a run of this node.

@@ -65,7 +65,13 @@ impl SnapshotStore for Postgres {
     }
 
     async fn unsettled_snapshots(&self) -> Result<Vec<SnapshotRecord>, StoreError> {
-        let list = query(select_snapshots!("WHERE state <> 'ready' ORDER BY created_at LIMIT $1"));
+        let list = query(select_snapshots!(
+            "WHERE id IN (SELECT id FROM (SELECT id, node, created_at, \
+                    row_number() OVER (PARTITION BY node, wallet ORDER BY created_at, id) AS turn FROM snapshots \
+                    WHERE state <> 'ready') AS each_ones ORDER BY \
+                    row_number() OVER (PARTITION BY node ORDER BY turn, created_at, id), created_at LIMIT $1) \
+                    ORDER BY created_at"
+        ));
         self.many("list the snapshots that are not settled", list.bind(i64::from(MAX_UNSETTLED)), decode).await
     }
 }
@@ -229,6 +235,9 @@ impl Settle {
             ) => return Ok(()),
         };
         change.execute(&mut *conn).await?;
+        if let (SnapshotState::Creating, SnapshotSettlement::Refused(_)) = (snapshot.state, &self.settled) {
+            disks::forget(conn, DiskKey::snapshot(self.id)).await?;
+        }
         set_volume(conn, snapshot.volume, VolumeState::Copying, VolumeState::Ready).await
     }
 }

@@ -58,8 +58,7 @@ impl VolumeStore for Postgres {
     }
 
     async fn forget_volume(&self, id: VolumeId) -> Result<(), StoreError> {
-        let delete = query("DELETE FROM volumes WHERE id = $1 AND state IN ('creating', 'removing')").bind(column(id));
-        self.execute("forget a volume", delete).await.map(drop)
+        self.write(Forget(id)).await
     }
 
     async fn volume(&self, wallet: Wallet, id: VolumeId) -> Result<Option<VolumeRecord>, StoreError> {
@@ -72,7 +71,13 @@ impl VolumeStore for Postgres {
     }
 
     async fn unsettled_volumes(&self) -> Result<Vec<VolumeRecord>, StoreError> {
-        let sql = select_volumes!("WHERE volumes.state <> 'ready' ORDER BY volumes.created_at LIMIT $1");
+        let sql = select_volumes!(
+            "WHERE volumes.id IN (SELECT id FROM (SELECT id, node, created_at, \
+                    row_number() OVER (PARTITION BY node, wallet ORDER BY created_at, id) AS turn FROM volumes \
+                    WHERE state <> 'ready' AND state <> 'copying') AS each_ones ORDER BY \
+                    row_number() OVER (PARTITION BY node ORDER BY turn, created_at, id), created_at LIMIT $1) \
+                    ORDER BY volumes.created_at"
+        );
         let list = query(sql).bind(i64::from(MAX_UNSETTLED));
         self.many("list the volumes that are being made or removed", list, decode).await
     }
@@ -241,6 +246,28 @@ impl Remove {
         query("UPDATE volumes SET state = 'removing' WHERE id = $1").bind(column(self.id)).execute(&mut *conn).await?;
         disks::close(conn, DiskKey::volume(self.id), self.now).await?;
         Ok(VolumeRemoval::Removing(VolumeRecord { state: VolumeState::Removing, ..volume }))
+    }
+}
+
+struct Forget(VolumeId);
+
+impl Command for Forget {
+    type Answer = ();
+    const NAME: &'static str = "forget a volume";
+
+    async fn apply(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        self.forget(tx.conn()).await.map_err(|error| StoreError::postgres(Self::NAME, error))
+    }
+}
+
+impl Forget {
+    async fn forget(&self, conn: &mut PgConnection) -> sqlx::Result<()> {
+        let delete = query("DELETE FROM volumes WHERE id = $1 AND state IN ('creating', 'removing')");
+        if delete.bind(column(self.0)).execute(&mut *conn).await?.rows_affected() > 0 {
+            // What never became its owner's is not paid for, whatever its node has said of it.
+            disks::forget(conn, DiskKey::volume(self.0)).await?;
+        }
+        Ok(())
     }
 }
 

@@ -8,7 +8,7 @@ use super::handle::Sqlite;
 use super::totals::totals;
 use super::writer::{Command, Tx};
 use crate::billing::{
-    DiskSums, HEARD_EVERY_MS, MarkCursor, MarksOutcome, NodeMark, RunMark, UsageStore, clamped, in_order,
+    DiskSums, HEARD_EVERY_MS, HeardTimes, MarkCursor, MarksOutcome, NodeMark, RunMark, UsageStore, clamped, in_order,
 };
 use crate::codec::{ended, id_column, integer, meter, millis, natural};
 use crate::error::StoreError;
@@ -60,6 +60,8 @@ struct Journal {
     n: i64,
     seq: u64,
     heard_at: UnixMillis,
+    /// The same, but where it was never heard of before.
+    heard_before: UnixMillis,
 }
 
 impl CountMarks {
@@ -69,6 +71,7 @@ impl CountMarks {
             Some(journal) => journal,
             None => self.begin_journal(tx)?,
         };
+        let times = HeardTimes { before: journal.heard_before, now: self.now };
         let mut counted = MarksOutcome { seq: journal.seq, ..MarksOutcome::default() };
         let mut sums = DiskSums::default();
         for mark in in_order(&self.marks, &self.disks) {
@@ -77,7 +80,7 @@ impl CountMarks {
             }
             let is_known = match &mark {
                 NodeMark::Run(mark) => self.count_one(tx, journal.n, mark)?,
-                NodeMark::Disk(mark) => disks::count(conn, &self.node, journal.n, mark, &mut sums)?,
+                NodeMark::Disk(mark) => disks::count(conn, &self.node, journal.n, times, mark, &mut sums)?,
             };
             counted.new += u64::from(is_known);
             counted.foreign += u64::from(!is_known);
@@ -93,7 +96,8 @@ impl CountMarks {
     fn journal(&self, conn: &Connection) -> rusqlite::Result<Option<Journal>> {
         conn.prepare_cached("SELECT n, seq, heard_at FROM cursors WHERE node = ?1 AND journal = ?2")?
             .query_row((&self.node, &self.journal), |row| {
-                Ok(Journal { n: row.get(0)?, seq: natural(row.get(1)?), heard_at: millis(row.get(2)?) })
+                let heard_at = millis(row.get(2)?);
+                Ok(Journal { n: row.get(0)?, seq: natural(row.get(1)?), heard_at, heard_before: heard_at })
             })
             .optional()
     }
@@ -104,17 +108,17 @@ impl CountMarks {
         let conn = tx.conn;
         tx.cache.forget_all();
         conn.prepare_cached(
-            "UPDATE runs SET closed_ms = closed_ms + max(0, c.heard_at - ready_since), ready_since = NULL \
+            "UPDATE runs SET closed_ms = closed_ms + max(0, min(c.heard_at, ?2) - ready_since), ready_since = NULL \
              FROM cursors c WHERE runs.mark_cursor = c.n AND c.node = ?1 AND ready_since IS NOT NULL",
         )?
-        .execute((&self.node,))?;
-        disks::close_of_node(conn, &self.node)?;
+        .execute((&self.node, integer(self.now.0)))?;
+        disks::close_of_node(conn, &self.node, self.now)?;
         conn.prepare_cached("INSERT INTO cursors (node, journal, seq, heard_at) VALUES (?1, ?2, 0, ?3)")?.execute((
             &self.node,
             &self.journal,
             integer(self.now.0),
         ))?;
-        Ok(Journal { n: conn.last_insert_rowid(), seq: 0, heard_at: self.now })
+        Ok(Journal { n: conn.last_insert_rowid(), seq: 0, heard_at: self.now, heard_before: UnixMillis(0) })
     }
 
     /// Whether it is about a run of this node.

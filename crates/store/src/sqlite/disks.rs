@@ -5,7 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::row::key_of;
 use super::totals::keep_total;
-use crate::billing::{DiskKey, DiskSums, HeldDisk};
+use crate::billing::{DiskKey, DiskSums, HeardTimes, HeldDisk};
 use crate::codec::{integer, millis, natural};
 
 /// Counts a mark: what was held up to it goes to the sums. Whether it is about a disk that some
@@ -14,21 +14,26 @@ pub(crate) fn count(
     conn: &Connection,
     node: &str,
     cursor: i64,
+    times: HeardTimes,
     mark: &DiskMark,
     sums: &mut DiskSums,
 ) -> rusqlite::Result<bool> {
-    let at = millis(integer(mark.at.0));
+    let (began, ended) = (times.start(mark.at), times.end(mark.at));
     match mark.change {
         DiskChange::Down { since } => {
             for held in many(conn, "SELECT wallet, mib, since FROM disk_meters WHERE node = ?1", (node,))? {
-                sums.add(&held, since);
+                sums.add(&held, times.end(since));
             }
-            conn.prepare_cached("UPDATE disk_meters SET since = ?2 WHERE node = ?1")?.execute((node, integer(at.0)))?;
+            conn.prepare_cached("UPDATE disk_meters SET since = ?2 WHERE node = ?1")?
+                .execute((node, integer(began.0)))?;
             Ok(true)
         }
         DiskChange::Level { disk, mib } => {
-            let Some((key, wallet)) = owner(conn, node, disk)? else { return Ok(mib == 0) };
-            take(conn, Some(node), key, |held| sums.add(held, at))?;
+            let Some(key) = key_of_disk(conn, disk)? else { return Ok(mib == 0) };
+            let wallet = owner(conn, node, disk, key)?;
+            // What was counted ends here, also where it is nobody's any more: who had it pays no longer.
+            take(conn, Some(node), key, |held| sums.add(held, ended))?;
+            let Some(wallet) = wallet else { return Ok(mib == 0) };
             if mib > 0 {
                 conn.prepare_cached(
                     "INSERT INTO disk_meters (node, kind, id, wallet, mib, since, cursor) \
@@ -40,7 +45,7 @@ pub(crate) fn count(
                     key.id,
                     &wallet.0,
                     integer(mib),
-                    integer(at.0),
+                    integer(began.0),
                     cursor
                 ])?;
             }
@@ -49,26 +54,25 @@ pub(crate) fn count(
     }
 }
 
+fn key_of_disk(conn: &Connection, disk: MeteredDisk) -> rusqlite::Result<Option<DiskKey>> {
+    Ok(match disk {
+        MeteredDisk::Volume(id) => Some(DiskKey::volume(id)),
+        MeteredDisk::Snapshot(id) => Some(DiskKey::snapshot(id)),
+        MeteredDisk::Data(pod) => key_of(conn, &pod)?.map(DiskKey::data),
+    })
+}
+
 /// Whose a disk of this node is. What its owner has removed is nobody's.
-fn owner(conn: &Connection, node: &str, disk: MeteredDisk) -> rusqlite::Result<Option<(DiskKey, Wallet)>> {
-    let (key, sql) = match disk {
-        MeteredDisk::Volume(id) => {
-            let sql = "SELECT wallet FROM volumes WHERE id = ?1 AND node = ?2 AND state <> 'removing'";
-            (DiskKey::volume(id), sql)
-        }
-        MeteredDisk::Snapshot(id) => {
-            let sql = "SELECT wallet FROM snapshots WHERE id = ?1 AND node = ?2 AND state <> 'removing'";
-            (DiskKey::snapshot(id), sql)
-        }
-        MeteredDisk::Data(pod) => {
-            let Some(pod) = key_of(conn, &pod)? else { return Ok(None) };
-            let sql = "SELECT wallet FROM pods WHERE key = ?1 AND (data_node = ?2 OR EXISTS \
-                       (SELECT 1 FROM runs WHERE runs.id = pods.last_run AND runs.node = ?2))";
-            (DiskKey::data(pod), sql)
+fn owner(conn: &Connection, node: &str, disk: MeteredDisk, key: DiskKey) -> rusqlite::Result<Option<Wallet>> {
+    let sql = match disk {
+        MeteredDisk::Volume(_) => "SELECT wallet FROM volumes WHERE id = ?1 AND node = ?2 AND state <> 'removing'",
+        MeteredDisk::Snapshot(_) => "SELECT wallet FROM snapshots WHERE id = ?1 AND node = ?2 AND state <> 'removing'",
+        MeteredDisk::Data(_) => {
+            "SELECT wallet FROM pods WHERE key = ?1 AND (data_node = ?2 OR EXISTS \
+             (SELECT 1 FROM runs WHERE runs.id = pods.last_run AND runs.node = ?2))"
         }
     };
-    let wallet = conn.prepare_cached(sql)?.query_row((key.id, node), |row| Ok(Wallet(row.get(0)?))).optional()?;
-    Ok(wallet.map(|wallet| (key, wallet)))
+    conn.prepare_cached(sql)?.query_row((key.id, node), |row| Ok(Wallet(row.get(0)?))).optional()
 }
 
 /// Ends the count of a disk; what was held of it, on one node or on all.
@@ -77,6 +81,11 @@ fn take(conn: &Connection, node: Option<&str>, key: DiskKey, mut held: impl FnMu
     let select = format!("SELECT wallet, mib, since {rest}");
     many(conn, &select, (key.kind, key.id, node))?.iter().for_each(&mut held);
     conn.prepare_cached(&format!("DELETE {rest}"))?.execute((key.kind, key.id, node)).map(drop)
+}
+
+/// A disk was never its owner's: nothing of it counts.
+pub(crate) fn forget(conn: &Connection, key: DiskKey) -> rusqlite::Result<()> {
+    take(conn, None, key, |_| ())
 }
 
 /// Its owner has removed a disk: it counts up to here and no further, whatever its node holds yet.
@@ -93,12 +102,12 @@ pub(crate) fn close(conn: &Connection, key: DiskKey, now: UnixMillis) -> rusqlit
 
 /// A node has a journal that nobody saw before: what its earlier ones said it holds counts until
 /// they were last heard of. The new one says anew what is there.
-pub(crate) fn close_of_node(conn: &Connection, node: &str) -> rusqlite::Result<()> {
+pub(crate) fn close_of_node(conn: &Connection, node: &str, now: UnixMillis) -> rusqlite::Result<()> {
     let sql = "SELECT disk_meters.wallet, mib, since, heard_at FROM disk_meters \
                JOIN cursors ON cursors.n = disk_meters.cursor WHERE disk_meters.node = ?1";
     let mut sums = DiskSums::default();
     for (held, heard) in heard(conn, sql, (node,))? {
-        sums.add(&held, heard);
+        sums.add(&held, now.min(heard));
     }
     conn.prepare_cached("DELETE FROM disk_meters WHERE node = ?1")?.execute((node,))?;
     charge(conn, &sums)

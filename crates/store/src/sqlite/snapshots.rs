@@ -58,7 +58,11 @@ impl SnapshotStore for Sqlite {
     }
 
     async fn unsettled_snapshots(&self) -> Result<Vec<SnapshotRecord>, StoreError> {
-        let rest = "WHERE state <> 'ready' ORDER BY created_at LIMIT ?1";
+        let rest = "WHERE id IN (SELECT id FROM (SELECT id, node, created_at, \
+                    row_number() OVER (PARTITION BY node, wallet ORDER BY created_at, id) AS turn FROM snapshots \
+                    WHERE state <> 'ready') AS each_ones ORDER BY \
+                    row_number() OVER (PARTITION BY node ORDER BY turn, created_at, id), created_at LIMIT ?1) \
+                    ORDER BY created_at";
         self.read("list the snapshots that are not settled", move |conn| many(conn, rest, (MAX_UNSETTLED,))).await
     }
 }
@@ -216,6 +220,7 @@ impl Command for Settle {
                 }
                 (SnapshotState::Creating, SnapshotSettlement::Refused(_)) => {
                     tx.conn.prepare_cached("DELETE FROM snapshots WHERE id = ?1")?.execute((id,))?;
+                    disks::forget(tx.conn, DiskKey::snapshot(self.id))?;
                 }
                 (SnapshotState::Restoring, SnapshotSettlement::Restored) => {
                     tx.conn.prepare_cached("UPDATE snapshots SET state = 'ready' WHERE id = ?1")?.execute((id,))?;

@@ -57,7 +57,11 @@ impl VolumeStore for Sqlite {
     }
 
     async fn unsettled_volumes(&self) -> Result<Vec<VolumeRecord>, StoreError> {
-        let rest = "WHERE volumes.state <> 'ready' ORDER BY volumes.created_at LIMIT ?1";
+        let rest = "WHERE volumes.id IN (SELECT id FROM (SELECT id, node, created_at, \
+                    row_number() OVER (PARTITION BY node, wallet ORDER BY created_at, id) AS turn FROM volumes \
+                    WHERE state <> 'ready' AND state <> 'copying') AS each_ones ORDER BY \
+                    row_number() OVER (PARTITION BY node ORDER BY turn, created_at, id), created_at LIMIT ?1) \
+                    ORDER BY volumes.created_at";
         self.read("list the volumes that are being made or removed", move |conn| many(conn, rest, (MAX_UNSETTLED,)))
             .await
     }
@@ -251,9 +255,15 @@ impl Command for Forget {
     }
 
     fn apply(&self, tx: &Tx<'_>) -> Result<(), StoreError> {
-        let sql = "DELETE FROM volumes WHERE id = ?1 AND state IN ('creating', 'removing')";
-        let gone = tx.conn.prepare_cached(sql).and_then(|mut delete| delete.execute((column(self.0),)));
-        gone.map(drop).map_err(|error| StoreError::sql(Self::NAME, error))
+        let forget = || -> rusqlite::Result<()> {
+            let sql = "DELETE FROM volumes WHERE id = ?1 AND state IN ('creating', 'removing')";
+            if tx.conn.prepare_cached(sql)?.execute((column(self.0),))? > 0 {
+                // What never became its owner's is not paid for, whatever its node has said of it.
+                disks::forget(tx.conn, DiskKey::volume(self.0))?;
+            }
+            Ok(())
+        };
+        forget().map_err(|error| StoreError::sql(Self::NAME, error))
     }
 }
 

@@ -2,8 +2,8 @@
 
 use domain::{DiskChange, DiskMark, MeteredDisk, SnapshotId, SnapshotState, VolumeState};
 use palatine_store::{
-    NewSnapshot, SnapshotOutcome, SnapshotRecord, SnapshotSettlement, Store, VolumeOutcome, VolumeQuota, VolumeRefusal,
-    VolumeRemoval,
+    NewSnapshot, NewVolume, SnapshotOutcome, SnapshotRecord, SnapshotSettlement, Store, VolumeOutcome, VolumeQuota,
+    VolumeRefusal, VolumeRemoval,
 };
 
 use crate::help::{NOW, Place, id, open, pod, reserved, wallet};
@@ -159,4 +159,16 @@ pub(crate) async fn of_fifty_at_once_one_copies_the_volume(place: &Place) {
         }
     }
     assert_eq!(granted, 1);
+}
+
+pub(crate) async fn no_wallet_holds_up_the_copies_of_others(place: &Place) {
+    let store = open(place).await;
+    let quota = VolumeQuota { disk_mib: 1_000_000, volumes: 1_000 };
+    for n in 0..=110 {
+        let holder = if n == 110 { 2 } else { 1 };
+        made(&store, NewVolume { quota, ..new_volume(holder, n, &format!("v{n}")) }).await;
+        reserve(&store, NewSnapshot { quota, most: 1_000, ..new_snapshot(holder, n, n) }).await;
+    }
+    let looked_at = store.unsettled_snapshots().await.unwrap();
+    assert!(looked_at.len() <= 100 && looked_at.iter().any(|snapshot| snapshot.wallet == wallet(2)));
 }

@@ -1,10 +1,11 @@
 //! What disks took, from nodes' marks.
 
 use domain::{DiskChange, DiskMark, Event, MeteredDisk, PodId, StopReason, UnixMillis};
-use palatine_store::{KeptData, MarksOutcome, Store, VolumeRemoval};
+use palatine_store::{KeptData, MarksOutcome, SnapshotSettlement, Store, VolumeRemoval};
 
+use crate::copies::{new_snapshot, reserve};
 use crate::help::{NOW, Place, id, open, pod, reservation, reserved, wallet};
-use crate::volumes::{made, new_volume, volume_id};
+use crate::volumes::{again, made, new_volume, volume_id};
 
 const NODE: &str = "n1";
 
@@ -105,4 +106,60 @@ pub(crate) async fn what_is_kept_of_a_pod_counts_until_its_next_run_or_its_remov
     assert!(store.remove_pod(pod(1), NOW.plus(7_000)).await.unwrap());
     assert_eq!(count(&store, NODE, "a", vec![level(4, 8_000, data, 9)], 9_000).await.foreign, 1);
     assert_eq!(used(&store, 1, 90_000).await, 36_000);
+}
+
+pub(crate) async fn nobody_pays_for_a_disk_that_could_not_be_made(place: &Place) {
+    let store = open(place).await;
+    store.reserve_volume(new_volume(1, 1, "work")).await.unwrap();
+    // Its node had begun it, and says so.
+    count(&store, NODE, "a", vec![level(1, 0, volume(1), 10)], 1_000).await;
+    store.forget_volume(volume_id(1)).await.unwrap();
+    count(&store, NODE, "a", vec![], 90_000).await;
+    assert_eq!(used(&store, 1, 90_000).await, 0);
+    made(&store, new_volume(1, 2, "other")).await;
+    let snapshot = reserve(&store, new_snapshot(1, 2, 1)).await.id;
+    count(&store, NODE, "a", vec![level(2, 90_000, MeteredDisk::Snapshot(snapshot), 10)], 91_000).await;
+    store.settle_snapshot(snapshot, SnapshotSettlement::Refused("no room".to_owned())).await.unwrap();
+    count(&store, NODE, "a", vec![], 99_000).await;
+    assert_eq!(used(&store, 1, 99_000).await, 0);
+}
+
+pub(crate) async fn what_an_earlier_node_kept_of_a_pod_counts_until_it_is_gone_from_there(place: &Place) {
+    let store = open(place).await;
+    let stopped_on = async |n, node: &str| {
+        store.place(id(n), node, NOW).await.unwrap();
+        store.advance(id(n), Event::Stop(StopReason::Requested), NOW).await.unwrap();
+        let kept = KeptData { until: Some(NOW.plus(1_000)), bytes: 7 << 20 };
+        store.end(id(n), Some(kept), NOW).await.unwrap();
+    };
+    reserved(&store, reservation(1, 1)).await;
+    stopped_on(1, NODE).await;
+    let data = MeteredDisk::Data(pod(1));
+    count(&store, NODE, "a", vec![level(1, 0, data, 7)], 2_000).await;
+    // Its time is over by the store's clock, and not by that of its node, which was away: the POD begins anew elsewhere.
+    reserved(&store, again(1, 2, pod(1))).await;
+    stopped_on(2, "n2").await;
+    count(&store, NODE, "a", vec![level(2, 4_000, data, 0)], 4_000).await;
+    count(&store, NODE, "a", vec![], 90_000).await;
+    assert_eq!(used(&store, 1, 90_000).await, 28_000);
+}
+
+pub(crate) async fn a_clock_that_was_wrong_until_somebody_set_it_makes_nobody_pay_for_years(place: &Place) {
+    let store = open(place).await;
+    let apart = 10 * 60_000;
+    made(&store, new_volume(1, 1, "work")).await;
+    count(&store, NODE, "a", vec![], 0).await;
+    // A machine without a clock of its own begins in 1970, and is set right a little later.
+    let early = DiskMark { at: UnixMillis(5), ..level(1, 0, volume(1), 10) };
+    count(&store, NODE, "a", vec![early], 1_000).await;
+    count(&store, NODE, "a", vec![level(2, 2_000, volume(1), 0)], 2_000).await;
+    assert_eq!(used(&store, 1, 90_000).await, 10 * (apart + 2_000));
+    // Another one is years ahead for a moment.
+    let years = 10 * 365 * 86_400_000;
+    count(&store, NODE, "a", vec![level(3, 2_000, volume(1), 10), level(4, years, volume(1), 0)], 3_000).await;
+    assert_eq!(used(&store, 1, 90_000).await, 10 * (apart + 2_000) + 10 * (apart + 1_000));
+    // So is the gateway's, when it hears of the node, which then loses its journal.
+    count(&store, NODE, "a", vec![level(5, 3_000, volume(1), 10)], years).await;
+    count(&store, NODE, "b", vec![], 5_000).await;
+    assert_eq!(used(&store, 1, 90_000).await, 10 * (2 * apart + 3_000) + 10 * 2_000);
 }

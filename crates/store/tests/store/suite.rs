@@ -56,6 +56,7 @@ cases! {
         a_run_gets_its_own_wallets_volumes_that_are_ready_on_one_node,
         a_volume_that_a_run_has_is_neither_removed_nor_grown,
         a_removed_pod_leaves_its_volumes_to_the_next,
+        no_wallet_and_no_node_holds_up_what_is_begun_for_others,
     }
     billing {
         a_running_stretch_counts_up_to_now_and_a_boot_costs_nothing,
@@ -76,6 +77,7 @@ cases! {
         what_a_node_refuses_leaves_the_volume_free_and_says_why,
         snapshots_count_against_the_quota_and_the_bill_until_they_are_removed,
         of_fifty_at_once_one_copies_the_volume,
+        no_wallet_holds_up_the_copies_of_others,
     }
     meters {
         a_volume_counts_by_its_size_while_it_is_there_and_each_mark_once,
@@ -83,6 +85,9 @@ cases! {
         nobody_pays_for_a_volume_that_was_removed_whatever_its_node_still_holds,
         a_node_may_not_charge_for_disks_of_another_or_of_nobody,
         what_is_kept_of_a_pod_counts_until_its_next_run_or_its_removal,
+        nobody_pays_for_a_disk_that_could_not_be_made,
+        what_an_earlier_node_kept_of_a_pod_counts_until_it_is_gone_from_there,
+        a_clock_that_was_wrong_until_somebody_set_it_makes_nobody_pay_for_years,
     }
     images {
         an_upload_becomes_an_image_and_both_are_read_as_they_were_written,

@@ -242,3 +242,20 @@ pub(crate) async fn a_removed_pod_leaves_its_volumes_to_the_next(place: &Place) 
     assert!(store.remove_pod(pod(2), NOW).await.unwrap());
     assert!(matches!(store.remove_volume(wallet(1), volume_id(1), NOW).await.unwrap(), VolumeRemoval::Removing(_)));
 }
+
+pub(crate) async fn no_wallet_and_no_node_holds_up_what_is_begun_for_others(place: &Place) {
+    let store = open(place).await;
+    let quota = VolumeQuota { disk_mib: 1_000_000, volumes: 1_000 };
+    let on = |holder, n, node: &str| {
+        let new = new_volume(holder, n, &format!("v{n}"));
+        NewVolume { volume: VolumeRecord { node: node.to_owned(), ..new.volume }, quota }
+    };
+    // More than are looked at in a round, of one wallet: on a node that is gone, and on one that is there.
+    for n in 0..220 {
+        store.reserve_volume(on(1, n, if n < 110 { "gone" } else { "n1" })).await.unwrap();
+    }
+    store.reserve_volume(on(2, 300, "n1")).await.unwrap();
+    let looked_at = store.unsettled_volumes().await.unwrap();
+    assert!(looked_at.len() <= 100 && looked_at.iter().any(|volume| volume.wallet == wallet(2)));
+    assert!(looked_at.iter().filter(|volume| volume.node == "n1").count() >= 50);
+}
