@@ -69,11 +69,13 @@ pub enum SnapshotState {
     Restoring,
     /// Its owner has removed it; its node may have it still.
     Removing,
+    /// Its node has refused to make it, and says why: nothing was copied, and the volume is as it was.
+    Failed,
 }
 
 impl SnapshotState {
     /// All.
-    pub const ALL: [Self; 4] = [Self::Creating, Self::Ready, Self::Restoring, Self::Removing];
+    pub const ALL: [Self; 5] = [Self::Creating, Self::Ready, Self::Restoring, Self::Removing, Self::Failed];
 
     /// The name as the wire and the database write it.
     #[must_use]
@@ -83,6 +85,7 @@ impl SnapshotState {
             Self::Ready => "ready",
             Self::Restoring => "restoring",
             Self::Removing => "removing",
+            Self::Failed => "failed",
         }
     }
 }

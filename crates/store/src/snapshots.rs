@@ -31,7 +31,7 @@ pub struct SnapshotRecord {
     pub created_at: UnixMillis,
     /// The order by which the volume is put back to it, or was last.
     pub order: u64,
-    /// Why the volume was not put back to it, the last time that was asked for.
+    /// Why it was not made, or the volume not put back to it the last time that was asked for.
     pub error: Option<String>,
 }
 
@@ -86,9 +86,11 @@ pub enum SnapshotSettlement {
     },
     /// The volume is what the snapshot holds.
     Restored,
-    /// It cannot be done: a snapshot that was to be made is forgotten, one that was to be put back
-    /// stays, and the volume as it was.
+    /// It cannot be done, and whoever asked for it hears so at once: a snapshot that was to be made is
+    /// forgotten, one that was to be put back stays, and the volume as it was.
     Refused(String),
+    /// The same, of one whose owner was told that it is being made: it stays in the list, as failed.
+    Failed(String),
 }
 
 port! {

@@ -115,7 +115,7 @@ impl Context {
                 self.fleet.changed(node.name());
                 return Ok(record.clone());
             }
-            SnapshotState::Ready => return Ok(record.clone()),
+            SnapshotState::Ready | SnapshotState::Failed => return Ok(record.clone()),
         };
         match settled {
             Ok(None) => Ok(record.clone()),
@@ -126,7 +126,8 @@ impl Context {
             }
             Err(error) if is_definite(&error, is_first) => {
                 let why = error.to_string();
-                self.store.settle_snapshot(record.id, SnapshotSettlement::Refused(why)).await?;
+                let settled = if is_first { SnapshotSettlement::Refused(why) } else { SnapshotSettlement::Failed(why) };
+                self.store.settle_snapshot(record.id, settled).await?;
                 Err(self.refused(&*node, error))
             }
             // It may be underway: it is asked again.

@@ -310,3 +310,44 @@ async fn a_node_that_hangs_holds_up_no_copy_on_another() {
     let made = cluster.store.volume(wallet(9), VolumeId::from_bits(9)).await.unwrap().unwrap();
     assert_eq!(made.state, VolumeState::Ready);
 }
+
+#[tokio::test]
+async fn a_copy_that_is_refused_when_its_owner_was_told_that_it_is_made_stays_in_the_list_as_failed() {
+    let setup = ClusterSetup::default();
+    let cluster = setup.start();
+    let volume = VolumeId::from_bits(1);
+    cluster.node().set_disk(1_000);
+    cluster.finish(cluster.control.create_volume(order(1, "work", 100))).await.unwrap();
+    cluster.node().set_slow_copies(u32::MAX);
+    let made = cluster.finish(cluster.control.create_snapshot(wallet(1), volume, snapshot(1))).await.unwrap();
+    assert_eq!(made.state, SnapshotState::Creating);
+    cluster.node().lose_volumes();
+    cluster
+        .until("it has failed", async |cluster| snapshots(cluster).await == [(snapshot(1), SnapshotState::Failed)])
+        .await;
+    let [failed] = cluster.store.snapshots_of(wallet(1), volume).await.unwrap().try_into().unwrap();
+    assert!(failed.error.is_some_and(|why| !why.is_empty()) && failed.bytes == 0);
+    let record = cluster.store.volume(wallet(1), volume).await.unwrap().unwrap();
+    assert_eq!(record.state, VolumeState::Ready);
+    cluster.finish(cluster.control.remove_snapshot(wallet(1), volume, snapshot(1))).await.unwrap();
+    assert_eq!(snapshots(&cluster).await, []);
+}
+
+#[tokio::test]
+async fn all_that_a_silent_node_did_not_erase_is_erased_when_it_answers_again() {
+    let setup = ClusterSetup::default();
+    let cluster = setup.start();
+    cluster.node().set_disk(1_000);
+    for n in 1..=5 {
+        cluster.finish(cluster.control.create_volume(order(n, &format!("work-{n}"), 64))).await.unwrap();
+    }
+    cluster.node().set_down(true);
+    for n in 1..=5 {
+        let gone = cluster.finish(cluster.control.remove_volume(wallet(1), VolumeId::from_bits(n))).await;
+        assert!(matches!(gone, Err(VolumeError::NodeUnavailable(_))), "{gone:?}");
+    }
+    cluster.node().set_down(false);
+    cluster
+        .until("all are erased", async |cluster| cluster.store.volumes_of(wallet(1)).await.unwrap().is_empty())
+        .await;
+}

@@ -161,6 +161,6 @@ fn missing() -> ApiError {
 /// A snapshot as its owner sees it.
 fn shown(record: SnapshotRecord) -> Snapshot {
     let SnapshotRecord { id, volume, state, size_mib, bytes, created_at, error, wallet: _, node: _, order: _ } = record;
-    let bytes = (state != SnapshotState::Creating).then_some(bytes);
+    let bytes = (!matches!(state, SnapshotState::Creating | SnapshotState::Failed)).then_some(bytes);
     Snapshot { id, volume_id: volume, state, size_mib, bytes, created_at, error }
 }

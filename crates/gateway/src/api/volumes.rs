@@ -6,7 +6,10 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::State;
 use control::{VolumeError, VolumeGrowthOrder, VolumeOrder};
-use domain::{DEFAULT_VOLUME_MIB, MAX_VOLUME_MIB, MIN_VOLUME_MIB, VolumeId, VolumeName, VolumeNameError, VolumeState};
+use domain::{
+    DEFAULT_VOLUME_MIB, MAX_VOLUME_MIB, MIN_VOLUME_MIB, SnapshotState, VolumeId, VolumeName, VolumeNameError,
+    VolumeState,
+};
 use http::{Response, StatusCode};
 use serde::Deserialize;
 use store::VolumeRecord;
@@ -206,6 +209,9 @@ pub(crate) fn fault(error: VolumeError) -> ApiError {
         VolumeError::Unsettled(state) => {
             let said = format!("the volume is {} just now", state.as_str());
             Fault::new(Code::WrongState, said).retry_after(SOON_S).into()
+        }
+        VolumeError::SnapshotBusy(SnapshotState::Failed) => {
+            ApiError::new(Code::WrongState, "the snapshot was not made: its entry says why, and can be removed")
         }
         VolumeError::SnapshotBusy(_) => Fault::new(Code::WrongState, error.to_string()).retry_after(SOON_S).into(),
         VolumeError::TooManySnapshots => Fault::new(Code::DiskQuota, format!("{error}; remove one of them")).into(),

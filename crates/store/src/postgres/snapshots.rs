@@ -68,7 +68,7 @@ impl SnapshotStore for Postgres {
         let list = query(select_snapshots!(
             "WHERE id IN (SELECT id FROM (SELECT id, node, created_at, \
                     row_number() OVER (PARTITION BY node, wallet ORDER BY created_at, id) AS turn FROM snapshots \
-                    WHERE state <> 'ready') AS each_ones ORDER BY \
+                    WHERE state NOT IN ('ready', 'failed')) AS each_ones ORDER BY \
                     row_number() OVER (PARTITION BY node ORDER BY turn, created_at, id), created_at LIMIT $1) \
                     ORDER BY created_at"
         ));
@@ -223,19 +223,29 @@ impl Settle {
             (SnapshotState::Creating, SnapshotSettlement::Refused(_)) => {
                 query("DELETE FROM snapshots WHERE id = $1").bind(column(self.id))
             }
+            (SnapshotState::Creating, SnapshotSettlement::Failed(why)) => {
+                let sql = "UPDATE snapshots SET state = 'failed', bytes = 0, error = $2 WHERE id = $1";
+                query(sql).bind(column(self.id)).bind(why)
+            }
             (SnapshotState::Restoring, SnapshotSettlement::Restored) => {
                 query("UPDATE snapshots SET state = 'ready' WHERE id = $1").bind(column(self.id))
             }
-            (SnapshotState::Restoring, SnapshotSettlement::Refused(why)) => {
+            (SnapshotState::Restoring, SnapshotSettlement::Refused(why) | SnapshotSettlement::Failed(why)) => {
                 query("UPDATE snapshots SET state = 'ready', error = $2 WHERE id = $1").bind(column(self.id)).bind(why)
             }
             (
-                SnapshotState::Creating | SnapshotState::Ready | SnapshotState::Restoring | SnapshotState::Removing,
+                SnapshotState::Creating
+                | SnapshotState::Ready
+                | SnapshotState::Restoring
+                | SnapshotState::Removing
+                | SnapshotState::Failed,
                 _,
             ) => return Ok(()),
         };
         change.execute(&mut *conn).await?;
-        if let (SnapshotState::Creating, SnapshotSettlement::Refused(_)) = (snapshot.state, &self.settled) {
+        if let (SnapshotState::Creating, SnapshotSettlement::Refused(_) | SnapshotSettlement::Failed(_)) =
+            (snapshot.state, &self.settled)
+        {
             disks::forget(conn, DiskKey::snapshot(self.id)).await?;
         }
         set_volume(conn, snapshot.volume, VolumeState::Copying, VolumeState::Ready).await
@@ -265,7 +275,7 @@ impl Remove {
             return Ok(SnapshotOutcome::Unknown);
         };
         match snapshot.state {
-            SnapshotState::Ready | SnapshotState::Removing => {}
+            SnapshotState::Ready | SnapshotState::Removing | SnapshotState::Failed => {}
             state @ (SnapshotState::Creating | SnapshotState::Restoring) => return Ok(SnapshotOutcome::Busy(state)),
         }
         let update = query("UPDATE snapshots SET state = 'removing' WHERE id = $1").bind(column(self.id));

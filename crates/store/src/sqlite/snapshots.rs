@@ -60,7 +60,7 @@ impl SnapshotStore for Sqlite {
     async fn unsettled_snapshots(&self) -> Result<Vec<SnapshotRecord>, StoreError> {
         let rest = "WHERE id IN (SELECT id FROM (SELECT id, node, created_at, \
                     row_number() OVER (PARTITION BY node, wallet ORDER BY created_at, id) AS turn FROM snapshots \
-                    WHERE state <> 'ready') AS each_ones ORDER BY \
+                    WHERE state NOT IN ('ready', 'failed')) AS each_ones ORDER BY \
                     row_number() OVER (PARTITION BY node ORDER BY turn, created_at, id), created_at LIMIT ?1) \
                     ORDER BY created_at";
         self.read("list the snapshots that are not settled", move |conn| many(conn, rest, (MAX_UNSETTLED,))).await
@@ -222,15 +222,24 @@ impl Command for Settle {
                     tx.conn.prepare_cached("DELETE FROM snapshots WHERE id = ?1")?.execute((id,))?;
                     disks::forget(tx.conn, DiskKey::snapshot(self.id))?;
                 }
+                (SnapshotState::Creating, SnapshotSettlement::Failed(why)) => {
+                    let sql = "UPDATE snapshots SET state = 'failed', bytes = 0, error = ?2 WHERE id = ?1";
+                    tx.conn.prepare_cached(sql)?.execute((id, why))?;
+                    disks::forget(tx.conn, DiskKey::snapshot(self.id))?;
+                }
                 (SnapshotState::Restoring, SnapshotSettlement::Restored) => {
                     tx.conn.prepare_cached("UPDATE snapshots SET state = 'ready' WHERE id = ?1")?.execute((id,))?;
                 }
-                (SnapshotState::Restoring, SnapshotSettlement::Refused(why)) => {
+                (SnapshotState::Restoring, SnapshotSettlement::Refused(why) | SnapshotSettlement::Failed(why)) => {
                     let sql = "UPDATE snapshots SET state = 'ready', error = ?2 WHERE id = ?1";
                     tx.conn.prepare_cached(sql)?.execute((id, why))?;
                 }
                 (
-                    SnapshotState::Creating | SnapshotState::Ready | SnapshotState::Restoring | SnapshotState::Removing,
+                    SnapshotState::Creating
+                    | SnapshotState::Ready
+                    | SnapshotState::Restoring
+                    | SnapshotState::Removing
+                    | SnapshotState::Failed,
                     _,
                 ) => return Ok(()),
             }
@@ -260,7 +269,7 @@ impl Command for Remove {
             return Ok(SnapshotOutcome::Unknown);
         };
         match snapshot.state {
-            SnapshotState::Ready | SnapshotState::Removing => {}
+            SnapshotState::Ready | SnapshotState::Removing | SnapshotState::Failed => {}
             state @ (SnapshotState::Creating | SnapshotState::Restoring) => return Ok(SnapshotOutcome::Busy(state)),
         }
         let sql = "UPDATE snapshots SET state = 'removing' WHERE id = ?1";

@@ -90,6 +90,16 @@ pub(crate) async fn what_a_node_refuses_leaves_the_volume_free_and_says_why(plac
     store.settle_snapshot(first.id, SnapshotSettlement::Refused("no room".to_owned())).await.unwrap();
     assert_eq!(store.snapshots_of(wallet(1), volume_id(1)).await.unwrap(), []);
     assert_eq!(state(&store, 1, 1).await, VolumeState::Ready);
+    // Whoever was told that it is made finds it failed, and why, until it is removed.
+    let told = reserve(&store, new_snapshot(1, 1, 3)).await;
+    store.settle_snapshot(told.id, SnapshotSettlement::Failed("no room".to_owned())).await.unwrap();
+    let [failed] = store.snapshots_of(wallet(1), volume_id(1)).await.unwrap().try_into().unwrap();
+    assert_eq!((failed.state, failed.bytes, failed.error.as_deref()), (SnapshotState::Failed, 0, Some("no room")));
+    assert_eq!(state(&store, 1, 1).await, VolumeState::Ready);
+    assert_eq!(store.unsettled_snapshots().await.unwrap(), []);
+    assert_eq!(restore(&store, 1, 1, 3, 0).await, SnapshotOutcome::Busy(SnapshotState::Failed));
+    assert!(matches!(remove(&store, 1, 1, 3).await, SnapshotOutcome::Reserved(_)));
+    store.forget_snapshot(told.id).await.unwrap();
     whole(&store, new_snapshot(1, 1, 2)).await;
     let SnapshotOutcome::Reserved(one) = restore(&store, 1, 1, 2, 50).await else { panic!("not reserved") };
     assert_eq!((one.state, one.order), (SnapshotState::Restoring, NOW.plus(50).0));

@@ -105,7 +105,7 @@ pub struct Snapshot {
     pub bytes: Option<u64>,
     /// When it was asked for.
     pub created_at: UnixMillis,
-    /// Why the volume was not put back to it, the last time that was asked for.
+    /// Why it was not made, or the volume not put back to it the last time that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
