@@ -11,13 +11,23 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::DriverFailure;
 
-/// How long any of them may take.
-const DEADLINE: Duration = Duration::from_secs(20);
+/// How long any of them may take, where nothing else is said.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 /// How much of their complaints is kept.
 const SAID_BYTES: usize = 512;
 
 /// Runs a program with this standard input and waits for it.
 pub(crate) fn run(program: &'static str, arguments: &[&str], input: &str) -> Result<(), DriverFailure> {
+    run_within(program, arguments, input, DEADLINE)
+}
+
+/// The same, where it may take so long.
+pub(crate) fn run_within(
+    program: &'static str,
+    arguments: &[&str],
+    input: &str,
+    deadline: Duration,
+) -> Result<(), DriverFailure> {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| missing(program, &error))?;
@@ -25,7 +35,7 @@ pub(crate) fn run(program: &'static str, arguments: &[&str], input: &str) -> Res
         // A program that ends early says why on standard error.
         let _ = stdin.write_all(input.as_bytes());
     }
-    wait(&mut child)?;
+    wait(&mut child, deadline)?;
     let status = child.wait()?;
     if status.success() { Ok(()) } else { Err(DriverFailure::Command { program, said: said(child) }) }
 }
@@ -37,7 +47,7 @@ pub(crate) fn read(program: &Path, arguments: &[&str], environment: &[(&str, &st
     command.args(arguments).env_clear().envs(environment.iter().copied());
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().map_err(|error| missing(&program.to_string_lossy(), &error))?;
-    wait(&mut child)?;
+    wait(&mut child, DEADLINE)?;
     let mut bytes = Vec::new();
     if let Some(mut stdout) = child.stdout.take() {
         stdout.read_to_end(&mut bytes)?;
@@ -57,10 +67,10 @@ fn missing(program: &str, error: &std::io::Error) -> DriverFailure {
     DriverFailure::Missing(format!("the program {program} cannot be run ({error}); is its package installed?"))
 }
 
-fn wait(child: &mut Child) -> Result<(), DriverFailure> {
+fn wait(child: &mut Child, deadline: Duration) -> Result<(), DriverFailure> {
     let pid = Pid::from_child(child);
     let gone = pidfd_open(pid, PidfdFlags::empty())?;
-    let until = Instant::now() + DEADLINE;
+    let until = Instant::now() + deadline;
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let left = Timespec::try_from(left).unwrap_or(Timespec { tv_sec: 0, tv_nsec: 0 });
@@ -68,7 +78,7 @@ fn wait(child: &mut Child) -> Result<(), DriverFailure> {
             Ok(0) => {
                 child.kill()?;
                 child.wait()?;
-                return Err(DriverFailure::Deadline(DEADLINE));
+                return Err(DriverFailure::Deadline(deadline));
             }
             Ok(_) => return Ok(()),
             Err(rustix::io::Errno::INTR) => {}
@@ -93,6 +103,12 @@ mod tests {
     fn a_program_that_fails_is_quoted() {
         let error = run("sh", &["-c", "cat >&2; exit 3"], "no such link").unwrap_err();
         assert_eq!(error.to_string(), "sh said: no such link");
+    }
+
+    #[test]
+    fn a_program_that_takes_too_long_is_ended() {
+        let error = run_within("sleep", &["60"], "", Duration::from_millis(50)).unwrap_err();
+        assert!(matches!(error, DriverFailure::Deadline(_)), "{error}");
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use domain::VolumeId;
 
@@ -27,6 +28,8 @@ const LEAST_JOURNAL_MIB: u64 = 4;
 const MOST_JOURNAL_MIB: u64 = 128;
 /// A volume has one MiB of journal for as many.
 const MIB_PER_JOURNAL_MIB: u64 = 64;
+/// For so many MiB making a file system may take a second longer: it writes about one in 70,000 of them.
+const MIB_PER_SECOND: u64 = 64 * 1024;
 
 /// The volumes of a node.
 #[derive(Clone, Debug)]
@@ -172,7 +175,12 @@ fn make_file_system(path: &std::path::Path, size_mib: u64) -> Result<(), DriverF
     let extended = "assume_storage_prezeroed=1,lazy_itable_init=0,root_owner=0:0";
     let (file, size) = (path.to_string_lossy(), format!("{size_mib}M"));
     let options = ["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-J", &journal, "-E", extended, &file, &size];
-    command::run("mke2fs", &options, "").map(drop)
+    command::run_within("mke2fs", &options, "", making(size_mib))
+}
+
+/// How long making a file system of this size may take.
+fn making(size_mib: u64) -> Duration {
+    command::DEADLINE + Duration::from_secs(size_mib / MIB_PER_SECOND)
 }
 
 #[cfg(test)]
@@ -207,6 +215,21 @@ mod tests {
         let mut there = [0; 11];
         File::open(&path).unwrap().read_exact_at(&mut there, 99 * MIB).unwrap();
         assert_eq!(&there, b"the owner's");
+    }
+
+    #[test]
+    fn a_large_volume_may_take_longer_to_make() {
+        let seconds = [64, 1024 * 1024, domain::MAX_VOLUME_MIB].map(|mib| making(mib).as_secs());
+        assert_eq!(seconds, [20, 36, 276]);
+    }
+
+    #[test]
+    fn a_large_volume_is_made_and_takes_little_room() {
+        let state = tempfile::tempdir().unwrap();
+        let volumes = Volumes::of(state.path());
+        volumes.make(id(1), 1024 * 1024).unwrap();
+        let found = volumes.find(id(1)).unwrap().unwrap();
+        assert!(found.size_mib == 1024 * 1024 && found.bytes < 64 * MIB, "{} bytes on disk", found.bytes);
     }
 
     #[test]
