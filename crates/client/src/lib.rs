@@ -16,7 +16,7 @@ pub use carry::{CarryError, Role, carry};
 pub use hop::strip_hop_by_hop;
 pub use node::{CallDeadlines, LogSource, NodeBody, NodeClient, NodeError, Tunnel};
 pub use public::{
-    AgentAccess, AgentEndpoint, AgentFiles, AgentPorts, ApiError, AttachedAgain, ChatMessage, ChatPrompt, ChatRole,
-    ClientError, DiskFiles, ExecCommand, ExitStatus, FileDownload, GatewayClient, ImageUploader, Payer, PortConnection,
-    Process, ProcessHandle, SpawnOptions, Timeouts, gateway_name,
+    AgentAccess, AgentEndpoint, AgentFiles, AgentPorts, ApiError, ArchiveDownload, AttachedAgain, ChatMessage,
+    ChatPrompt, ChatRole, ClientError, DiskFiles, ExecCommand, ExitStatus, FileDownload, GatewayClient, ImageUploader,
+    Payer, PortConnection, Process, ProcessHandle, SpawnOptions, Timeouts, gateway_name,
 };

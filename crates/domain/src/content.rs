@@ -22,7 +22,8 @@ impl fmt::Display for OwnedDisk {
     }
 }
 
-/// What is asked of the files of a disk: the last part of the paths of E2B's volume-content API.
+/// What is asked of the files of a disk: the last part of the paths of E2B's volume-content API, and
+/// two of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContentCall {
     /// What is at a path.
@@ -31,9 +32,16 @@ pub enum ContentCall {
     Dir,
     /// A file's bytes.
     File,
+    /// One file of several.
+    Compose,
+    /// All files, in one archive.
+    Archive,
 }
 
 impl ContentCall {
+    /// All.
+    pub const ALL: [Self; 5] = [Self::Path, Self::Dir, Self::File, Self::Compose, Self::Archive];
+
     /// As it stands in a path.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -41,13 +49,15 @@ impl ContentCall {
             Self::Path => "path",
             Self::Dir => "dir",
             Self::File => "file",
+            Self::Compose => "compose",
+            Self::Archive => "archive",
         }
     }
 
     /// The call of this name.
     #[must_use]
     pub fn of(text: &str) -> Option<Self> {
-        [Self::Path, Self::Dir, Self::File].into_iter().find(|call| call.as_str() == text)
+        Self::ALL.into_iter().find(|call| call.as_str() == text)
     }
 }
 
@@ -62,8 +72,8 @@ mod tests {
     }
 
     #[test]
-    fn a_call_is_one_of_three() {
-        for call in [ContentCall::Path, ContentCall::Dir, ContentCall::File] {
+    fn a_call_is_one_of_five() {
+        for call in ContentCall::ALL {
             assert_eq!(ContentCall::of(call.as_str()), Some(call));
         }
         for text in ["", "paths", "../file", "File"] {

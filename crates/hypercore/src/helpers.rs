@@ -32,6 +32,8 @@ const MAX_CALLS: u32 = 16;
 const CALLS_GRACE: Duration = Duration::from_secs(2);
 /// How long whoever wants the disk waits for the helper's end.
 const END: Duration = Duration::from_secs(15);
+/// How long a call waits for a helper that starts: whoever passes it on waits a little longer.
+const PATIENCE: Duration = Duration::from_secs(150);
 /// How often a call finds a helper that is just ending.
 const TRIES: usize = 4;
 
@@ -47,10 +49,6 @@ pub(crate) enum HelperError {
     NoVolume(VolumeId),
     #[error("nothing is kept of the POD {0} on this node")]
     NoData(PodId),
-    #[error(
-        "what is kept of the POD {0} is a container's, and stays one only if no machine gets it: start the agent, and reach its files through it"
-    )]
-    OfContainer(PodId),
     #[error("the run {0} has it")]
     Attached(RunId),
     #[error("the volume {0} is copied just now; try again when that is done")]
@@ -67,6 +65,10 @@ pub(crate) enum HelperError {
     Damaged(String),
     #[error("the disk is written to by another")]
     Taken,
+    #[error("the disk is checked first, and {0} % of that is done: ask again")]
+    Checking(u8),
+    #[error("the helper of the disk is starting: ask again")]
+    Starting,
     #[error("the helper did not start: {0}")]
     Start(String),
     #[error("the helper ended: {0}")]
@@ -98,8 +100,8 @@ impl From<PodError> for HelperError {
 /// Where a helper is in its life.
 #[derive(Clone, Debug)]
 pub(crate) enum Stage {
-    /// Its disk is not mounted yet.
-    Starting,
+    /// Its disk is not mounted yet; how much of the check of that is done, in per cent, while it goes on.
+    Starting { checked: Option<u8> },
     /// It answers.
     Ready,
     /// Nothing of it is left; why it ended, where nobody meant it to.
@@ -147,7 +149,7 @@ impl Drop for HelperCall {
 impl Helper {
     /// One that is to be begun, and who tells how far it is.
     fn new(slot: Slot, holder: &str) -> (Self, watch::Sender<Stage>) {
-        let (stage, told) = watch::channel(Stage::Starting);
+        let (stage, told) = watch::channel(Stage::Starting { checked: None });
         let helper = Self {
             slot,
             holder: holder.to_owned(),
@@ -185,12 +187,19 @@ impl Helper {
     /// Waits until it answers; `false` where it has ended because somebody meant it to.
     async fn when_ready(&self) -> Result<bool, HelperError> {
         let mut stage = self.stage.clone();
-        let stage = stage.wait_for(|stage| !matches!(stage, Stage::Starting)).await.map(|stage| stage.clone());
-        match stage {
-            Ok(Stage::Ready) => Ok(true),
-            Ok(Stage::Gone(Some(error))) => Err(error),
-            Ok(Stage::Gone(None) | Stage::Starting) => Ok(false),
-            Err(_) => Err(HelperError::Closing),
+        let settled = stage.wait_for(|stage| !matches!(stage, Stage::Starting { .. }));
+        let settled = timeout(PATIENCE, settled).await.map(|settled| settled.map(|stage| stage.clone()));
+        match settled {
+            Ok(Ok(Stage::Ready)) => Ok(true),
+            Ok(Ok(Stage::Gone(Some(error)))) => Err(error),
+            Ok(Ok(Stage::Gone(None) | Stage::Starting { .. })) => Ok(false),
+            Ok(Err(_)) => Err(HelperError::Closing),
+            // It goes on: whoever asks again finds it farther.
+            Err(_) => match *self.stage.borrow() {
+                Stage::Starting { checked: Some(percent) } => Err(HelperError::Checking(percent)),
+                Stage::Starting { checked: None } => Err(HelperError::Starting),
+                Stage::Ready | Stage::Gone(_) => Ok(false),
+            },
         }
     }
 

@@ -41,7 +41,7 @@ pub use digest::DigestError;
 pub use error::ImageError;
 pub use held::HeldBuild;
 pub use image::{Image, ImageSummary, Removal};
-pub use layer::LayerError;
+pub use layer::{LayerError, unpack};
 pub use lock::LockError;
 pub use progress::{NoProgress, Progress};
 pub use served::{Served, StoreServer};

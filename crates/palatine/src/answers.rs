@@ -7,7 +7,9 @@ use domain::vault::TaskId;
 use domain::{B256, ImageDigest, KeyId, PodId, SnapshotId, VolumeId};
 use image::ImageSummary;
 use serde::Serialize;
+use wire::content::ImportedArchive;
 use wire::v1::public::StopResponse;
+use wire::v1::volumes::Volume;
 
 use crate::commands::changes::Change;
 use crate::commands::folder::Skipped;
@@ -183,6 +185,34 @@ pub(crate) struct PodKeystore {
 pub(crate) struct RevokedKeys {
     /// The keys that open nothing any more.
     pub(crate) revoked: Vec<KeyId>,
+}
+
+/// What `volume export` has written.
+#[derive(Debug, Serialize)]
+pub(crate) struct ExportedVolume {
+    /// Of which volume.
+    pub(crate) volume: VolumeId,
+    /// Where to.
+    pub(crate) file: PathBuf,
+    /// Files, folders and links.
+    pub(crate) entries: u64,
+    /// What is not in it: devices, sockets, and files of `lost+found`.
+    pub(crate) left_out: u64,
+    /// Bytes of the archive before they were packed.
+    pub(crate) bytes: u64,
+    /// Bytes that were written.
+    pub(crate) written: u64,
+}
+
+/// What `volume import` has done.
+#[derive(Debug, Serialize)]
+pub(crate) struct ImportedVolume {
+    /// The volume.
+    pub(crate) volume: Volume,
+    /// Whether it was made for the archive.
+    pub(crate) created: bool,
+    /// What the archive held.
+    pub(crate) archive: ImportedArchive,
 }
 
 /// What `volume rm-snapshot` has done.

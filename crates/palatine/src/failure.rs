@@ -11,6 +11,7 @@ use wire::v1::public::STARTER_IMAGES;
 
 use crate::commands::starting::Interrupted;
 use crate::commands::task::TaskInterrupted;
+use crate::commands::volume::VolumeInterrupted;
 use crate::output;
 
 /// What a shell says of a program whose reader has left, as of any other program in a pipe.
@@ -276,6 +277,9 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         if let Some(advice) = interrupted.advice() {
             eprintln!("  {advice}");
         }
+        return Exit::Interrupted.into();
+    }
+    if error.is::<VolumeInterrupted>() {
         return Exit::Interrupted.into();
     }
     match fault {

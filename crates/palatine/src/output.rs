@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, Table};
 use domain::{PodId, UnixMillis};
 use serde::Serialize;
 use time::OffsetDateTime;
-use wire::content::{VolumeEntryStat, VolumeEntryType};
+use wire::content::{FIRST_USER, ImportedArchive, VolumeEntryStat, VolumeEntryType};
 use wire::printable;
 use wire::v1::node::GuestReport;
 use wire::v1::public::{
@@ -22,8 +22,8 @@ use wire::v1::vault::{AgentVault, LinkResponse, Prices, TasksResponse, VaultResp
 use wire::v1::volumes::{AgentVolume, Snapshot, Volume};
 
 use crate::answers::{
-    CallOutcome, Copied, DetachedShell, Forwards, ImageRow, PodKeystore, Removed, RemovedAgent, RemovedSnapshots,
-    RemovedVolumes, RevokedKeys, WalletInfo,
+    CallOutcome, Copied, DetachedShell, ExportedVolume, Forwards, ImageRow, ImportedVolume, PodKeystore, Removed,
+    RemovedAgent, RemovedSnapshots, RemovedVolumes, RevokedKeys, WalletInfo,
 };
 
 /// Bytes of a file's name that are shown.
@@ -182,6 +182,9 @@ pub(crate) fn guest(said: &GuestReport) -> String {
 }
 
 fn exits(said: &GuestReport) -> Option<String> {
+    if let Some(percent) = said.checked {
+        return Some(format!("its volumes are checked first, and {percent} % of that is done"));
+    }
     let times = match said.exits {
         0 => return None,
         1 => "once".to_owned(),
@@ -406,6 +409,26 @@ pub(crate) fn volume(volume: &Volume) -> String {
     lines.join("\n")
 }
 
+/// What of a volume was written to an archive.
+pub(crate) fn exported(done: &ExportedVolume) -> String {
+    let ExportedVolume { entries, written, left_out, file, .. } = done;
+    let mut said = format!("{entries} files and folders written to {}, {}", file.display(), mib(*written));
+    if *left_out > 0 {
+        said.push_str(&format!("\n{left_out} devices, sockets and files of lost+found are not in it"));
+    }
+    said
+}
+
+/// What an archive has filled a volume with.
+pub(crate) fn imported(done: &ImportedVolume) -> String {
+    let ImportedVolume { volume, archive: ImportedArchive { entries, bytes, attributes_left_out, .. }, .. } = done;
+    let mut said = format!("{} has {entries} files and folders of the archive, {}", volume.name, mib(*bytes));
+    if *attributes_left_out > 0 {
+        said.push_str(&format!("\n{attributes_left_out} extended attributes cannot be kept on a volume"));
+    }
+    said
+}
+
 pub(crate) fn volumes(list: &[Volume]) -> String {
     if list.is_empty() {
         return "No volumes. Make one: palatine volume create work --size 1G".to_owned();
@@ -431,6 +454,7 @@ pub(crate) fn volume_entries(list: &[VolumeEntryStat]) -> String {
     if list.is_empty() {
         return "Nothing is in it.".to_owned();
     }
+    let owner = |number: u32| if number == FIRST_USER { "user".to_owned() } else { number.to_string() };
     let mut table = table(["MODE", "UID", "GID", "SIZE", "WRITTEN", "NAME"]);
     for entry in list {
         let name = printable(&entry.name, SHOWN_NAME);
@@ -441,8 +465,8 @@ pub(crate) fn volume_entries(list: &[VolumeEntryStat]) -> String {
         };
         table.add_row([
             format!("{:04o}", entry.mode),
-            entry.uid.to_string(),
-            entry.gid.to_string(),
+            owner(entry.uid),
+            owner(entry.gid),
             entry.size.to_string(),
             printable(entry.mtime.get(..19).unwrap_or(&entry.mtime), SHOWN_NAME),
             format!("{name}{mark}{target}"),

@@ -8,6 +8,7 @@
 mod agent;
 mod api;
 mod args;
+mod check;
 mod codec;
 mod container;
 mod exec;

@@ -93,18 +93,17 @@ impl KeptDisks {
     }
 
     /// Opens the newest data disk of a POD, where it is, for one VMM, which holds it as long as the
-    /// file is open anywhere. One that only a container had stays the containers'.
-    pub(crate) fn open_data(&self, pod: PodId) -> Result<File, DriverFailure> {
+    /// file is open anywhere; with it, whether it is open for writing. One that only a container had is
+    /// not: no machine ever writes to it, so that it stays the containers'.
+    pub(crate) fn open_data(&self, pod: PodId) -> Result<(File, bool), DriverFailure> {
         let newest = self.newest_data(pod)?;
         let data =
             newest.ok_or_else(|| DriverFailure::Missing(format!("nothing is kept of the POD {pod} on this node")))?;
-        if data.host_made {
-            return Err(DriverFailure::Missing(format!("what is kept of the POD {pod} is a container's")));
-        }
         disk::must_be_there(&data.path)?;
-        let file = OpenOptions::new().read(true).write(true).open(&data.path)?;
+        let writes = !data.host_made;
+        let file = OpenOptions::new().read(true).write(writes).open(&data.path)?;
         disk::claim(&file, &data.path)?;
-        Ok(file)
+        Ok((file, writes))
     }
 
     /// Moves the newest data disk of a POD to where its next run has it; whether there
@@ -323,19 +322,21 @@ mod tests {
     }
 
     #[test]
-    fn data_that_is_kept_is_opened_by_one_and_a_containers_by_none() {
+    fn data_that_is_kept_is_opened_by_one_and_a_containers_is_not_written_to() {
         let state = tempfile::tempdir().unwrap();
         let kept = KeptDisks::of(state.path());
         assert!(matches!(kept.open_data(pod()), Err(DriverFailure::Missing(_))));
         kept.set_aside(&guest(state.path()), pod(), &RETENTION).unwrap();
-        let held = kept.open_data(pod()).unwrap();
+        let (held, writes) = kept.open_data(pod()).unwrap();
+        assert!(writes);
         assert!(matches!(kept.open_data(pod()), Err(DriverFailure::Taken(_))));
         drop(held);
         kept.open_data(pod()).unwrap();
         let dir = state.path().join("kept").join(pod().as_str());
         fs::rename(dir.join(DATA), dir.join(HOST_DATA)).unwrap();
-        let error = kept.open_data(pod()).unwrap_err();
-        assert!(error.to_string().contains("a container's"), "{error}");
+        let (mut held, writes) = kept.open_data(pod()).unwrap();
+        assert!(!writes && io::Write::write_all(&mut held, b"x").is_err(), "the kernel takes no byte of it");
+        assert!(matches!(kept.open_data(pod()), Err(DriverFailure::Taken(_))));
     }
 
     const STATE: &str = "PALATINE_TEST_STATE";

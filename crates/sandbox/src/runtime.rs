@@ -246,7 +246,7 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Starts a helper. It is in no ledger: one that outlives its daemon is ended by the next one's
     /// `sweep`. `connect` and `stop(Erase)` are as for any guest; nothing that it has is erased by
-    /// that. Where nothing but containers is offered, it fails.
+    /// that. A disk that only containers had is read alone. Where nothing but containers is offered, it fails.
     ///
     /// # Errors
     /// [`DriverFailure::Taken`](crate::DriverFailure::Taken) while another has the disk,

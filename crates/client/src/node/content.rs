@@ -17,7 +17,9 @@ use crate::hop::strip_hop_by_hop;
 /// How long a call may take until its answer begins: a helper may have to be started and its disk
 /// checked before.
 const BEGIN: Duration = Duration::from_secs(180);
-/// How long an upload may take: it is answered when all of it is there. Whoever sends it sees to it
+/// The same of an archive, which is measured before it is sent: the node gives up first.
+const BEGIN_ARCHIVE: Duration = Duration::from_secs(630);
+/// How long an upload may take, and the making of one file of several: it is answered when all of it is there. Whoever sends it sees to it
 /// that it does not stand still.
 const LONGEST_UPLOAD: Duration = Duration::from_hours(24);
 
@@ -39,7 +41,11 @@ impl NodeClient {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let patience = if request.method() == Method::PUT { LONGEST_UPLOAD } else { BEGIN };
+        let patience = match (request.method(), call) {
+            (&Method::PUT, _) | (_, ContentCall::Compose) => LONGEST_UPLOAD,
+            (_, ContentCall::Archive) => BEGIN_ARCHIVE,
+            (_, ContentCall::Path | ContentCall::Dir | ContentCall::File) => BEGIN,
+        };
         let operation = Call::new("work on the disk's files", patience);
         let protocol = |error: String| NodeError::protocol(operation.operation, error);
         let path = match disk {

@@ -9,7 +9,9 @@ use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, IF_RANGE, RANGE};
 use reqwest::{Body, Method, RequestBuilder, Response, StatusCode};
 use serde::de::DeserializeOwned;
 use wire::Secret;
-use wire::content::{ContentError, VolumeEntryChange, VolumeEntryStat};
+use wire::content::{
+    ArchiveQuery, ComposeFile, ContentError, ENTRIES, ImportedArchive, LEFT_OUT, VolumeEntryChange, VolumeEntryStat,
+};
 use wire::filesystem::FilesError;
 use wire::v1::content::{ContentAccess, VolumeAndToken};
 
@@ -19,6 +21,8 @@ use super::{ClientError, FileDownload, GatewayClient};
 const OPERATION: &str = "work on the disk's files";
 /// How long an answer may take to begin: a helper may have to be started for it, and the disk checked.
 const BEGIN: Duration = Duration::from_secs(180);
+/// The same of an archive, which is measured before it is sent: the gateway gives up first.
+const BEGIN_ARCHIVE: Duration = Duration::from_secs(660);
 /// How long an upload may take: one that stands still is ended much sooner, by the gateway.
 const LONGEST_UPLOAD: Duration = Duration::from_hours(24);
 
@@ -28,6 +32,16 @@ pub struct DiskFiles {
     client: GatewayClient,
     disk: OwnedDisk,
     token: Secret,
+}
+
+/// All files of a disk on their way here.
+pub struct ArchiveDownload {
+    /// The archive's bytes.
+    pub bytes: FileDownload,
+    /// Files, folders and links in it.
+    pub entries: u64,
+    /// What is not in it: devices, sockets, and files of `lost+found`.
+    pub left_out: u64,
 }
 
 impl GatewayClient {
@@ -152,6 +166,56 @@ impl DiskFiles {
         within(OPERATION, LONGEST_UPLOAD, async { answer(send(path, request).await?).await }).await
     }
 
+    /// Makes one file of several, which are gone then, in place of the one before.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn compose(&self, sources: Vec<String>, path: &str, mode: u32) -> Result<VolumeEntryStat, ClientError> {
+        let body = ComposeFile { sources, path: path.to_owned(), mode: Some(mode) };
+        let request = self.call(Method::POST, ContentCall::Compose, &[])?.json(&body);
+        within(OPERATION, LONGEST_UPLOAD, async { answer(send(path, request).await?).await }).await
+    }
+
+    /// Reads all files as one tar archive; with `from`, the rest of it from there on, where the disk
+    /// is still as it was when the archive had this tag.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn export(&self, from: Option<(u64, &str)>) -> Result<ArchiveDownload, ClientError> {
+        let mut request = self.call(Method::GET, ContentCall::Archive, &[])?;
+        if let Some((offset, tag)) = from {
+            request = request.header(RANGE, format!("bytes={offset}-")).header(IF_RANGE, tag);
+        }
+        let response = within(OPERATION, BEGIN_ARCHIVE, send("/", request)).await?;
+        let number = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()?.parse().ok());
+        let (entries, left_out) = (number(ENTRIES).unwrap_or(0), number(LEFT_OUT).unwrap_or(0));
+        let silence = self.client.limits.archive_idle;
+        let bytes = FileDownload::begun(response, from.map(|(offset, _)| offset), silence)?;
+        Ok(ArchiveDownload { bytes, entries, left_out })
+    }
+
+    /// Fills the disk from a tar archive of so many bytes, where that is known. Sent once more under
+    /// the same name it is found done.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn import(
+        &self,
+        query: &ArchiveQuery,
+        length: Option<u64>,
+        bytes: impl Stream<Item = std::io::Result<Bytes>> + Send + 'static,
+    ) -> Result<ImportedArchive, ClientError> {
+        let replace = query.replace.unwrap_or(false).to_string();
+        let query = [("replace", &*replace), ("import", query.import.as_deref().unwrap_or_default())];
+        let mut request = self.call(Method::PUT, ContentCall::Archive, &query)?;
+        request = request.header(CONTENT_TYPE, "application/x-tar");
+        if let Some(length) = length {
+            request = request.header(CONTENT_LENGTH, length);
+        }
+        let request = request.body(Body::wrap_stream(bytes));
+        within(OPERATION, LONGEST_UPLOAD, async { answer(send("/", request).await?).await }).await
+    }
+
     async fn json<T: DeserializeOwned>(&self, path: &str, request: RequestBuilder) -> Result<T, ClientError> {
         within(OPERATION, BEGIN, async { answer(send(path, request).await?).await }).await
     }
@@ -163,12 +227,18 @@ impl DiskFiles {
         path: &str,
         query: &[(&str, &str)],
     ) -> Result<RequestBuilder, ClientError> {
+        self.call(method, call, &[&[("path", path)], query].concat())
+    }
+
+    fn call(&self, method: Method, call: ContentCall, query: &[(&str, &str)]) -> Result<RequestBuilder, ClientError> {
         let base = match self.disk {
             OwnedDisk::Volume(id) => format!("/volumecontent/{id}/{}", call.as_str()),
             OwnedDisk::Data(agent) => format!("/agents/{agent}/data/{}", call.as_str()),
         };
         let mut url = self.client.url(OPERATION, &base)?;
-        url.query_pairs_mut().append_pair("path", path).extend_pairs(query);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
         Ok(self.client.http.request(method, url).bearer_auth(self.token.expose()))
     }
 }

@@ -53,6 +53,8 @@ pub struct Timeouts {
     pub upload: Duration,
     /// Silence in a file that is read.
     pub files_idle: Duration,
+    /// Silence in the archive of a disk's files.
+    pub archive_idle: Duration,
     /// How long a command may take to end when it is asked, and ending it by force.
     pub end: Duration,
 }
@@ -72,6 +74,7 @@ impl Default for Timeouts {
             input_idle: Duration::from_secs(30),
             upload: Duration::from_mins(10),
             files_idle: Duration::from_secs(30),
+            archive_idle: Duration::from_mins(2),
             end: Duration::from_secs(5),
         }
     }

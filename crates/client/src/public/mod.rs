@@ -21,7 +21,7 @@ mod volumes;
 pub use access::AgentAccess;
 pub use api::SpawnOptions;
 pub use ask::{AgentEndpoint, ChatMessage, ChatPrompt, ChatRole, Payer};
-pub use content::DiskFiles;
+pub use content::{ArchiveDownload, DiskFiles};
 pub use error::{ApiError, ClientError};
 pub use exec::{AttachedAgain, ExecCommand, Process, ProcessHandle};
 pub use files::{AgentFiles, FileDownload};

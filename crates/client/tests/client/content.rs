@@ -14,7 +14,7 @@ use futures_util::stream;
 use palatine_client::{ClientError, DiskFiles};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use wire::content::VolumeEntryChange;
+use wire::content::{ArchiveQuery, VolumeEntryChange};
 
 use crate::gateway::client;
 
@@ -67,7 +67,7 @@ async fn answered(
 ) -> Response {
     let bearer = headers.get("authorization").unwrap().to_str().unwrap().to_owned();
     assert!(bearer == format!("Bearer {TOKEN}") || bearer.starts_with("Bearer pal_"), "{bearer}");
-    let path = query["path"].clone();
+    let path = query.get("path").cloned().unwrap_or_default();
     let body = String::from_utf8(body.to_vec()).unwrap();
     seen.lock().unwrap().push((method.to_string(), call.clone(), json!(query), body));
     match (method.as_str(), &*call, &*path) {
@@ -88,6 +88,16 @@ async fn answered(
             (StatusCode::PARTIAL_CONTENT, [("etag", "\"1\""), ("content-range", "bytes 2-4/5")], "llo").into_response()
         }
         ("GET", "file", _) => ([("etag", "\"1\"")], "hello").into_response(),
+        ("GET", "archive", _) if headers.contains_key("range") => {
+            (StatusCode::PARTIAL_CONTENT, [("etag", "\"2\""), ("content-range", "bytes 3-6/7")], "hive").into_response()
+        }
+        ("GET", "archive", _) => {
+            ([("etag", "\"2\""), ("palatine-entries", "4"), ("palatine-left-out", "1")], "archive").into_response()
+        }
+        ("PUT", "archive", _) => {
+            let done = json!({"entries": 3, "files": 2, "bytes": 7});
+            (StatusCode::CREATED, Json(done)).into_response()
+        }
         ("DELETE", ..) => StatusCode::NO_CONTENT.into_response(),
         ("PUT" | "POST", ..) => (StatusCode::CREATED, Json(entry(&path))).into_response(),
         _ => Json(entry(&path)).into_response(),
@@ -123,6 +133,26 @@ async fn each_call_is_in_e2bs_shape_and_one_signature_opens_them_all() {
             told("GET", "file", json!({"path": "/a"}), ""),
         ]
     );
+}
+
+#[tokio::test]
+async fn a_disks_archive_goes_on_where_it_broke_off_and_is_sent_under_a_name() {
+    let (files, seen) = files().await;
+    let mut whole = files.export(None).await.unwrap();
+    assert_eq!((whole.entries, whole.left_out, whole.bytes.length), (4, 1, Some(7)));
+    assert_eq!(whole.bytes.chunk().await.unwrap().unwrap(), Bytes::from_static(b"archive"));
+    let tag = whole.bytes.tag.unwrap();
+    assert_eq!(files.export(Some((3, &tag))).await.unwrap().bytes.offset, 3);
+    let query = ArchiveQuery { replace: Some(true), import: Some("abc".to_owned()) };
+    let pieces = stream::iter([Ok(Bytes::from_static(b"archive"))]);
+    assert_eq!(files.import(&query, Some(7), pieces).await.unwrap().files, 2);
+    files.compose(vec!["/d/1".to_owned(), "/d/2".to_owned()], "/d/a", 0o600).await.unwrap();
+    let seen = seen.lock().unwrap();
+    let asked =
+        ("PUT".to_owned(), "archive".to_owned(), json!({"replace": "true", "import": "abc"}), "archive".to_owned());
+    assert_eq!(seen[2], asked);
+    let list = json!({"sources": ["/d/1", "/d/2"], "path": "/d/a", "mode": 384}).to_string();
+    assert_eq!((&*seen[3].1, serde_json::from_str::<Value>(&seen[3].3).unwrap().to_string()), ("compose", list));
 }
 
 #[tokio::test]

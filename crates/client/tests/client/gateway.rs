@@ -71,6 +71,7 @@ fn limits(all: Duration) -> Timeouts {
         input_idle: all,
         upload: all,
         files_idle: all,
+        archive_idle: all,
         end: all,
     }
 }

@@ -14,6 +14,8 @@ use crate::pods::error::{SpawnError, SpawnFailure};
 
 /// How long one question for readiness is held.
 const WAIT: Duration = Duration::from_secs(20);
+/// How much longer than another agent one may take whose volumes are checked: its node gives up first.
+const LONGEST_CHECK: Duration = Duration::from_hours(24);
 /// When a node that did not answer is asked again.
 const ASK_AGAIN: Backoff = Backoff { first: Duration::from_millis(200), longest: Duration::from_secs(1) };
 
@@ -22,11 +24,17 @@ impl Context {
         &self,
         node: &dyn Node,
         mut sandbox: Sandbox,
-        deadline: Instant,
+        mut deadline: Instant,
     ) -> Result<RunRecord, SpawnFailure> {
-        let id = sandbox.id;
+        let (id, mut at) = (sandbox.id, Instant::now());
+        let longest = deadline + LONGEST_CHECK;
         let mut written = None;
         loop {
+            // The check of its volumes takes as long as they are large; its node sees that it ends.
+            let passed = std::mem::replace(&mut at, Instant::now()).elapsed();
+            if sandbox.guest.as_ref().is_some_and(|guest| guest.checked.is_some()) {
+                deadline = (deadline + passed).min(longest);
+            }
             let lacks = match sandbox.phase {
                 SandboxPhase::Ready => return self.observe(id, Event::Ready, &sandbox).await,
                 SandboxPhase::Failed { reason } => return Err(SpawnFailure::said(reason, sandbox.guest)),

@@ -15,24 +15,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use auth::ContentGrant;
-use axum::Extension;
 use axum::body::Body;
-use axum::extract::{FromRequest, State};
+use axum::extract::{FromRequest, FromRequestParts, MatchedPath, State};
 use axum::response::IntoResponse;
 use control::Node;
 use domain::{ContentCall, KeyId, KeyScope, OwnedDisk, PodId, VolumeId, VolumeState, Wallet};
 use http::header::{CONTENT_TYPE, HeaderValue, RANGE, RETRY_AFTER};
 use http::header::{HeaderMap, IF_NONE_MATCH, IF_RANGE};
+use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
-use wire::content::{ContentError, ContentQuery, VolumeEntryChange, VolumeEntryStat};
 use wire::fault::{Code, Fault};
 use wire::v1::content::{ContentAccess, VolumeAndToken};
 use wire::v1::volumes::Volume;
 use wire::{Secret, TRACEPARENT};
 
 use crate::api::extract::{PathParams, PodPath, json};
+use crate::api::kept::KEPT;
 use crate::auth::apikeys;
 use crate::auth::caller::{Authority, Holder, ReadOnlyHolder};
 use crate::edge::guarded::GuardedBody;
@@ -47,12 +47,54 @@ use crate::state::Gateway;
 const TOKEN_MS: u64 = 24 * 60 * 60 * 1000;
 /// How long an upload may stand still: a helper may have to be started for it.
 const UPLOAD_IDLE: Duration = Duration::from_secs(180);
+/// The same of an archive, which is put in its place when all of it has come. One that stands still
+/// before is ended much sooner, where it is taken in.
+const ARCHIVE_IDLE: Duration = Duration::from_mins(30);
 /// The headers of a call that its answer depends on.
 const PASSED: [http::HeaderName; 4] = [CONTENT_TYPE, RANGE, IF_RANGE, IF_NONE_MATCH];
 
-#[derive(Deserialize)]
-pub(crate) struct VolumePath {
-    id: String,
+/// The disk that a path names: a volume, or what is kept of an agent.
+pub(crate) enum AskedDisk {
+    /// This one.
+    Of(OwnedDisk),
+    /// What cannot be the id of a volume.
+    NoVolume,
+    /// What cannot be the id of an agent.
+    NoAgent,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for AskedDisk {
+    type Rejection = ContentFailure;
+
+    async fn from_request_parts(head: &mut Parts, state: &S) -> Result<Self, ContentFailure> {
+        #[derive(Deserialize)]
+        struct Segment {
+            id: String,
+        }
+        let PathParams(Segment { id }) = PathParams::from_request_parts(head, state).await?;
+        let is_agents = head.extensions.get::<MatchedPath>().is_some_and(|path| path.as_str().starts_with(KEPT));
+        Ok(match is_agents {
+            true => id.parse().map_or(Self::NoAgent, |id| Self::Of(OwnedDisk::Data(id))),
+            false => id.parse().map_or(Self::NoVolume, |id| Self::Of(OwnedDisk::Volume(id))),
+        })
+    }
+}
+
+impl AskedDisk {
+    const fn known(&self) -> Option<OwnedDisk> {
+        match self {
+            Self::Of(disk) => Some(*disk),
+            Self::NoVolume | Self::NoAgent => None,
+        }
+    }
+
+    fn found(self) -> Result<OwnedDisk, ApiError> {
+        match self {
+            Self::Of(disk) => Ok(disk),
+            Self::NoVolume => Err(unknown()),
+            Self::NoAgent => Err(ApiError::not_found()),
+        }
+    }
 }
 
 /// A fault in E2B's form beside ours.
@@ -85,7 +127,7 @@ impl IntoResponse for ContentFailure {
     }
 }
 
-type ContentResult = Result<Response<Body>, ContentFailure>;
+pub(crate) type ContentResult = Result<Response<Body>, ContentFailure>;
 
 /// A token for the files of what is kept of one's own agent. They can be reached while it does not
 /// run, and run they are reached through it.
@@ -207,16 +249,16 @@ impl Gateway {
 
     /// Passes a call on, and its answer back. Who asks for what is no disk is told so once it is known
     /// who that is.
-    async fn content(
+    pub(crate) async fn content(
         self: &Arc<Self>,
         source: &RequestSource,
-        disk: Option<OwnedDisk>,
+        disk: AskedDisk,
         call: ContentCall,
         request: Request<Body>,
     ) -> ContentResult {
         let (method, uri, headers) = (request.method().clone(), request.uri().clone(), request.headers().clone());
-        let (wallet, key, body) = self.content_caller(disk, request).await?;
-        let disk = disk.ok_or_else(unknown)?;
+        let (wallet, key, body) = self.content_caller(disk.known(), request).await?;
+        let disk = disk.found()?;
         let node = self.content_node(disk, wallet).await?;
         let permit = self.streams.for_wallet(wallet)?;
         let timer = IdleTimer::new();
@@ -229,7 +271,7 @@ impl Gateway {
         let answer = if method == Method::PUT {
             tokio::select! {
                 answer = asked => answer,
-                () = timer.expired(UPLOAD_IDLE) => {
+                () = timer.expired(if call == ContentCall::Archive { ARCHIVE_IDLE } else { UPLOAD_IDLE }) => {
                     return Err(ApiError::invalid("the upload stood still for too long").into());
                 }
             }
@@ -247,16 +289,6 @@ impl Gateway {
         let over = self.draining.clone().cancelled_owned();
         let body = self.while_good(key, broken_off(body, over, "the gateway goes down"));
         Ok(Response::from_parts(head, body))
-    }
-
-    async fn volume_content(
-        self: &Arc<Self>,
-        source: &RequestSource,
-        path: &VolumePath,
-        call: ContentCall,
-        request: Request<Body>,
-    ) -> ContentResult {
-        self.content(source, path.id.parse().ok().map(OwnedDisk::Volume), call, request).await
     }
 }
 
@@ -281,318 +313,4 @@ fn unknown() -> ApiError {
 fn away() -> ApiError {
     let said = "the node with the disk does not answer just now; try the same again";
     Fault::new(Code::NodeUnavailable, said).retry_after(SOON_S).into()
-}
-
-/// What is at a path: a link is told, not followed.
-#[utoipa::path(
-    get,
-    operation_id = "volumeStat",
-    tag = "volumes",
-    path = "/volumecontent/{id}/path",
-    params(("id" = VolumeId, Path, description = "The volume"), ContentQuery),
-    responses(
-        (status = 200, description = "What is there", body = VolumeEntryStat),
-        (status = "default", description = "What is wrong, by `code`", body = ContentError),
-    ),
-    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []), ("content" = []), ("bearer" = []), ("api_key" = []))
-)]
-pub(crate) async fn volume_stat(
-    State(gateway): State<Arc<Gateway>>,
-    Extension(source): Extension<RequestSource>,
-    PathParams(path): PathParams<VolumePath>,
-    request: Request<Body>,
-) -> ContentResult {
-    gateway.volume_content(&source, &path, ContentCall::Path, request).await
-}
-
-/// Changes whose something is, or its permissions.
-#[utoipa::path(
-    patch,
-    operation_id = "volumeChange",
-    tag = "volumes",
-    path = "/volumecontent/{id}/path",
-    request_body = VolumeEntryChange,
-    params(("id" = VolumeId, Path, description = "The volume"), ContentQuery),
-    responses(
-        (status = 200, description = "How it is now", body = VolumeEntryStat),
-        (status = "default", description = "What is wrong, by `code`", body = ContentError),
-    ),
-    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []), ("content" = []), ("bearer" = []), ("api_key" = []))
-)]
-pub(crate) async fn volume_change(
-    State(gateway): State<Arc<Gateway>>,
-    Extension(source): Extension<RequestSource>,
-    PathParams(path): PathParams<VolumePath>,
-    request: Request<Body>,
-) -> ContentResult {
-    gateway.volume_content(&source, &path, ContentCall::Path, request).await
-}
-
-/// Removes a file, or a folder with all in it.
-#[utoipa::path(
-    delete,
-    operation_id = "volumeRemove",
-    tag = "volumes",
-    path = "/volumecontent/{id}/path",
-    params(("id" = VolumeId, Path, description = "The volume"), ContentQuery),
-    responses(
-        (status = 204, description = "It is gone"),
-        (status = "default", description = "What is wrong, by `code`", body = ContentError),
-    ),
-    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []), ("content" = []), ("bearer" = []), ("api_key" = []))
-)]
-pub(crate) async fn volume_remove(
-    State(gateway): State<Arc<Gateway>>,
-    Extension(source): Extension<RequestSource>,
-    PathParams(path): PathParams<VolumePath>,
-    request: Request<Body>,
-) -> ContentResult {
-    gateway.volume_content(&source, &path, ContentCall::Path, request).await
-}
-
-/// What is in a folder.
-#[utoipa::path(
-    get,
-    operation_id = "volumeList",
-    tag = "volumes",
-    path = "/volumecontent/{id}/dir",
-    params(("id" = VolumeId, Path, description = "The volume"), ContentQuery),
-    responses(
-        (status = 200, description = "By name, a folder before what is in it", body = Vec<VolumeEntryStat>),
-        (status = "default", description = "What is wrong, by `code`", body = ContentError),
-    ),
-    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []), ("content" = []), ("bearer" = []), ("api_key" = []))
-)]
-pub(crate) async fn volume_list(
-    State(gateway): State<Arc<Gateway>>,
-    Extension(source): Extension<RequestSource>,
-    PathParams(path): PathParams<VolumePath>,
-    request: Request<Body>,
-) -> ContentResult {
-    gateway.volume_content(&source, &path, ContentCall::Dir, request).await
-}
-
-/// Makes a folder.
-#[utoipa::path(
-    post,
-    operation_id = "volumeMakeDir",
-    tag = "volumes",
-    path = "/volumecontent/{id}/dir",
-    params(("id" = VolumeId, Path, description = "The volume"), ContentQuery),
-    responses(
-        (status = 201, description = "It is there", body = VolumeEntryStat),
-        (status = "default", description = "What is wrong, by `code`", body = ContentError),
-    ),
-    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []), ("content" = []), ("bearer" = []), ("api_key" = []))
-)]
-pub(crate) async fn volume_make(
-    State(gateway): State<Arc<Gateway>>,
-    Extension(source): Extension<RequestSource>,
-    PathParams(path): PathParams<VolumePath>,
-    request: Request<Body>,
-) -> ContentResult {
-    gateway.volume_content(&source, &path, ContentCall::Dir, request).await
-}
-
-/// Reads a file, or the `Range` of it that is asked for.
-#[utoipa::path(
-    get,
-    operation_id = "volumeRead",
-    tag = "volumes",
-    path = "/volumecontent/{id}/file",
-    params(("id" = VolumeId, Path, description = "The volume"), ContentQuery),
-    responses(
-        (status = 200, description = "Its bytes", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 206, description = "Those that were asked for", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = "default", description = "What is wrong, by `code`", body = ContentError),
-    ),
-    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []), ("content" = []), ("bearer" = []), ("api_key" = []))
-)]
-pub(crate) async fn volume_read(
-    State(gateway): State<Arc<Gateway>>,
-    Extension(source): Extension<RequestSource>,
-    PathParams(path): PathParams<VolumePath>,
-    request: Request<Body>,
-) -> ContentResult {
-    gateway.volume_content(&source, &path, ContentCall::File, request).await
-}
-
-/// Writes a file: it is there when all of it is, on disk.
-#[utoipa::path(
-    put,
-    operation_id = "volumeWrite",
-    tag = "volumes",
-    path = "/volumecontent/{id}/file",
-    request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "Its bytes"),
-    params(("id" = VolumeId, Path, description = "The volume"), ContentQuery),
-    responses(
-        (status = 201, description = "It is there", body = VolumeEntryStat),
-        (status = "default", description = "What is wrong, by `code`", body = ContentError),
-    ),
-    security(("content" = []), ("bearer" = []), ("api_key" = []))
-)]
-pub(crate) async fn volume_write(
-    State(gateway): State<Arc<Gateway>>,
-    Extension(source): Extension<RequestSource>,
-    PathParams(path): PathParams<VolumePath>,
-    request: Request<Body>,
-) -> ContentResult {
-    gateway.volume_content(&source, &path, ContentCall::File, request).await
-}
-
-/// Of what is kept of an agent: what is at a path: a link is told, not followed.
-#[utoipa::path(
-    get,
-    operation_id = "dataStat",
-    tag = "agents",
-    path = "/agents/{id}/data/path",
-    params(("id" = PodId, Path, description = "The agent"), ContentQuery),
-    responses(
-        (status = 200, description = "What is there", body = VolumeEntryStat),
-        (status = "default", description = "What is wrong, by `code`", body = ContentError),
-    ),
-    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []), ("content" = []), ("bearer" = []), ("api_key" = []))
-)]
-pub(crate) async fn data_stat(
-    State(gateway): State<Arc<Gateway>>,
-    Extension(source): Extension<RequestSource>,
-    PodPath(id): PodPath,
-    request: Request<Body>,
-) -> ContentResult {
-    gateway.content(&source, Some(OwnedDisk::Data(id)), ContentCall::Path, request).await
-}
-
-/// Of what is kept of an agent: changes whose something is, or its permissions.
-#[utoipa::path(
-    patch,
-    operation_id = "dataChange",
-    tag = "agents",
-    path = "/agents/{id}/data/path",
-    request_body = VolumeEntryChange,
-    params(("id" = PodId, Path, description = "The agent"), ContentQuery),
-    responses(
-        (status = 200, description = "How it is now", body = VolumeEntryStat),
-        (status = "default", description = "What is wrong, by `code`", body = ContentError),
-    ),
-    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []), ("content" = []), ("bearer" = []), ("api_key" = []))
-)]
-pub(crate) async fn data_change(
-    State(gateway): State<Arc<Gateway>>,
-    Extension(source): Extension<RequestSource>,
-    PodPath(id): PodPath,
-    request: Request<Body>,
-) -> ContentResult {
-    gateway.content(&source, Some(OwnedDisk::Data(id)), ContentCall::Path, request).await
-}
-
-/// Of what is kept of an agent: removes a file, or a folder with all in it.
-#[utoipa::path(
-    delete,
-    operation_id = "dataRemove",
-    tag = "agents",
-    path = "/agents/{id}/data/path",
-    params(("id" = PodId, Path, description = "The agent"), ContentQuery),
-    responses(
-        (status = 204, description = "It is gone"),
-        (status = "default", description = "What is wrong, by `code`", body = ContentError),
-    ),
-    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []), ("content" = []), ("bearer" = []), ("api_key" = []))
-)]
-pub(crate) async fn data_remove(
-    State(gateway): State<Arc<Gateway>>,
-    Extension(source): Extension<RequestSource>,
-    PodPath(id): PodPath,
-    request: Request<Body>,
-) -> ContentResult {
-    gateway.content(&source, Some(OwnedDisk::Data(id)), ContentCall::Path, request).await
-}
-
-/// Of what is kept of an agent: what is in a folder.
-#[utoipa::path(
-    get,
-    operation_id = "dataList",
-    tag = "agents",
-    path = "/agents/{id}/data/dir",
-    params(("id" = PodId, Path, description = "The agent"), ContentQuery),
-    responses(
-        (status = 200, description = "By name, a folder before what is in it", body = Vec<VolumeEntryStat>),
-        (status = "default", description = "What is wrong, by `code`", body = ContentError),
-    ),
-    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []), ("content" = []), ("bearer" = []), ("api_key" = []))
-)]
-pub(crate) async fn data_list(
-    State(gateway): State<Arc<Gateway>>,
-    Extension(source): Extension<RequestSource>,
-    PodPath(id): PodPath,
-    request: Request<Body>,
-) -> ContentResult {
-    gateway.content(&source, Some(OwnedDisk::Data(id)), ContentCall::Dir, request).await
-}
-
-/// Of what is kept of an agent: makes a folder.
-#[utoipa::path(
-    post,
-    operation_id = "dataMakeDir",
-    tag = "agents",
-    path = "/agents/{id}/data/dir",
-    params(("id" = PodId, Path, description = "The agent"), ContentQuery),
-    responses(
-        (status = 201, description = "It is there", body = VolumeEntryStat),
-        (status = "default", description = "What is wrong, by `code`", body = ContentError),
-    ),
-    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []), ("content" = []), ("bearer" = []), ("api_key" = []))
-)]
-pub(crate) async fn data_make(
-    State(gateway): State<Arc<Gateway>>,
-    Extension(source): Extension<RequestSource>,
-    PodPath(id): PodPath,
-    request: Request<Body>,
-) -> ContentResult {
-    gateway.content(&source, Some(OwnedDisk::Data(id)), ContentCall::Dir, request).await
-}
-
-/// Of what is kept of an agent: reads a file, or the `Range` of it that is asked for.
-#[utoipa::path(
-    get,
-    operation_id = "dataRead",
-    tag = "agents",
-    path = "/agents/{id}/data/file",
-    params(("id" = PodId, Path, description = "The agent"), ContentQuery),
-    responses(
-        (status = 200, description = "Its bytes", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = 206, description = "Those that were asked for", body = Vec<u8>, content_type = "application/octet-stream"),
-        (status = "default", description = "What is wrong, by `code`", body = ContentError),
-    ),
-    security(("wallet" = [], "signature" = [], "timestamp" = [], "audience" = []), ("content" = []), ("bearer" = []), ("api_key" = []))
-)]
-pub(crate) async fn data_read(
-    State(gateway): State<Arc<Gateway>>,
-    Extension(source): Extension<RequestSource>,
-    PodPath(id): PodPath,
-    request: Request<Body>,
-) -> ContentResult {
-    gateway.content(&source, Some(OwnedDisk::Data(id)), ContentCall::File, request).await
-}
-
-/// Of what is kept of an agent: writes a file: it is there when all of it is, on disk.
-#[utoipa::path(
-    put,
-    operation_id = "dataWrite",
-    tag = "agents",
-    path = "/agents/{id}/data/file",
-    request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "Its bytes"),
-    params(("id" = PodId, Path, description = "The agent"), ContentQuery),
-    responses(
-        (status = 201, description = "It is there", body = VolumeEntryStat),
-        (status = "default", description = "What is wrong, by `code`", body = ContentError),
-    ),
-    security(("content" = []), ("bearer" = []), ("api_key" = []))
-)]
-pub(crate) async fn data_write(
-    State(gateway): State<Arc<Gateway>>,
-    Extension(source): Extension<RequestSource>,
-    PodPath(id): PodPath,
-    request: Request<Body>,
-) -> ContentResult {
-    gateway.content(&source, Some(OwnedDisk::Data(id)), ContentCall::File, request).await
 }

@@ -2,8 +2,10 @@
 
 pub(crate) mod agents;
 pub(crate) mod content;
+pub(crate) mod entries;
 pub(crate) mod extract;
 pub(crate) mod images;
+pub(crate) mod kept;
 pub(crate) mod keys;
 pub(crate) mod meta;
 pub(crate) mod money;

@@ -15,7 +15,7 @@ use crate::api::agents::{attach, events, logs, spawn, status, stop, timeout, tok
 use crate::api::images::{catalog, upload};
 use crate::api::meta::{document, health, metrics, tiers};
 use crate::api::money::{facilitator, links, prices, relay, vaults};
-use crate::api::{content, keys, snapshots, volumes};
+use crate::api::{content, entries, kept, keys, snapshots, volumes};
 use crate::edge::cors;
 use crate::edge::limits::client_key;
 use crate::edge::source::RequestSource;
@@ -89,16 +89,19 @@ fn disks() -> OpenApiRouter<Arc<Gateway>> {
         .routes(routes!(attach::attach, attach::detach))
 }
 
-/// The files of disks that no agent has.
+/// The files of disks that no agent has: of volumes, and by the same handlers of what is kept of agents.
 fn files() -> OpenApiRouter<Arc<Gateway>> {
-    OpenApiRouter::default()
-        .routes(routes!(content::volume_stat, content::volume_change, content::volume_remove))
-        .routes(routes!(content::volume_list, content::volume_make))
-        .routes(routes!(content::volume_read, content::volume_write))
-        .routes(routes!(content::data_token))
-        .routes(routes!(content::data_stat, content::data_change, content::data_remove))
-        .routes(routes!(content::data_list, content::data_make))
-        .routes(routes!(content::data_read, content::data_write))
+    let calls = || {
+        [
+            routes!(entries::stat, entries::change, entries::remove),
+            routes!(entries::list, entries::make),
+            routes!(entries::read, entries::write),
+            routes!(entries::compose),
+            routes!(entries::export, entries::import),
+        ]
+    };
+    let router = OpenApiRouter::default().routes(routes!(content::data_token));
+    calls().into_iter().chain(calls().map(kept::kept)).fold(router, OpenApiRouter::routes)
 }
 
 /// Vaults, their tasks, links and prices.

@@ -53,6 +53,9 @@ async fn a_volumes_token_opens_its_files_and_what_is_asked_goes_on_without_the_c
         (Method::POST, "dir", "path=d&force=true", ""),
         (Method::GET, "file", "path=a", ""),
         (Method::PUT, "file", "path=a&mode=420&force=true", "what is in it"),
+        (Method::POST, "compose", "", "{\"sources\": [\"a\"], \"path\": \"b\"}"),
+        (Method::GET, "archive", "", ""),
+        (Method::PUT, "archive", "replace=true&import=abc", "a tar archive"),
     ] {
         let path = format!("/volumecontent/{id}/{call}?{query}");
         let (status, said) = by_token(&edge, &token, method.clone(), &path, body).await;

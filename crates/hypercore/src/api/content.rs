@@ -44,14 +44,14 @@ pub(crate) struct DataPath {
 }
 
 /// The files of a volume: those of the guest that has it, or of a helper's. `PATCH` and `DELETE` of
-/// `path`, `POST` of `dir` and `PUT` of `file` change them.
+/// `path`, `POST` of `dir` and `compose`, `PUT` of `file` and `archive` change them.
 #[utoipa::path(
     get,
     operation_id = "volume_content",
     path = "/v1/volumes/{id}/content/{call}",
     params(
         ("id" = VolumeId, Path, description = "The volume"),
-        ("call" = String, Path, description = "path, dir, file"),
+        ("call" = String, Path, description = "path, dir, file, compose, archive"),
         ("palatine-holder" = Option<String>, Header, description = "For whom it is read and written"),
         ContentQuery,
     ),
@@ -76,7 +76,7 @@ pub(crate) async fn volume(
     path = "/v1/pods/{pod}/data/{call}",
     params(
         ("pod" = PodId, Path, description = "The POD"),
-        ("call" = String, Path, description = "path, dir, file"),
+        ("call" = String, Path, description = "path, dir, file, compose, archive"),
         ("palatine-holder" = Option<String>, Header, description = "For whom it is read and written"),
         ContentQuery,
     ),
@@ -116,7 +116,10 @@ async fn serve(api: &Api, disk: OwnedDisk, call: ContentCall, request: Request) 
     let holder: String = holder.chars().take(MAX_HOLDER).collect();
     let server = api.node.content_server(disk, &holder).await?;
     let target = server.target(call, request.uri().query());
-    let begin = if request.method() == Method::PUT { BEGIN_AFTER_UPLOAD } else { BEGIN };
+    let begin = match request.method() == Method::PUT || call == ContentCall::Compose {
+        true => BEGIN_AFTER_UPLOAD,
+        false => BEGIN,
+    };
     match server {
         ContentServer::Run(id, _) => pass(api, id, &target, begin, request).await,
         ContentServer::Helper(place) => {
@@ -140,12 +143,10 @@ impl From<HelperError> for ApiError {
     fn from(error: HelperError) -> Self {
         let plain = |code| Self::new(code, error.to_string());
         match &error {
-            HelperError::NoMachines => plain(Code::NodeUnavailable),
+            HelperError::NoMachines | HelperError::Checking(_) | HelperError::Starting => plain(Code::NodeUnavailable),
             HelperError::NoVolume(_) => plain(Code::NoVolume),
             HelperError::NoData(_) => plain(Code::NoData),
-            HelperError::OfContainer(_) | HelperError::Quarantined(_) | HelperError::Damaged(_) => {
-                plain(Code::WrongState)
-            }
+            HelperError::Quarantined(_) | HelperError::Damaged(_) => plain(Code::WrongState),
             HelperError::Attached(_) => plain(Code::PodRunning),
             HelperError::Taken | HelperError::Copied(_) => plain(Code::VolumeAttached),
             HelperError::HolderFull | HelperError::Busy => plain(Code::RateLimited),

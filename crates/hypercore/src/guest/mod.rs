@@ -1,11 +1,13 @@
 //! Talking to `pod`. What comes from a guest is hostile: every answer is bounded
 //! and has a deadline, and what never ends is taken at the node's pace.
 
+mod boot;
 mod connection;
 mod follow;
 mod pod;
 mod splitter;
 
+pub(crate) use boot::{BootLimits, BootOverdue, while_booting};
 pub(crate) use connection::{PodConnection, PodError};
 pub(crate) use follow::follow;
 pub(crate) use pod::{IdentityDelivery, PodClient};

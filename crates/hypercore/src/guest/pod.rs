@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use wire::Secret;
 use wire::v1::node::TUNNEL;
-use wire::v1::pod::{GuestConfig, HelperConfig, PORT, PodStatus, StopRequest};
+use wire::v1::pod::{GuestBoot, GuestConfig, HelperConfig, PORT, PodStatus, StopRequest};
 
 use super::connection::{PodConnection, PodError, request};
 
@@ -105,6 +105,12 @@ impl PodClient {
                 Err(PodError::Unreachable(_) | PodError::Broken(_) | PodError::Late(_)) => sleep(RETRY_PAUSE).await,
             }
         }
+    }
+
+    /// How far a guest is that cannot be told anything yet.
+    pub(crate) async fn boot(&self) -> Result<GuestBoot, PodError> {
+        let mut line = self.open().await?;
+        self.get(&mut line, "/v1/boot", ANSWER).await
     }
 
     /// Waits until a helper's `pod` listens and its disk is mounted. Ends only with an answer: the

@@ -108,12 +108,11 @@ impl Node {
         if let Some(held) = self.shared.registry.quarantine.run_of(pod) {
             return Err(HelperError::Quarantined(held.cause));
         }
-        let look = |error: sandbox::DriverError| HelperError::Look(error_chain(&error));
-        let runtime = &self.shared.runtime;
-        if runtime.kept_data(pod).await.map_err(look)?.is_none() {
-            return Err(HelperError::NoData(pod));
+        match self.shared.runtime.kept_data(pod).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(HelperError::NoData(pod)),
+            Err(error) => Err(HelperError::Look(error_chain(&error))),
         }
-        if runtime.is_kept_of_machine(pod).await.map_err(look)? { Ok(()) } else { Err(HelperError::OfContainer(pod)) }
     }
 
     /// Ends all helpers, with the daemon.

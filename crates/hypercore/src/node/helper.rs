@@ -7,20 +7,21 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use domain::{OwnedDisk, ResourceRequest, RunId};
-use sandbox::{DiskRetention, HelperSpec, Slot};
+use sandbox::{DiskRetention, HelperSpec, Slot, Volumes};
 use tokio::sync::watch;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use wire::v1::pod::HelperConfig;
 
 use crate::context::NodeContext;
 use crate::error_chain::error_chain;
-use crate::guest::PodClient;
+use crate::guest::{BootLimits, BootOverdue, PodClient, while_booting};
 use crate::helpers::{Helper, HelperError, NewHelper, Stage};
 use crate::ledger::random;
 
 /// What a helper is given: the kernel, `pod`, and room to check a large file system.
 const HELPER: ResourceRequest = ResourceRequest { cores: 1, memory_mib: 256 };
-/// How long a helper may take until its disk is checked and mounted.
+/// How long a helper may take until its disk is mounted, beside the check of that.
 const START: Duration = Duration::from_secs(120);
 /// Pause before what is left of a helper is removed again.
 const STOP_AGAIN: Duration = Duration::from_secs(1);
@@ -63,12 +64,14 @@ impl NodeContext {
         let spec = HelperSpec { slot: helper.slot, disk, memory_mib: HELPER.memory_mib };
         let mut guest = self.runtime.create_helper(&spec).await?;
         let pod = PodClient::new(Arc::clone(&self.runtime), helper.slot.run, String::new().into());
+        let limits = BootLimits { boot: START, check: self.check_of(disk).await };
+        let tell = |percent| drop(stage.send_replace(Stage::Starting { checked: Some(percent) }));
         tokio::select! {
             biased;
             () = helper.end.cancelled() => return Ok(()),
             words = guest.exit.wait() => return Err(HelperError::Died(words)),
-            told = timeout(START, pod.mount(|| self.helper_config())) => {
-                told.map_err(|_| HelperError::Start(format!("its disk was not mounted within {START:?}")))??;
+            told = while_booting(&pod, pod.mount(|| self.helper_config()), limits, tell) => {
+                told.map_err(overdue)?.0?;
             }
         }
         stage.send_replace(Stage::Ready);
@@ -89,10 +92,31 @@ impl NodeContext {
         Ok(())
     }
 
+    /// How long the check of a disk may take.
+    async fn check_of(&self, disk: OwnedDisk) -> Duration {
+        let mib = match disk {
+            OwnedDisk::Data(_) => self.config.data_mib,
+            OwnedDisk::Volume(id) => {
+                let volumes = Volumes::of(&self.config.state);
+                let found = spawn_blocking(move || volumes.find(id)).await;
+                // What cannot be looked at has the time that any disk has.
+                found.ok().and_then(Result::ok).flatten().map_or(0, |found| found.size_mib)
+            }
+        };
+        BootLimits::check_of(mib)
+    }
+
     fn helper_config(&self) -> io::Result<HelperConfig> {
         let mut entropy = [0; ENTROPY_BYTES];
         random(&mut entropy)?;
         let clock_unix_ns = self.clock.now().0.saturating_mul(1_000_000);
         Ok(HelperConfig { clock_unix_ns, entropy: STANDARD.encode(entropy).into() })
     }
+}
+
+fn overdue(overdue: BootOverdue) -> HelperError {
+    HelperError::Start(match overdue {
+        BootOverdue::Silent(deadline) => format!("its disk was not mounted within {deadline:?}"),
+        BootOverdue::Check(deadline) => format!("its disk was not checked within {deadline:?}"),
+    })
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use domain::{ImageDigest, MarkKind, UnixMillis};
-use sandbox::{DiskRetention, DriverRefusal, RuntimeError, RuntimeOperation};
+use sandbox::{DiskRetention, DriverRefusal, RuntimeError, RuntimeOperation, Volumes};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
@@ -20,7 +20,7 @@ use super::live::RunningGuest;
 use super::machine::{BOOKS_DEADLINE, SandboxTask, Stage};
 use super::paused::until_stopped;
 use crate::context::NodeContext;
-use crate::guest::{IdentityDelivery, PodClient, PodError};
+use crate::guest::{BootLimits, BootOverdue, IdentityDelivery, PodClient, PodError, while_booting};
 use crate::ledger::{SandboxRecord, Secrets, random};
 use crate::policy::ReadinessHistory;
 
@@ -118,23 +118,30 @@ impl SandboxTask {
         let (pod, secrets) = (self.pod()?, self.secrets().await?);
         let most = Duration::from_millis(self.shared.config.boot_deadline_ms);
         let (deadline, since) = (self.readiness.left(self.shared.clock.now(), most), Instant::now());
-        // Before its `pod` answers it checks its volumes.
-        let first = if self.record.desired.volumes.is_empty() { first_word(most).min(deadline) } else { deadline };
+        let limits = self.limits(most, deadline).await;
         let told = {
-            let Self { shared, record, trace, commands, .. } = self;
+            let Self { shared, record, trace, commands, view, .. } = self;
+            let tell = |percent| view.send_modify(|shown| checked(shown, percent));
+            let deliver = pod.deliver(|| identity(shared, record, &secrets, trace));
             tokio::select! {
                 biased;
                 command = commands.ending(StageName::Booting) => return Ok(Stage::End(Some(live), command)),
                 words = live.end() => Err(GuestFailure::Guest(words)),
-                told = timeout(first, pod.deliver(|| identity(shared, record, &secrets, trace))) => outcome(told, first),
+                told = while_booting(&pod, deliver, limits, tell) => outcome(told),
             }
         };
         drop(secrets);
-        if let Err(death) = told {
-            return self.lost(live, death, self.shared.clock.now()).await;
+        if !limits.check.is_zero() {
+            self.view.send_modify(|shown| shown.guest = self.exits.report());
         }
+        let check = match told {
+            Ok(check) => check,
+            Err(death) => return self.lost(live, death, self.shared.clock.now()).await,
+        };
         self.attach(&mut live)?;
-        let left = deadline.saturating_sub(since.elapsed());
+        // The check has a deadline of its own.
+        let unready = || since.elapsed().saturating_sub(check);
+        let left = deadline.saturating_sub(unready());
         let ready = {
             let Self { shared, record, commands, exits, view, .. } = self;
             let hear = |status: &PodStatus| hear_exits(exits, view, status, shared.clock.now());
@@ -150,9 +157,23 @@ impl SandboxTask {
         let now = self.shared.clock.now();
         match ready {
             Ok(()) if self.readiness.is_spent(now) => self.lost(live, GuestFailure::Flaps, now).await,
-            Ok(()) => self.ready(live, since.elapsed()).await,
+            Ok(()) => self.ready(live, unready()).await,
             Err(death) => self.lost(live, death, now).await,
         }
+    }
+
+    /// How long the guest may take until it has its identity. One that checks its volumes has all of its time
+    /// beside that.
+    async fn limits(&self, most: Duration, deadline: Duration) -> BootLimits {
+        let ids: Vec<_> = self.record.desired.volumes.iter().map(|volume| volume.id).collect();
+        if ids.is_empty() {
+            return BootLimits { boot: first_word(most).min(deadline), check: Duration::ZERO };
+        }
+        let volumes = Volumes::of(&self.shared.config.state);
+        let size = move |id| volumes.find(id).ok().flatten().map(|disk| disk.size_mib);
+        // What cannot be looked at has the time that any disk has.
+        let mib = spawn_blocking(move || ids.into_iter().filter_map(size).sum()).await.unwrap_or(0);
+        BootLimits { boot: deadline, check: BootLimits::check_of(mib) }
     }
 
     async fn ready(&mut self, live: RunningGuest, took: Duration) -> Result<Stage, BookkeepingError> {
@@ -224,15 +245,21 @@ fn guest_volume(volume: &SandboxVolume) -> GuestVolume {
     GuestVolume { name: volume.name.clone(), path: volume.path.clone() }
 }
 
+/// How long a guest that has its identity has checked its volumes.
 fn outcome(
-    told: Result<Result<IdentityDelivery, PodError>, tokio::time::error::Elapsed>,
-    deadline: Duration,
-) -> Result<(), GuestFailure> {
+    told: Result<(Result<IdentityDelivery, PodError>, Duration), BootOverdue>,
+) -> Result<Duration, GuestFailure> {
     match told {
-        Ok(Ok(IdentityDelivery::Accepted | IdentityDelivery::AlreadyTold)) => Ok(()),
-        Ok(Err(error)) => Err(GuestFailure::Pod(format!("it refused its identity: {error}"))),
-        Err(_) => Err(GuestFailure::Silent(deadline)),
+        Ok((Ok(IdentityDelivery::Accepted | IdentityDelivery::AlreadyTold), check)) => Ok(check),
+        Ok((Err(error), _)) => Err(GuestFailure::Pod(format!("it refused its identity: {error}"))),
+        Err(BootOverdue::Silent(deadline)) => Err(GuestFailure::Silent(deadline)),
+        Err(BootOverdue::Check(deadline)) => Err(GuestFailure::Check(deadline)),
     }
+}
+
+/// Shows how much of the check of its volumes is done.
+fn checked(shown: &mut Sandbox, percent: u8) {
+    shown.guest.get_or_insert_default().checked = Some(percent);
 }
 
 /// Asks until `pod` says ready. Only the deadline and the guest's end stop it, and

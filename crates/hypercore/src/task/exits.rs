@@ -38,7 +38,7 @@ impl GuestExits {
     /// What is shown of them.
     pub(super) fn report(&self) -> Option<GuestReport> {
         let exits = self.before.saturating_add(self.told);
-        (exits > 0).then(|| GuestReport { exits, last_exit: self.last.clone(), last_lines: Vec::new() })
+        (exits > 0).then(|| GuestReport { exits, last_exit: self.last.clone(), ..GuestReport::default() })
     }
 }
 

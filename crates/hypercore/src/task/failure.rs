@@ -32,6 +32,9 @@ pub(super) enum GuestFailure {
     /// Its `pod` has not spoken: the guest hangs on its way there.
     #[error("its pod said nothing within {0:?}")]
     Silent(Duration),
+    /// The check of its volumes goes on and on.
+    #[error("its volumes were not checked within {0:?}")]
+    Check(Duration),
     /// The VMM ended.
     #[error("{0}")]
     Guest(String),
@@ -46,7 +49,7 @@ pub(super) enum GuestFailure {
 impl GuestFailure {
     pub(super) const fn reason(&self) -> FailReason {
         match self {
-            Self::Boot(_) | Self::Silent(_) => FailReason::BootTimeout,
+            Self::Boot(_) | Self::Silent(_) | Self::Check(_) => FailReason::BootTimeout,
             Self::Guest(_) | Self::Pod(_) | Self::Flaps => FailReason::CrashLoop,
         }
     }
@@ -55,6 +58,7 @@ impl GuestFailure {
         match self {
             Self::Boot(_) => "boot_timeout",
             Self::Silent(_) => "silent",
+            Self::Check(_) => "check",
             Self::Guest(_) => "guest",
             Self::Pod(_) => "pod",
             Self::Flaps => "flaps",

@@ -33,6 +33,8 @@ pub(crate) enum PodBehavior {
     Hopeless,
     /// Says something else at each look.
     Flapping,
+    /// Checks its disks for [`CHECKED_FOR`] before it answers.
+    Checking,
     /// Answers everything with a stream that never ends.
     Hostile,
 }
@@ -129,6 +131,7 @@ impl Guests {
             .route("/v1/volumes/{name}/{call}", any(process))
             .route("/v1/content/{call}", any(process))
             .route("/v1/mount", post(mount))
+            .route("/v1/boot", get(boot))
             .with_state(Pod { guests: self.clone(), id: arrival.id, behavior });
         let io = TokioIo::new(arrival.stream);
         let serving = hyper::server::conn::http1::Builder::new().serve_connection(io, TowerToHyperService::new(router));
@@ -174,7 +177,24 @@ impl Pod {
     }
 }
 
+/// How long a guest checks its disks.
+pub(crate) const CHECKED_FOR: Duration = Duration::from_secs(5);
+
+async fn boot(State(pod): State<Pod>) -> String {
+    match pod.behavior {
+        PodBehavior::Checking => r#"{"checked": 40}"#.to_owned(),
+        _ => "{}".to_owned(),
+    }
+}
+
+async fn checked(behavior: PodBehavior) {
+    if behavior == PodBehavior::Checking {
+        sleep(CHECKED_FOR).await;
+    }
+}
+
 async fn identity(State(pod): State<Pod>, body: Bytes) -> StatusCode {
+    checked(pod.behavior).await;
     let identity: GuestConfig = serde_json::from_slice(&body).expect("an identity");
     pod.guests.with(pod.id, |guest| {
         if guest.told {
@@ -183,7 +203,9 @@ async fn identity(State(pod): State<Pod>, body: Bytes) -> StatusCode {
         guest.told = true;
         guest.identities.push(identity);
         guest.phase = Some(match pod.behavior {
-            PodBehavior::Good | PodBehavior::Loopback | PodBehavior::Flapping => PodPhase::Ready,
+            PodBehavior::Good | PodBehavior::Loopback | PodBehavior::Flapping | PodBehavior::Checking => {
+                PodPhase::Ready
+            }
             PodBehavior::Hopeless => PodPhase::Failed,
             PodBehavior::Slow | PodBehavior::Mute | PodBehavior::Hostile => PodPhase::Starting,
         });
@@ -195,6 +217,7 @@ async fn identity(State(pod): State<Pod>, body: Bytes) -> StatusCode {
 async fn mount(State(pod): State<Pod>, body: Bytes) -> Response {
     let config: HelperConfig = serde_json::from_slice(&body).expect("a helper's config");
     assert!(config.clock_unix_ns > 0 && !config.entropy.expose().is_empty());
+    checked(pod.behavior).await;
     if pod.behavior == PodBehavior::Hopeless {
         let said = serde_json::json!({"error": "its file system is damaged", "code": "wrong_state"});
         return (StatusCode::CONFLICT, said.to_string()).into_response();

@@ -245,3 +245,37 @@ async fn disks_are_metered_when_they_change_and_not_while_the_node_was_down() {
     next.node.meter_disks(SystemClock.now()).await.unwrap();
     assert_eq!(changes(&next).await[5..], [level(data, 0)]);
 }
+
+#[tokio::test]
+async fn the_check_of_a_volume_may_take_longer_than_a_boot_and_how_far_it_is_is_told() {
+    let mut host = node_with(10_240);
+    host.guests.behave(PodBehavior::Checking);
+    host.config.boot_deadline_ms = 2_500;
+    let daemon = host.daemon().await;
+    assert_eq!(call(&daemon, Method::PUT, VOLUME, json!({"size_mib": 64})).await.0, StatusCode::CREATED);
+    daemon.offer_run(id(1), &with_volume()).await.unwrap();
+    let path = format!("/v1/sandboxes/{}", id(1));
+    let shown = async || call(&daemon, Method::GET, &path, Value::Null).await.1;
+    let checked = fixtures::until("it is checked", async || {
+        Some(shown().await).filter(|shown| !shown["guest"]["checked"].is_null())
+    });
+    assert_eq!(checked.await["guest"]["checked"], 40);
+    daemon.ready(id(1)).await;
+    let ready = shown().await;
+    assert_eq!((&ready["restarts"], ready["guest"]["checked"].is_null()), (&json!(0), true), "{ready}");
+}
+
+#[tokio::test]
+async fn a_guest_without_volumes_has_no_time_for_a_check() {
+    let mut host = node_with(10_240);
+    host.guests.behave(PodBehavior::Checking);
+    host.config.boot_deadline_ms = 1_000;
+    let daemon = host.daemon().await;
+    daemon.offer_run(id(1), &spec()).await.unwrap();
+    let path = format!("/v1/sandboxes/{}", id(1));
+    fixtures::until("it is started again", async || {
+        let shown = call(&daemon, Method::GET, &path, Value::Null).await.1;
+        (shown["restarts"].as_u64() > Some(0)).then_some(())
+    })
+    .await;
+}

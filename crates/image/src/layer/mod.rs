@@ -30,5 +30,5 @@ pub(crate) use capabilities::FileCapabilities;
 pub use error::LayerError;
 pub(crate) use error::read as read_error;
 pub(crate) use root::{ImageRoot, SHIFTED_IDS};
-pub(crate) use unpack::unpack;
+pub use unpack::unpack;
 pub(crate) use walk::walk;

@@ -16,7 +16,10 @@ const BUFFER: usize = 256 << 10;
 
 /// The plain bytes of a packed or plain stream. The first bytes say which: media
 /// types are wrong too often.
-pub(crate) fn unpack<'a>(from: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+///
+/// # Errors
+/// The first bytes cannot be read.
+pub fn unpack<'a>(from: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut from = BufReader::with_capacity(BUFFER, from);
     let mut head = [0; 4];
     let found = read_up_to(&mut from, &mut head)?;

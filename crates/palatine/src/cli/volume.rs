@@ -18,6 +18,9 @@ pub(crate) enum VolumeCommand {
         size: Size,
     },
     /// List your volumes, or the files of one
+    ///
+    /// Whose a file is that no agent had yet is shown as `user`: it becomes the first agent's user's. With --json its
+    /// number is 4294967040 until then.
     Ls {
         /// Whose files: NAME, or a folder of it as NAME:PATH
         #[arg(value_name = "NAME[:PATH]")]
@@ -35,6 +38,26 @@ pub(crate) enum VolumeCommand {
         source: VolumeCopyPath,
         /// Where to: the other one of these. In a folder that is there, the copy is called like what is copied
         destination: VolumeCopyPath,
+    },
+    /// Write all files of a volume that no agent has to a tar archive
+    Export {
+        /// Its name, or its id
+        volume: String,
+        /// Where to: packed with zstd, unless it ends in .tar; - is the standard output
+        file: PathBuf,
+    },
+    /// Fill a volume from a tar archive: a new one, or one that is empty. All of it is there then, or nothing
+    Import {
+        /// Its name; if you have none of this name it is made
+        name: VolumeName,
+        /// The archive: plain, or packed with zstd or gzip; - is the standard input
+        file: PathBuf,
+        /// How large a new volume is: 512M, 10G, 1T; as large as the one that the archive is of, if it tells that
+        #[arg(long, value_name = "SIZE")]
+        size: Option<Size>,
+        /// Have what is on the volume give way to the archive, once all of that is there
+        #[arg(long, conflicts_with = "size")]
+        replace: bool,
     },
     /// Show one volume, and what it takes of its node's disk
     Show {

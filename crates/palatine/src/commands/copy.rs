@@ -1,208 +1,67 @@
-//! `palatine cp`: files and folders into an agent and out of it.
+//! `palatine cp` and `palatine volume cp`: what copies in both directions share.
 //!
-//! A large file goes up in pieces, which lie beside it until they become one, and comes
-//! down into a part that lies beside it until it is whole. What broke off goes on there,
+//! A large file goes up in pieces, which lie beside it until they become one ([`super::upload`]), and comes
+//! down into a part that lies beside it until it is whole ([`super::download`]). What broke off goes on there,
 //! in this run and in the next: what a piece or a part is of stands in its name.
-//!
-//! What comes out of an agent is its guest's word, and the machine here is not the guest's:
-//! it chooses no name and no folder outside the one that was asked for, gives nobody here
-//! more rights than the umask does, and its lists, folders and files have an end.
 //!
 //! Files and folders keep their permissions. A folder gets them when all in it is copied: it
 //! may be one that nobody writes to. Out of an agent those alone get them that are made here.
 
-use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Component, Path, PathBuf};
+use std::io;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::Result;
 use backon::{ExponentialBuilder, Retryable};
-use bytes::Bytes;
 use client::ClientError;
-use futures_util::stream::{self, Stream};
 use indicatif::{ProgressBar, ProgressStyle};
-use rustix::fs::OFlags;
-use wire::filesystem::{EntryInfo, FileType};
+use wire::filesystem::EntryInfo;
 use wire::printable;
 
 use super::files::RemoteFiles;
 use crate::answers::Copied;
 
-/// Bytes of a piece; a file of no more goes up as it is.
-const PIECE: u64 = 8 * 1024 * 1024;
-/// Pieces of one file: one that is larger has larger pieces.
-const MAX_PIECES: u64 = 9_000;
-/// Bytes read at once.
-const READ: usize = 128 * 1024;
 /// How often what broke off is begun again without one more byte.
 const RETRIES: usize = 6;
 /// The first and the longest pause before that.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
 /// What of a mode is permissions.
-const PERMISSIONS: u32 = 0o777;
-/// What its owner may do with a part that is not whole yet.
-const OWNERS: u32 = 0o600;
+pub(super) const PERMISSIONS: u32 = 0o777;
 /// Bytes of a name that are shown.
-const SHOWN: usize = 1024;
-
-/// What comes out of an agent at most.
-#[derive(Clone, Copy, Debug)]
-struct DownloadBounds {
-    /// Files and folders of one copy.
-    entries: u64,
-    /// Folders below each other.
-    depth: usize,
-    /// Bytes by which a file may grow while it is copied; all of one that has no size before.
-    growth: u64,
-}
-
-impl Default for DownloadBounds {
-    fn default() -> Self {
-        Self { entries: 1_000_000, depth: 128, growth: 256 * 1024 * 1024 }
-    }
-}
+pub(super) const SHOWN: usize = 1024;
 
 /// What is copied, and what of it is done.
-struct Copying {
-    files: RemoteFiles,
-    bar: ProgressBar,
-    done: Copied,
-    bounds: DownloadBounds,
-    /// Files and folders that the agent has named.
-    named: u64,
-}
-
-/// Copies from here to an agent.
-pub(crate) async fn upload(files: RemoteFiles, source: &Path, destination: &str) -> Result<Copied> {
-    let found = fs::metadata(source).with_context(|| source.display().to_string())?;
-    let there = files.stat(destination).await?;
-    let is_dir = there.as_ref().is_some_and(|entry| entry.kind == FileType::Directory);
-    let base = there.map_or_else(|| destination.to_owned(), |entry| entry.path);
-    let target = landing(&base, is_dir || destination.ends_with('/'), source)?;
-    let mut copying = Copying::new(files);
-    if found.is_dir() {
-        copying.folder_up(source, &target, !is_contents(source)).await?;
-    } else if found.is_file() {
-        copying.bar.set_length(found.len());
-        copying.file_up(source, &target).await?;
-    } else {
-        // A pipe or a device has no size: nothing of it would be copied, and said to be all.
-        bail!("{}: it is neither a file nor a folder", source.display());
-    }
-    Ok(copying.finish())
-}
-
-/// Copies from an agent to here.
-pub(crate) async fn download(files: RemoteFiles, source: &str, destination: &Path) -> Result<Copied> {
-    fetch(files, source, destination, DownloadBounds::default()).await
-}
-
-async fn fetch(files: RemoteFiles, source: &str, destination: &Path, bounds: DownloadBounds) -> Result<Copied> {
-    let into = destination.is_dir() || destination.to_string_lossy().ends_with('/');
-    // Called as whoever asks calls it: the guest would choose any name in the folder here.
-    let target = match into && !source.ends_with("/.") {
-        true => destination.join(asked_name(source)?),
-        false => destination.to_owned(),
-    };
-    let found = files.stat(source).await?.ok_or_else(|| anyhow!("{source}: there is no such file in the agent"))?;
-    let mut copying = Copying { bounds, ..Copying::new(files) };
-    match found.kind {
-        FileType::Directory => copying.folder_down(found, target).await?,
-        FileType::File => {
-            copying.bar.set_length(size(&found));
-            copying.file_down(&found, &target).await?;
-        }
-        FileType::Symlink | FileType::Unspecified => bail!("{source}: it is neither a file nor a folder"),
-    }
-    Ok(copying.finish())
-}
-
-/// The name by which something in an agent is asked for.
-fn asked_name(source: &str) -> Result<&str> {
-    let name = Path::new(source).file_name().and_then(|name| name.to_str()).filter(|name| *name != "~");
-    name.with_context(|| format!("{source:?} names no file: say what its copy is called here, with its whole path"))
-}
-
-/// What the copy is called: as asked for, or like what is copied in the folder that was
-/// asked for. `folder/.` is what is in the folder.
-fn landing(destination: &str, is_folder: bool, source: &Path) -> Result<String> {
-    if !is_folder || is_contents(source) {
-        return Ok(destination.to_owned());
-    }
-    let resolved = match source.file_name() {
-        Some(name) => PathBuf::from(name),
-        None => fs::canonicalize(source).with_context(|| source.display().to_string())?,
-    };
-    let name = resolved.file_name().and_then(|name| name.to_str()).context("the root directory has no name")?;
-    Ok(within(destination, name))
-}
-
-/// Whether what is in the folder is meant, and not the folder itself.
-fn is_contents(source: &Path) -> bool {
-    source.to_string_lossy().ends_with("/.") || source == Path::new(".")
-}
-
-fn within(folder: &str, name: &str) -> String {
-    match folder.trim_end_matches('/') {
-        "" if folder.is_empty() => name.to_owned(),
-        folder => format!("{folder}/{name}"),
-    }
-}
-
-/// A name that a guest says: one that leads out of the folder is none.
-fn plain(name: &str) -> Result<&str> {
-    let mut parts = Path::new(name).components();
-    match (parts.next(), parts.next()) {
-        (Some(Component::Normal(part)), None) if part == name => Ok(name),
-        _ => bail!("the agent names a file {name:?}, which is no name"),
-    }
-}
-
-fn size(entry: &EntryInfo) -> u64 {
-    u64::try_from(entry.size).unwrap_or(0)
-}
-
-/// A number that is the same for the same file, and another one once it has changed.
-fn key(of: impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    of.hash(&mut hasher);
-    hasher.finish()
-}
-
-/// Once more, where nobody refused it.
-async fn persistent<T, F: Future<Output = Result<T>>>(work: impl FnMut() -> F) -> Result<T> {
-    let pauses =
-        ExponentialBuilder::default().with_min_delay(PAUSES.0).with_max_delay(PAUSES.1).with_max_times(RETRIES);
-    let passing = |error: &anyhow::Error| error.downcast_ref().is_some_and(ClientError::may_pass);
-    work.retry(pauses).when(passing).await
+pub(super) struct Copying {
+    pub(super) files: RemoteFiles,
+    pub(super) bar: ProgressBar,
+    pub(super) done: Copied,
 }
 
 impl Copying {
-    fn new(files: RemoteFiles) -> Self {
+    /// Of these files, with a bar that has no length yet.
+    pub(super) fn new(files: RemoteFiles) -> Self {
         let bar = ProgressBar::new(0);
         if let Ok(style) = ProgressStyle::with_template("{msg:40!} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}") {
             bar.set_style(style);
         }
-        Self { files, bar, done: Copied::default(), bounds: DownloadBounds::default(), named: 0 }
+        Self { files, bar, done: Copied::default() }
     }
 
-    fn finish(self) -> Copied {
+    /// What was copied.
+    pub(super) fn finish(self) -> Copied {
         self.bar.finish_and_clear();
         self.done
     }
 
-    fn skip(&mut self, path: String, why: &str) {
+    /// Says that something is not copied.
+    pub(super) fn skip(&mut self, path: String, why: &str) {
         let shown = printable(&path, SHOWN);
         self.bar.suspend(|| eprintln!("warning: {shown}: {why}; it is not copied"));
         self.done.skipped.push(path);
     }
 
     /// Says that a folder's permissions are not the copied one's, where that is all that is wrong.
-    fn keep_going(&self, path: &str, error: anyhow::Error) -> Result<()> {
+    pub(super) fn keep_going(&self, path: &str, error: anyhow::Error) -> Result<()> {
         let refused = error.downcast_ref().and_then(ClientError::guest_status);
         let ours = error.downcast_ref::<io::Error>().map(io::Error::kind);
         // Somebody else's folder; a guest that runs since before it knew the call.
@@ -213,483 +72,32 @@ impl Copying {
         self.bar.suspend(|| eprintln!("warning: {said}"));
         Ok(())
     }
+}
 
-    /// One folder after the other; of each its files in the order of their names. Where
-    /// `itself`, the first one is copied too, and else what is in it.
-    async fn folder_up(&mut self, source: &Path, target: &str, itself: bool) -> Result<()> {
-        let mut folders = vec![(source.to_owned(), target.to_owned())];
-        let mut made = Vec::new();
-        while let Some((here, there)) = folders.pop() {
-            self.files.make_dir(&there).await?;
-            let mode = fs::metadata(&here).with_context(|| here.display().to_string())?.mode() & PERMISSIONS;
-            made.push((there.clone(), mode));
-            let at = || here.display().to_string();
-            let mut entries = fs::read_dir(&here).and_then(Iterator::collect::<io::Result<Vec<_>>>).with_context(at)?;
-            entries.sort_by_key(fs::DirEntry::file_name);
-            for entry in entries {
-                let path = entry.path();
-                let kind = entry.file_type().with_context(at)?;
-                let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
-                    self.skip(path.display().to_string(), "its name is not UTF-8");
-                    continue;
-                };
-                if kind.is_dir() {
-                    folders.push((path, within(&there, &name)));
-                } else if kind.is_file() {
-                    self.bar.inc_length(entry.metadata().with_context(at)?.len());
-                    self.file_up(&path, &within(&there, &name)).await?;
-                } else {
-                    self.skip(path.display().to_string(), "it is neither a file nor a folder");
-                }
-            }
-        }
-        // What is in a folder comes before it: it may then be closed to us.
-        for (there, mode) in made.drain(usize::from(!itself)..).rev() {
-            let set = persistent(|| async { Ok(self.files.set_mode(&there, mode).await?) }).await;
-            set.or_else(|error| self.keep_going(&there, error))?;
-        }
-        Ok(())
-    }
-
-    async fn file_up(&mut self, source: &Path, target: &str) -> Result<()> {
-        let shown = || source.display().to_string();
-        let found = fs::metadata(source).with_context(shown)?;
-        self.bar.set_message(printable(&shown(), SHOWN));
-        let mode = found.mode() & PERMISSIONS;
-        if found.len() <= PIECE || !self.files.takes_pieces() {
-            self.piece_up(source, 0..found.len(), target, mode).await?;
-        } else {
-            let key = key((target, found.len(), found.ino(), found.mtime(), found.mtime_nsec()));
-            self.pieces_up(source, found.len(), target, mode, key).await?;
-        }
-        self.done.files += 1;
-        self.done.bytes += found.len();
-        Ok(())
-    }
-
-    /// Sends the pieces that are not there yet, and makes one file of all.
-    async fn pieces_up(&self, source: &Path, length: u64, target: &str, mode: u32, key: u64) -> Result<()> {
-        let piece = PIECE.max(length.div_ceil(MAX_PIECES));
-        let folder = target.rsplit_once('/').map_or("", |(folder, _)| if folder.is_empty() { "/" } else { folder });
-        let there = self.pieces_there(folder, key).await?;
-        let mut pieces = Vec::new();
-        for (number, start) in (0..length).step_by(usize::try_from(piece)?).enumerate() {
-            let part = start..length.min(start + piece);
-            let name = format!(".palatine-cp.{key:016x}.{number}");
-            let path = if folder.is_empty() { name.clone() } else { within(folder, &name) };
-            if there.get(&name) == Some(&(part.end - part.start)) {
-                self.bar.inc(part.end - part.start);
-            } else {
-                self.piece_up(source, part, &path, 0o600).await?;
-            }
-            pieces.push(path);
-        }
-        persistent(|| self.files.compose(pieces.clone(), target, mode)).await
-    }
-
-    /// The pieces of an upload that broke off, and their sizes: each is whole.
-    async fn pieces_there(&self, folder: &str, key: u64) -> Result<HashMap<String, u64>> {
-        let folder = if folder.is_empty() { "~" } else { folder };
-        if self.files.stat(folder).await?.is_none() {
-            return Ok(HashMap::new());
-        }
-        let prefix = format!(".palatine-cp.{key:016x}.");
-        let listed = self.files.list(folder).await?;
-        let pieces = listed.into_iter().filter(|entry| entry.name.starts_with(&prefix));
-        Ok(pieces.map(|entry| (entry.name.clone(), size(&entry))).collect())
-    }
-
-    async fn piece_up(&self, source: &Path, part: std::ops::Range<u64>, target: &str, mode: u32) -> Result<()> {
-        let before = self.bar.position();
-        persistent(|| async {
-            self.bar.set_position(before);
-            let mut file = File::open(source).with_context(|| source.display().to_string())?;
-            file.seek(SeekFrom::Start(part.start))?;
-            let length = part.end - part.start;
-            let bytes = chunks(file.take(length), length, self.bar.clone());
-            Ok(self.files.write(target, mode, length, bytes).await?)
-        })
-        .await
-    }
-
-    /// As [`Self::folder_up`], the other way. A folder that is here already keeps its own permissions.
-    async fn folder_down(&mut self, source: EntryInfo, target: PathBuf) -> Result<()> {
-        let is_new = !target.exists();
-        fs::create_dir_all(&target).with_context(|| target.display().to_string())?;
-        let mut made = Vec::new();
-        if is_new {
-            made.push((target.clone(), source.mode));
-        }
-        let mut folders = vec![(source.path, target, 1)];
-        while let Some((there, here, depth)) = folders.pop() {
-            for entry in self.files.list(&there).await? {
-                self.named += 1;
-                if self.named > self.bounds.entries {
-                    bail!("the agent names more than {} files: copy one folder at a time", self.bounds.entries);
-                }
-                let target = here.join(plain(&entry.name)?);
-                let path = within(&there, &entry.name);
-                match entry.kind {
-                    FileType::Directory if entry.symlink_target.is_none() => {
-                        if depth == self.bounds.depth {
-                            bail!("{:?} lies more than {depth} folders deep", target.display());
-                        }
-                        if make_folder(&target)? {
-                            made.push((target.clone(), entry.mode));
-                        }
-                        folders.push((path, target, depth + 1));
-                    }
-                    FileType::File if entry.symlink_target.is_none() => {
-                        self.bar.inc_length(size(&entry));
-                        self.file_down(&EntryInfo { path, ..entry }, &target).await?;
-                    }
-                    FileType::Directory | FileType::File | FileType::Symlink | FileType::Unspecified => {
-                        self.skip(path, "it is neither a file nor a folder");
-                    }
-                }
-            }
-        }
-        for (here, mode) in made.into_iter().rev() {
-            // What the umask has left of what the guest says.
-            let set = fs::symlink_metadata(&here).and_then(|found| {
-                fs::set_permissions(&here, Permissions::from_mode(found.mode() & mode & PERMISSIONS))
-            });
-            let path = here.display().to_string();
-            set.or_else(|error| self.keep_going(&path, anyhow::Error::from(error)))?;
-        }
-        Ok(())
-    }
-
-    async fn file_down(&mut self, source: &EntryInfo, target: &Path) -> Result<()> {
-        self.bar.set_message(printable(&source.path, SHOWN));
-        let at = || target.display().to_string();
-        // A device or a pipe would be gone, and a file in its place.
-        let is_other = fs::metadata(target).is_ok_and(|found| !found.is_file());
-        ensure!(!is_other, "{} is here and is no file: nothing is put in its place", target.display());
-        let [part, tag] = ["part", "tag"].map(|kind| beside(&self.files.name(), source, target, kind));
-        let before = self.bar.position();
-        // Ours until it has its name: nobody adds to what is whole.
-        let (bytes, _taken) = persistent(|| self.part_down(source, &part, &tag, before)).await?;
-        // What the umask has left of what the guest says.
-        let left = fs::symlink_metadata(&part).with_context(at)?.mode() & source.mode & PERMISSIONS;
-        fs::set_permissions(&part, Permissions::from_mode(left)).with_context(at)?;
-        fs::rename(&part, target).with_context(at)?;
-        fs::remove_file(&tag).with_context(at)?;
-        self.done.files += 1;
-        self.done.bytes += bytes;
-        Ok(())
-    }
-
-    /// Adds to a part what it lacks; says how many bytes it has then. It is nobody else's while the
-    /// file is open.
-    async fn part_down(&self, source: &EntryInfo, part: &Path, tag: &Path, before: u64) -> Result<(u64, File)> {
-        let at = || part.display().to_string();
-        let mut file = take_part(part, source.mode)?;
-        let known = fs::read_to_string(tag).ok();
-        let have = file.metadata().with_context(at)?.len();
-        let from = known.as_deref().filter(|_| have > 0).map(|tag| (have, tag));
-        let answer = self.files.read(&source.path, from).await;
-        if have == 0 && answer.is_err() {
-            // Nothing has come that a later copy could go on with.
-            let _ = fs::remove_file(part);
-        }
-        let mut answer = answer?;
-        if answer.offset == 0 {
-            file.set_len(0).with_context(at)?;
-            let mut tag = open_beside(tag, OWNERS).with_context(at)?;
-            tag.set_len(0).with_context(at)?;
-            tag.write_all(answer.tag.as_deref().unwrap_or_default().as_bytes()).with_context(at)?;
-        }
-        let mut length = answer.offset;
-        let most = size(source).saturating_add(self.bounds.growth);
-        self.bar.set_position(before + length);
-        while let Some(bytes) = answer.chunk().await? {
-            length += u64::try_from(bytes.len())?;
-            if length > most {
-                bail!("{:?} has many more bytes than the {} that the agent told of", source.path, size(source));
-            }
-            file.write_all(&bytes).with_context(at)?;
-            self.bar.inc(u64::try_from(bytes.len())?);
-        }
-        Ok((length, file))
+/// The path of something in a folder.
+pub(super) fn within(folder: &str, name: &str) -> String {
+    match folder.trim_end_matches('/') {
+        "" if folder.is_empty() => name.to_owned(),
+        folder => format!("{folder}/{name}"),
     }
 }
 
-/// What lies beside a copy until it is whole, by what it is a copy of.
-fn beside(place: &str, source: &EntryInfo, target: &Path, kind: &str) -> PathBuf {
-    let name = key((place, &source.path, source.size, &source.modified_time, target.file_name()));
-    target.with_file_name(format!(".palatine-cp.{name:016x}.{kind}"))
+/// The bytes of a file that is not here.
+pub(super) fn size(entry: &EntryInfo) -> u64 {
+    u64::try_from(entry.size).unwrap_or(0)
 }
 
-/// Opens a part as its only writer: two copies of one file would both add to it, and none of them
-/// be whole.
-fn take_part(part: &Path, mode: u32) -> Result<File> {
-    let at = || part.display().to_string();
-    loop {
-        let file = open_beside(part, mode).with_context(at)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                bail!("{} is being written: another copy of that file is under way here", part.display())
-            }
-            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Unsupported => return Ok(file),
-            Err(TryLockError::Error(error)) => return Err(error).with_context(at),
-        }
-        // The part that was opened may have become a whole file meanwhile.
-        let ours = file.metadata().with_context(at)?;
-        let is_there =
-            fs::symlink_metadata(part).is_ok_and(|found| (found.dev(), found.ino()) == (ours.dev(), ours.ino()));
-        if is_there {
-            return Ok(file);
-        }
-    }
+/// A number that is the same for the same file, and another one once it has changed.
+pub(super) fn key(of: impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
 }
 
-/// Makes a folder, or takes the one that is there; whether it was made. A link to one leads
-/// where nobody has asked the agent's files to go.
-fn make_folder(path: &Path) -> Result<bool> {
-    match fs::create_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let is_folder = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
-            ensure!(is_folder, "{} is here and is no folder; what it may link to is not written to", path.display());
-            Ok(false)
-        }
-        made => made.map(|()| true).with_context(|| path.display().to_string()),
-    }
-}
-
-/// Opens what lies beside a copy until that is whole, to write on at its end: its owner may, and
-/// others may what the umask and this mode let them.
-fn open_beside(path: &Path, mode: u32) -> io::Result<File> {
-    let no_link = OFlags::NOFOLLOW.bits().cast_signed();
-    let mode = (mode & PERMISSIONS) | OWNERS;
-    OpenOptions::new().create(true).append(true).mode(mode).custom_flags(no_link).open(path)
-}
-
-/// A file's bytes as they are sent. One that turns out shorter has changed meanwhile.
-fn chunks(mut file: io::Take<File>, length: u64, bar: ProgressBar) -> impl Stream<Item = io::Result<Bytes>> + Send {
-    let mut left = length;
-    stream::iter(std::iter::from_fn(move || {
-        if left == 0 {
-            return None;
-        }
-        let mut buffer = vec![0; READ];
-        let read = match file.read(&mut buffer) {
-            Ok(0) => return Some(Err(io::Error::other("the file became shorter while it was copied"))),
-            Ok(read) => read,
-            Err(error) => return Some(Err(error)),
-        };
-        buffer.truncate(read);
-        let count = u64::try_from(read).unwrap_or(left);
-        left = left.saturating_sub(count);
-        bar.inc(count);
-        Some(Ok(buffer.into()))
-    }))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::convert::Infallible;
-
-    use axum::body::Body;
-    use axum::extract::State;
-    use axum::routing::{get, post};
-    use axum::{Json, Router};
-    use client::GatewayClient;
-    use serde_json::{Value, json};
-    use tempfile::TempDir;
-
-    use super::*;
-
-    const BOUNDS: DownloadBounds = DownloadBounds { entries: 40, depth: 8, growth: 1 << 20 };
-
-    /// A guest that says what it likes.
-    #[derive(Clone, Debug)]
-    struct Guest {
-        stat: Value,
-        list: Value,
-        /// What a file has; `None`: bytes without end.
-        bytes: Option<&'static str>,
-    }
-
-    fn entry(kind: &str, path: &str) -> Value {
-        let name = path.rsplit('/').next().unwrap();
-        json!({"name": name, "type": format!("FILE_TYPE_{kind}"), "path": path, "size": "5", "mode": 0o666})
-    }
-
-    impl Guest {
-        fn file(path: &str) -> Self {
-            Self { stat: entry("FILE", path), list: json!([]), bytes: Some("hello") }
-        }
-
-        fn folder(entries: &[Value]) -> Self {
-            Self { stat: entry("DIRECTORY", "/data/work"), list: json!(entries), bytes: Some("hello") }
-        }
-
-        async fn files(self) -> RemoteFiles {
-            rustls::crypto::ring::default_provider().install_default().ok();
-            let body = |State(guest): State<Self>| async move {
-                match guest.bytes {
-                    Some(bytes) => Body::from(bytes),
-                    None => Body::from_stream(stream::repeat(Ok::<_, Infallible>(Bytes::from_static(&[b'x'; 65_536])))),
-                }
-            };
-            let routes = Router::new()
-                .route("/files", get(body))
-                .route(
-                    "/filesystem.Filesystem/Stat",
-                    post(|State(guest): State<Self>| async move { Json(json!({"entry": guest.stat})) }),
-                )
-                .route(
-                    "/filesystem.Filesystem/ListDir",
-                    post(|State(guest): State<Self>| async move { Json(json!({"entries": guest.list})) }),
-                )
-                .with_state(self);
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let client = GatewayClient::new(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
-            tokio::spawn(async move { axum::serve(listener, routes).await });
-            let access = client.access_by("agent-123".parse().unwrap(), &"plt_x".to_owned().into());
-            RemoteFiles::Agent(access.unwrap().files())
-        }
-
-        /// Copies from it into a folder, and says what is there.
-        async fn into(self, home: &TempDir, source: &str) -> (Result<Copied>, Vec<String>) {
-            let copied = fetch(self.files().await, source, home.path(), BOUNDS).await;
-            let mut there: Vec<_> =
-                fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-            there.sort();
-            (copied, there.into_iter().map(|name| name.into_string().unwrap()).collect())
-        }
-    }
-
-    #[tokio::test]
-    async fn a_guest_does_not_choose_what_a_copy_is_called_here() {
-        for (guest, source) in [
-            (Guest::file("/home/user/.bashrc"), "/data/notes.txt"),
-            (Guest { stat: entry("DIRECTORY", "/x/.ssh"), ..Guest::folder(&[]) }, "work/notes.txt/"),
-        ] {
-            let home = tempfile::tempdir().unwrap();
-            let (copied, there) = guest.into(&home, source).await;
-            copied.unwrap();
-            assert_eq!(there, ["notes.txt"]);
-        }
-        for nameless in ["", "~", "/", "..", "/data/.."] {
-            let home = tempfile::tempdir().unwrap();
-            let (refused, there) = Guest::file("/x/.bashrc").into(&home, nameless).await;
-            assert!(refused.unwrap_err().to_string().contains("say what its copy is called"), "{nameless:?}");
-            assert!(there.is_empty());
-        }
-    }
-
-    #[tokio::test]
-    async fn a_link_that_is_here_is_not_followed_and_no_name_leads_out_of_the_folder() {
-        let (home, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        fs::create_dir(home.path().join("work")).unwrap();
-        std::os::unix::fs::symlink(elsewhere.path(), home.path().join("work/config")).unwrap();
-        let refused = Guest::folder(&[entry("DIRECTORY", "/data/work/config")]).into(&home, "/data/work").await.0;
-        assert!(refused.unwrap_err().to_string().contains("is no folder"));
-        fs::write(elsewhere.path().join("file"), "mine").unwrap();
-        std::os::unix::fs::symlink(elsewhere.path().join("file"), home.path().join("work/file")).unwrap();
-        Guest::folder(&[entry("FILE", "/data/work/file")]).into(&home, "/data/work").await.0.unwrap();
-        assert_eq!(fs::read(elsewhere.path().join("file")).unwrap(), b"mine");
-        assert_eq!(fs::read(home.path().join("work/file")).unwrap(), b"hello");
-        for name in ["..", "../x", "/etc/passwd", ""] {
-            let entry = json!({"name": name, "type": "FILE_TYPE_FILE", "path": name, "size": "5"});
-            assert!(Guest::folder(&[entry]).into(&home, "/data/work").await.0.is_err(), "{name}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_copy_gives_nobody_here_more_than_the_umask_does_and_no_more_than_the_guest() {
-        let home = tempfile::tempdir().unwrap();
-        Guest::file("/x").into(&home, "/x").await.0.unwrap();
-        File::create(home.path().join("made")).unwrap();
-        let mode = |name: &str| fs::metadata(home.path().join(name)).unwrap().mode() & PERMISSIONS;
-        assert_eq!(mode("x"), mode("made"));
-        let mut secret = Guest::file("/secret");
-        secret.stat["mode"] = json!(0o400);
-        secret.into(&home, "/secret").await.0.unwrap();
-        assert_eq!(mode("secret"), 0o400);
-    }
-
-    #[tokio::test]
-    async fn what_a_guest_sends_has_an_end() {
-        let home = tempfile::tempdir().unwrap();
-        let said = async |guest: Guest| guest.into(&home, "/data/work").await.0.unwrap_err().to_string();
-        let endless = said(Guest { bytes: None, ..Guest::file("/data/work") }).await;
-        assert!(endless.contains("more bytes than the 5"), "{endless}");
-        let part: u64 = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
-        assert!(part <= BOUNDS.growth + 100);
-        let home = tempfile::tempdir().unwrap();
-        let said = async |guest: Guest| guest.into(&home, "/data/work").await.0.unwrap_err().to_string();
-        let deep = said(Guest::folder(&[entry("DIRECTORY", "/data/work/d")])).await;
-        assert!(deep.contains("more than 8 folders deep"), "{deep}");
-        let many: Vec<_> = (0..41).map(|n| entry("SYMLINK", &format!("/data/work/{n}"))).collect();
-        let many = said(Guest::folder(&many)).await;
-        assert!(many.contains("more than 40 files"), "{many}");
-    }
-
-    #[tokio::test]
-    async fn two_copies_of_one_file_do_not_write_into_each_other() {
-        let home = tempfile::tempdir().unwrap();
-        let target = home.path().join("x");
-        let source: EntryInfo = serde_json::from_value(entry("FILE", "/x")).unwrap();
-        let other = take_part(&beside("agent-123", &source, &target, "part"), 0o600).unwrap();
-        let refused = fetch(Guest::file("/x").files().await, "/x", &target, BOUNDS).await.unwrap_err().to_string();
-        assert!(refused.contains("another copy of that file is under way") && !target.exists(), "{refused}");
-        drop(other);
-        fetch(Guest::file("/x").files().await, "/x", &target, BOUNDS).await.unwrap();
-        assert_eq!(
-            (fs::read(&target).unwrap().as_slice(), fs::read_dir(home.path()).unwrap().count()),
-            (&b"hello"[..], 1)
-        );
-    }
-
-    #[tokio::test]
-    async fn what_is_here_and_no_file_stays_what_it_is() {
-        let home = tempfile::tempdir().unwrap();
-        let (pipe, link) = (home.path().join("pipe"), home.path().join("link"));
-        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
-        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
-        for target in [&pipe, &link] {
-            let before = fs::symlink_metadata(target).unwrap().file_type();
-            let refused = fetch(Guest::file("/x").files().await, "/x", target, BOUNDS).await;
-            assert!(refused.unwrap_err().to_string().contains("is no file"), "{target:?}");
-            assert_eq!(fs::symlink_metadata(target).unwrap().file_type(), before);
-        }
-        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 2);
-    }
-
-    #[tokio::test]
-    async fn a_pipe_is_no_file_whose_bytes_are_all_copied() {
-        let home = tempfile::tempdir().unwrap();
-        let pipe = home.path().join("pipe");
-        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
-        for source in [pipe.as_path(), Path::new("/dev/null")] {
-            let refused = upload(Guest::file("/x").files().await, source, "/x").await.unwrap_err().to_string();
-            assert!(refused.contains("neither a file nor a folder"), "{refused}");
-        }
-    }
-
-    #[test]
-    fn a_copy_is_called_as_asked_or_lies_in_the_folder_that_is_asked_for() {
-        let lands = |destination: &str, is_folder, source: &str| landing(destination, is_folder, Path::new(source));
-        assert_eq!(lands("/data/b", false, "a/x.txt").unwrap(), "/data/b");
-        assert_eq!(lands("/data", true, "a/x.txt").unwrap(), "/data/x.txt");
-        assert_eq!(lands("/data/", true, "a/folder/").unwrap(), "/data/folder");
-        assert_eq!(lands("/data", true, "a/folder/.").unwrap(), "/data");
-        assert_eq!(lands("", true, "x.txt").unwrap(), "x.txt");
-        assert_eq!(lands("/", true, "x.txt").unwrap(), "/x.txt");
-        for (source, contents) in [(".", true), ("a/.", true), ("a", false), ("a/..", false), ("a.", false)] {
-            assert_eq!(is_contents(Path::new(source)), contents, "{source}");
-        }
-    }
-
-    #[test]
-    fn a_name_of_the_guests_leads_nowhere_else() {
-        assert_eq!(plain("a.txt").unwrap(), "a.txt");
-        for name in ["", ".", "..", "/", "a/b", "../x", "/etc/passwd", "a/"] {
-            assert!(plain(name).is_err(), "{name:?}");
-        }
-    }
+/// Once more, where nobody refused it.
+pub(super) async fn persistent<T, F: Future<Output = Result<T>>>(work: impl FnMut() -> F) -> Result<T> {
+    let pauses =
+        ExponentialBuilder::default().with_min_delay(PAUSES.0).with_max_delay(PAUSES.1).with_max_times(RETRIES);
+    let passing = |error: &anyhow::Error| error.downcast_ref().is_some_and(ClientError::may_pass);
+    work.retry(pauses).when(passing).await
 }

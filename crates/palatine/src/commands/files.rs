@@ -29,9 +29,12 @@ impl RemoteFiles {
         }
     }
 
-    /// Whether one file can be made of several that are there.
-    pub(crate) const fn takes_pieces(&self) -> bool {
-        matches!(self, Self::Agent(_))
+    /// The folder that a path is in which names none.
+    pub(crate) const fn home(&self) -> &'static str {
+        match self {
+            Self::Agent(_) => "~",
+            Self::Disk(_) => "/",
+        }
     }
 
     /// What is at a path.
@@ -91,11 +94,11 @@ impl RemoteFiles {
         }
     }
 
-    /// Makes one file of several: see [`Self::takes_pieces`].
-    pub(crate) async fn compose(&self, pieces: Vec<String>, path: &str, mode: u32) -> Result<()> {
+    /// Makes one file of several, which are gone then.
+    pub(crate) async fn compose(&self, pieces: Vec<String>, path: &str, mode: u32) -> Result<(), ClientError> {
         match self {
-            Self::Agent(files) => Ok(files.compose(pieces, path, mode).await?),
-            Self::Disk(_) => bail!("{path}: a disk's file is sent in one piece"),
+            Self::Agent(files) => files.compose(pieces, path, mode).await,
+            Self::Disk(files) => files.compose(pieces, path, mode).await.map(drop),
         }
     }
 }

@@ -22,7 +22,7 @@ use super::files::{RemoteFiles, in_data};
 use super::pay::LimitedPayer;
 use super::starting::{Starting, wait};
 use super::task::{Task, TaskAgent};
-use super::{asked, chat, copy, forward, gateway, piped, shell, task};
+use super::{asked, chat, download, forward, gateway, piped, shell, task, upload};
 use crate::answers::{Removed, RemovedAgent};
 use crate::cli::{
     AccessToken, Ask, Chat, Command, CopyPath, Cp, Exec, Logs, NewLifetime, PortForward, Price, Run, RunTask,
@@ -321,11 +321,11 @@ impl Session<'_> {
         let copied = match (options.source, options.destination) {
             (CopyPath::Here(source), CopyPath::Agent(id, target)) => {
                 let (files, target) = self.files_of(id, options.token, target).await?;
-                copy::upload(files, &source, &target).await?
+                upload::upload(files, &source, &target).await?
             }
             (CopyPath::Agent(id, source), CopyPath::Here(target)) => {
                 let (files, source) = self.files_of(id, options.token, source).await?;
-                copy::download(files, &source, &target).await?
+                download::download(files, &source, &target).await?
             }
             (CopyPath::Here(_), CopyPath::Here(_)) | (CopyPath::Agent(..), CopyPath::Agent(..)) => {
                 bail!("one of the two is in an agent, as <agent>:<path>, and the other one is here")

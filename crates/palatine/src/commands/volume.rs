@@ -1,6 +1,8 @@
 //! `palatine volume`: your own disks, which outlive every agent.
 
+use std::fmt;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,11 +11,14 @@ use client::GatewayClient;
 use domain::{SnapshotId, SnapshotState, VolumeId, VolumeName};
 use wire::v1::volumes::{Snapshot, VolumeRequest};
 
+use super::export::{self, STANDARD};
 use super::files::RemoteFiles;
-use super::{client, copy};
+use super::import::Import;
+use super::{client, download, upload};
 use crate::answers::{Copied, RemovedSnapshots, RemovedVolumes};
 use crate::cli::{Target, VolumeCommand, VolumeCopyPath, VolumePath};
 use crate::output::{self, show};
+use crate::signals::{Heard, TerminalSignals};
 use crate::up::StateDir;
 
 /// How often it is asked how a copy is.
@@ -38,6 +43,12 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: VolumeComman
         VolumeCommand::Cp { source, destination } => {
             show(json, &copied(&client, source, destination).await?, output::copied)?;
         }
+        VolumeCommand::Export { volume, file } => export(&client, json, &volume, &file).await?,
+        VolumeCommand::Import { name, file, size, replace } => {
+            let import = Import { name, file, size_mib: size.map(|size| size.mib), replace };
+            let interrupted = ended()?;
+            show(json, &import.run(&client, interrupted).await?, output::imported)?;
+        }
         VolumeCommand::Show { volume } => {
             let id = find(&client, &volume).await?;
             show(json, &client.volume(id).await?, output::volume)?;
@@ -56,7 +67,12 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: VolumeComman
             let id = find(&client, &volume).await?;
             let made = client.create_snapshot(id).await?;
             let said = "the snapshot was not made, and the volume is as it was: try again";
-            show(json, &settled(&client, made).await?.context(said)?, output::snapshot)?;
+            let made = settled(&client, made).await?.context(said)?;
+            if made.state == SnapshotState::Failed {
+                let why = made.error.unwrap_or_default();
+                bail!("the snapshot {} was not made, and the volume is as it was: {why}", made.id);
+            }
+            show(json, &made, output::snapshot)?;
         }
         VolumeCommand::Snapshots { volume } => {
             let id = find(&client, &volume).await?;
@@ -75,6 +91,46 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: VolumeComman
     Ok(ExitCode::SUCCESS)
 }
 
+/// We were asked to end before it was done.
+#[derive(Debug)]
+pub(crate) struct VolumeInterrupted;
+
+impl fmt::Display for VolumeInterrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted; nothing half is left")
+    }
+}
+
+impl std::error::Error for VolumeInterrupted {}
+
+/// Comes when we are asked to end.
+fn ended() -> Result<impl Future<Output = anyhow::Error>> {
+    let mut signals = TerminalSignals::listen().context("listen for signals")?;
+    Ok(async move {
+        loop {
+            if let Heard::End(_) = signals.next().await {
+                return VolumeInterrupted.into();
+            }
+        }
+    })
+}
+
+async fn export(client: &GatewayClient, json: bool, volume: &str, file: &Path) -> Result<()> {
+    if let Some((name, snapshot)) = volume.split_once('@') {
+        bail!("a snapshot is exported once its volume is put back to it: palatine volume restore {name} {snapshot}");
+    }
+    let interrupted = ended()?;
+    let id = find(client, volume).await?;
+    let files = client.volume_files(id).await?;
+    let done = export::export(&files, id, file, interrupted).await?;
+    if file == Path::new(STANDARD) {
+        // The archive is what is on the standard output.
+        eprintln!("{}", output::exported(&done));
+        return Ok(());
+    }
+    Ok(show(json, &done, output::exported)?)
+}
+
 async fn cat(client: &GatewayClient, file: &VolumePath) -> Result<()> {
     let files = client.volume_files(find(client, &file.volume).await?).await?;
     let (mut read, mut out) = (files.read(&file.path, None).await?, std::io::stdout());
@@ -89,11 +145,11 @@ async fn copied(client: &GatewayClient, source: VolumeCopyPath, destination: Vol
     match (source, destination) {
         (VolumeCopyPath::Here(source), VolumeCopyPath::Volume(VolumePath { volume, path })) => {
             let files = client.volume_files(find(client, &volume).await?).await?;
-            copy::upload(RemoteFiles::Disk(files), &source, &path).await
+            upload::upload(RemoteFiles::Disk(files), &source, &path).await
         }
         (VolumeCopyPath::Volume(VolumePath { volume, path }), VolumeCopyPath::Here(target)) => {
             let files = client.volume_files(find(client, &volume).await?).await?;
-            copy::download(RemoteFiles::Disk(files), &path, &target).await
+            download::download(RemoteFiles::Disk(files), &path, &target).await
         }
         (VolumeCopyPath::Here(_), VolumeCopyPath::Here(_)) | (VolumeCopyPath::Volume(_), VolumeCopyPath::Volume(_)) => {
             bail!("one of the two is in a volume, as NAME:PATH, and the other one is here")

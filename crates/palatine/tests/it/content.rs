@@ -86,6 +86,9 @@ impl Story {
         let listed = story.cli(&["volume", "ls", "work:/folder"]);
         let names: Vec<_> = listed.as_array().unwrap().iter().map(|entry| entry["name"].as_str().unwrap()).collect();
         assert_eq!(names, ["in", "note"]);
+        assert_eq!(listed[1]["uid"], 4_294_967_040_u64);
+        let shown = stdout_of(&story.stack.cli(&story.holder, &["volume", "ls", "work:/folder"]).output().unwrap());
+        assert!(shown.contains("user") && !shown.contains("4294967040"), "{shown}");
         assert_eq!(story.cat("work:folder/note"), "before any agent");
         story
     }
@@ -172,6 +175,144 @@ impl Story {
         disk.read_exact_at(&mut now, 0).unwrap();
         assert!(now.iter().all(|byte| *byte == 0));
     }
+}
+
+/// An archive with one of all that a volume keeps, made elsewhere.
+fn archive(path: &std::path::Path) {
+    let mut builder = tar::Builder::new(fs::File::create(path).unwrap());
+    let mut add = |name: &str, kind: tar::EntryType, mode: u32, bytes: &[u8], link: &str| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        (header.set_mode(mode), header.set_uid(1234), header.set_gid(4321), header.set_mtime(1_700_000_000));
+        header.set_size(bytes.len() as u64);
+        match link {
+            "" => builder.append_data(&mut header, name, bytes).unwrap(),
+            link => builder.append_link(&mut header, name, link).unwrap(),
+        }
+    };
+    let large: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    add("folder/", tar::EntryType::Directory, 0o750, b"", "");
+    add("folder/large", tar::EntryType::Regular, 0o640, &large, "");
+    add(&format!("folder/{}", "n".repeat(150)), tar::EntryType::Regular, 0o4755, b"a long name", "");
+    add("folder/link", tar::EntryType::Symlink, 0o777, b"", "../elsewhere/file");
+    add("folder/second", tar::EntryType::Link, 0o640, b"", "folder/large");
+    drop(builder.into_inner().unwrap());
+}
+
+/// What an archive holds, in a line for each entry.
+fn entries(path: &std::path::Path) -> Vec<String> {
+    let mut archive = tar::Archive::new(fs::File::open(path).unwrap());
+    let mut lines = Vec::new();
+    for entry in archive.entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let (header, kind) = (entry.header().clone(), entry.header().entry_type());
+        if kind.is_pax_global_extensions() {
+            continue;
+        }
+        let name = entry.path().unwrap().to_string_lossy().trim_start_matches("./").trim_end_matches('/').to_owned();
+        let link = entry.link_name().unwrap().map(|link| link.to_string_lossy().trim_start_matches("./").to_owned());
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
+        let sum = bytes.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
+        lines.push(format!(
+            "{name} {kind:?} {:o} {}:{} {} {link:?} {} {sum}",
+            header.mode().unwrap(),
+            header.uid().unwrap(),
+            header.gid().unwrap(),
+            header.mtime().unwrap(),
+            bytes.len()
+        ));
+    }
+    lines.sort();
+    lines
+}
+
+#[tokio::test]
+async fn a_volume_is_written_to_an_archive_and_filled_from_one_and_what_is_none_leaves_nothing() {
+    needs::needs!(root, network, tun, cgroups);
+    let mut stack = Stack::start("").await;
+    let holder = stack.holder(SMALL);
+    let here = |name: &str| stack.path(name).to_str().unwrap().to_owned();
+    archive(&stack.path("made.tar"));
+    let wanted = entries(&stack.path("made.tar"));
+    // Filled from an archive of others', and written out again: the same but for the folder of the disk itself.
+    let said = refused(&stack, &holder, &["volume", "import", "work", &here("made.tar")]);
+    assert!(said.contains("--size"), "{said}");
+    let made = cli(&stack, &holder, &["volume", "import", "work", &here("made.tar"), "--size", "128M"]);
+    assert_eq!((&made["created"], &made["archive"]["entries"]), (&json!(true), &json!(5)), "{made}");
+    let written = cli(&stack, &holder, &["volume", "export", "work", &here("out.tar")]);
+    assert_eq!((&written["entries"], &written["left_out"]), (&json!(6), &json!(0)), "{written}");
+    let found: Vec<_> = entries(&stack.path("out.tar")).into_iter().filter(|line| !line.starts_with(' ')).collect();
+    assert_eq!(found, wanted);
+    // Packed, and its size told by itself.
+    cli(&stack, &holder, &["volume", "export", "work", &here("out.tar.zst")]);
+    assert!(
+        fs::metadata(stack.path("out.tar.zst")).unwrap().len() < fs::metadata(stack.path("out.tar")).unwrap().len()
+    );
+    let copy = cli(&stack, &holder, &["volume", "import", "copy", &here("out.tar.zst")]);
+    assert_eq!(copy["volume"]["size_mib"], 128, "{copy}");
+    // What is there gives way to nothing unasked, and to all of an archive at once.
+    let said = refused(&stack, &holder, &["volume", "import", "copy", &here("made.tar")]);
+    assert!(said.contains("not empty"), "{said}");
+    cli(&stack, &holder, &["volume", "cp", &here("made.tar"), "copy:/extra"]);
+    cli(&stack, &holder, &["volume", "import", "copy", &here("made.tar"), "--replace"]);
+    cli(&stack, &holder, &["volume", "export", "copy", &here("copy.tar")]);
+    let found: Vec<_> = entries(&stack.path("copy.tar")).into_iter().filter(|line| !line.starts_with(' ')).collect();
+    assert_eq!(found, wanted);
+    what_is_hostile_or_cut_off_leaves_nothing(&stack, &holder).await;
+    // While an agent has it, it is the agent's.
+    let spawned = cli(&stack, &holder, &["spawn", "-t", "echo", "--volume", "copy:/workspace"]);
+    let agent = spawned["agent"]["id"].as_str().unwrap().to_owned();
+    cli(&stack, &holder, &["cp", &format!("{agent}:/workspace/folder/large"), &here("large")]);
+    assert_eq!(fs::metadata(stack.path("large")).unwrap().len(), 12_000_000);
+    let said = refused(&stack, &holder, &["volume", "export", "copy", &here("none.tar")]);
+    assert!(said.contains("stop the agent") && !stack.path("none.tar").exists(), "{said}");
+    stack.remove(&holder, &agent).await.expect(200);
+    stack.end();
+}
+
+async fn what_is_hostile_or_cut_off_leaves_nothing(stack: &Stack, holder: &Holder) {
+    let here = |name: &str| stack.path(name).to_str().unwrap().to_owned();
+    let mut header = tar::Header::new_gnu();
+    header.as_old_mut().name[..9].copy_from_slice(b"../../out");
+    (header.set_mode(0o644), header.set_uid(0), header.set_gid(0), header.set_mtime(0), header.set_size(0));
+    header.set_cksum();
+    let mut builder = tar::Builder::new(Vec::new());
+    builder.append(&header, &[][..]).unwrap();
+    fs::write(stack.path("hostile.tar"), builder.into_inner().unwrap()).unwrap();
+    let whole = fs::read(stack.path("made.tar")).unwrap();
+    fs::write(stack.path("cut.tar"), &whole[..whole.len() / 2]).unwrap();
+    fs::write(stack.path("text.tar"), "hello").unwrap();
+    for (file, why) in
+        [("hostile.tar", "leads out of the archive"), ("cut.tar", "cut off"), ("text.tar", "no tar archive")]
+    {
+        let said = refused(stack, holder, &["volume", "import", "bad", &here(file), "--size", "64M"]);
+        assert!(said.contains(why), "{file}: {said}");
+    }
+    // More than the volume has room for.
+    let mut builder = tar::Builder::new(fs::File::create(stack.path("large.tar")).unwrap());
+    header.as_old_mut().name[..9].copy_from_slice(b"too-large");
+    header.set_size(100 << 20);
+    header.set_cksum();
+    builder.append(&header, std::io::Read::take(std::io::repeat(1), 100 << 20)).unwrap();
+    drop(builder.into_inner().unwrap());
+    let said = refused(stack, holder, &["volume", "import", "bad", &here("large.tar"), "--size", "64M"]);
+    assert!(said.contains("not enough disk space"), "{said}");
+    // Who interrupts it has neither the volume nor half of it.
+    let mut command = stack.cli(holder, &["volume", "import", "bad", "-", "--size", "64M"]);
+    let mut child = command.stdin(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut stdin, &whole[..1 << 20]).unwrap();
+    let names = async || cli(stack, holder, &["volume", "ls"]);
+    until("the volume is made", async || names().await.to_string().contains("\"bad\"").then_some(())).await;
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{ended:?}");
+    drop(stdin);
+    let left = names().await;
+    let left: Vec<_> = left.as_array().unwrap().iter().map(|volume| volume["name"].as_str().unwrap()).collect();
+    assert_eq!(left, ["copy", "work"]);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use wire::v1::pod::{PodPhase, PodStatus};
 
 use super::logs::Logs;
 use super::plan::Plan;
+use crate::check::CheckProgress;
 use crate::exec::ProcessTable;
 use crate::files::{FileWorkers, Watchers};
 use crate::process::Reaper;
@@ -33,6 +34,7 @@ struct Shared {
     files: FileWorkers,
     watchers: Watchers,
     timings: Mutex<BootStopwatch>,
+    check: CheckProgress,
     set_up: watch::Sender<bool>,
     status: watch::Sender<PodStatus>,
     assignment: watch::Sender<Option<Assignment>>,
@@ -67,6 +69,7 @@ impl Pod {
             logs,
             reaper,
             timings: Mutex::new(timings),
+            check: CheckProgress::default(),
             set_up: watch::Sender::new(false),
             status: watch::Sender::new(status),
             assignment: watch::Sender::new(None),
@@ -84,6 +87,11 @@ impl Pod {
     /// Who reaps its children.
     pub(crate) fn reaper(&self) -> &Reaper {
         &self.0.reaper
+    }
+
+    /// How far the check of its volumes is.
+    pub(crate) fn check(&self) -> &CheckProgress {
+        &self.0.check
     }
 
     /// The commands that run beside the agent.

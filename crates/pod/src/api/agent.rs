@@ -14,7 +14,7 @@ use http::header::CONTENT_TYPE;
 use serde::Deserialize;
 use tokio::time::timeout;
 use wire::fault::{Code, Fault};
-use wire::v1::pod::{GuestConfig, LogLine, PodPhase, PodStatus, StopRequest};
+use wire::v1::pod::{GuestBoot, GuestConfig, LogLine, PodPhase, PodStatus, StopRequest};
 
 use super::error::{ApiError, read};
 use crate::agent::Pod;
@@ -36,6 +36,11 @@ pub(super) async fn identity(pod: Pod, platform: Arc<dyn Platform>, body: Bytes)
     let (token, plan) = accept(identity, &*platform).map_err(refusal)?;
     pod.assign(token, plan);
     Ok(Json(pod.status()))
+}
+
+/// `GET /v1/boot`: how far a guest is that has no identity yet, for whoever waits to tell it.
+pub(super) async fn boot(State(pod): State<Pod>) -> Json<GuestBoot> {
+    Json(GuestBoot { checked: pod.check().percent() })
 }
 
 fn refusal(error: IdentityRefused) -> ApiError {

@@ -3,27 +3,35 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Bytes;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{any, get, post};
+use axum::{Json, Router};
 use http::StatusCode;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use wire::content::ContentQuery;
 use wire::fault::Code;
-use wire::v1::pod::HelperConfig;
+use wire::v1::pod::{GuestBoot, HelperConfig};
 
 use super::body::whole;
 use super::content::HelperFiles;
 use super::error::{ApiError, read};
+use crate::check::CheckProgress;
 use crate::step::StepError;
 
+/// Whether the files of a disk that is mounted can be changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DiskAccess {
+    /// They can.
+    Written,
+    /// They are read alone: a container's, which no machine writes to.
+    ReadOnly,
+}
+
 /// Nothing until the disk was looked at; then that it is mounted, or why it is not.
-pub(crate) type Mounted = watch::Receiver<Option<Result<(), String>>>;
+pub(crate) type Mounted = watch::Receiver<Option<Result<DiskAccess, String>>>;
 
 /// Makes true what the node tells.
 pub(crate) type Begin = Arc<dyn Fn(&HelperConfig) -> Result<(), StepError> + Send + Sync>;
@@ -35,6 +43,8 @@ pub(crate) struct HelperApi {
     pub(crate) files: HelperFiles,
     /// Whether they are there.
     pub(crate) mounted: Mounted,
+    /// How far its check is.
+    pub(crate) check: CheckProgress,
     /// Makes true what the node tells.
     pub(crate) begin: Begin,
     /// Ends the helper.
@@ -46,6 +56,7 @@ pub(crate) fn helper_routes(api: HelperApi) -> Router {
     Router::new()
         .route("/v1/mount", post(mount))
         .route("/v1/stop", post(stop))
+        .route("/v1/boot", get(boot))
         .route("/health", get(async || StatusCode::NO_CONTENT))
         .fallback(async || ApiError::new(Code::NotFound, "there is no such path"))
         .method_not_allowed_fallback(async || ApiError::new(Code::MethodNotAllowed, "not with this method"))
@@ -70,22 +81,21 @@ async fn mount(State(mut api): State<HelperApi>, body: Bytes) -> Result<StatusCo
     }
 }
 
+/// `GET /v1/boot`: how far the check is that `mount` waits for.
+async fn boot(State(api): State<HelperApi>) -> Json<GuestBoot> {
+    Json(GuestBoot { checked: api.check.percent() })
+}
+
 async fn stop(State(api): State<HelperApi>) -> StatusCode {
     api.stop.cancel();
     StatusCode::OK
 }
 
-async fn content(
-    State(api): State<HelperApi>,
-    Path(call): Path<String>,
-    query: Result<Query<ContentQuery>, QueryRejection>,
-    request: Request,
-) -> Response {
-    let is_mounted = matches!(&*api.mounted.borrow(), Some(Ok(())));
-    if !is_mounted {
+async fn content(State(api): State<HelperApi>, Path(call): Path<String>, request: Request) -> Response {
+    let Some(Ok(access)) = api.mounted.borrow().clone() else {
         return ApiError::new(Code::WrongState, "the disk is not mounted").into_response();
-    }
-    api.files.answer(&call, query, request).await
+    };
+    api.files.answer(&call, access == DiskAccess::ReadOnly, request).await
 }
 
 #[cfg(test)]
@@ -100,7 +110,7 @@ mod tests {
 
     struct Helper {
         dir: tempfile::TempDir,
-        looked: watch::Sender<Option<Result<(), String>>>,
+        looked: watch::Sender<Option<Result<DiskAccess, String>>>,
         told: Arc<Mutex<Vec<u64>>>,
         stop: CancellationToken,
         routes: Router,
@@ -116,7 +126,8 @@ mod tests {
             Ok(())
         });
         let files = HelperFiles::new(dir.path().to_str().unwrap());
-        let routes = helper_routes(HelperApi { files, mounted, begin, stop: stop.clone() });
+        let routes =
+            helper_routes(HelperApi { files, mounted, check: CheckProgress::default(), begin, stop: stop.clone() });
         Helper { dir, looked, told, stop, routes }
     }
 
@@ -144,7 +155,7 @@ mod tests {
         assert_eq!(helper.ask("GET /v1/content/path?path=/", "").await.0, 409);
         assert_eq!(helper.ask("POST /v1/mount", "{}").await.0, 400);
         let (asked, ()) = tokio::join!(helper.ask("POST /v1/mount", MOUNT), async {
-            helper.looked.send_replace(Some(Ok(())));
+            helper.looked.send_replace(Some(Ok(DiskAccess::Written)));
         });
         assert_eq!((asked.0, &helper.told.lock().unwrap()[..]), (204, &[7][..]));
         assert_eq!(helper.ask("GET /v1/content/path?path=/", "").await.1["type"], "directory");
@@ -156,10 +167,95 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_kept_of_a_container_is_read_and_who_would_change_it_hears_why_not() {
+        needs::needs!(root);
+        let helper = helper();
+        std::fs::write(helper.dir.path().join("a"), "kept").unwrap();
+        helper.looked.send_replace(Some(Ok(DiskAccess::ReadOnly)));
+        assert_eq!(helper.ask("GET /v1/content/file?path=a", "").await.1, "kept");
+        assert_eq!(helper.ask("GET /v1/content/dir?path=/", "").await.0, 200);
+        assert_eq!(helper.ask("GET /v1/content/archive", "").await.0, 200);
+        for call in [
+            "PUT /v1/content/file?path=b",
+            "DELETE /v1/content/path?path=a",
+            "POST /v1/content/dir?path=d",
+            "PUT /v1/content/archive?replace=true",
+            "POST /v1/content/compose",
+        ] {
+            let (status, said, _) = helper.ask(call, "").await;
+            assert_eq!(status, 409, "{call} {said}");
+            assert!(said["message"].as_str().unwrap().contains("start the agent"), "{said}");
+        }
+        assert_eq!(std::fs::read_dir(helper.dir.path()).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_disk_is_one_archive_and_becomes_what_another_one_holds() {
+        needs::needs!(root);
+        let (from, to) = (helper(), helper());
+        for helper in [&from, &to] {
+            helper.looked.send_replace(Some(Ok(DiskAccess::Written)));
+        }
+        std::fs::create_dir(from.dir.path().join("d")).unwrap();
+        std::fs::write(from.dir.path().join("d/a"), "what it holds").unwrap();
+        let archive = async |range: Option<&str>| {
+            let mut request = Request::builder().uri("/v1/content/archive");
+            if let Some((range, tag)) = range.and_then(|range| range.split_once(' ')) {
+                request = request.header("range", range).header("if-range", tag);
+            }
+            let answer = from.routes.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+            let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+            (status, headers, to_bytes(answer.into_body(), usize::MAX).await.unwrap())
+        };
+        let (status, headers, whole) = archive(None).await;
+        let text = |name: &str| headers[name].to_str().unwrap().to_owned();
+        assert_eq!(
+            (status, text("content-length"), text("palatine-entries")),
+            (200, whole.len().to_string(), "3".into())
+        );
+        let (status, part, rest) = archive(Some(&format!("bytes=700- {}", text("etag")))).await;
+        assert_eq!((status, rest), (206, whole.slice(700..)));
+        assert_eq!(part["content-range"], format!("bytes 700-{}/{}", whole.len() - 1, whole.len()));
+        assert_eq!(archive(Some("bytes=700- \"other\"")).await.0, 200, "of another disk it is all");
+        for (query, status) in
+            [("?import=x%2Fy", 400), ("?replace=perhaps", 400), ("?import=one", 201), ("?import=one", 201)]
+        {
+            let (said, body, _) = to.ask(&format!("PUT /v1/content/archive{query}"), whole.clone()).await;
+            assert_eq!(said, status, "{query} {body}");
+        }
+        assert_eq!(std::fs::read(to.dir.path().join("d/a")).unwrap(), b"what it holds");
+        let (status, said, _) = to.ask("PUT /v1/content/archive", whole.clone()).await;
+        assert_eq!((status, &said["code"]), (409, &json!("already_exists")), "{said}");
+        let (status, said, _) = to.ask("PUT /v1/content/archive?replace=true", "no archive").await;
+        assert_eq!((status, &said["code"]), (400, &json!("invalid_request")), "{said}");
+        assert_eq!(std::fs::read(to.dir.path().join("d/a")).unwrap(), b"what it holds");
+    }
+
+    #[tokio::test]
+    async fn several_files_become_one_in_place_of_another() {
+        needs::needs!(root);
+        let helper = helper();
+        helper.looked.send_replace(Some(Ok(DiskAccess::Written)));
+        for (name, text) in [("1", "one "), ("2", "two"), ("whole", "old")] {
+            std::fs::write(helper.dir.path().join(name), text).unwrap();
+        }
+        std::os::unix::fs::chown(helper.dir.path().join("whole"), Some(7), Some(8)).unwrap();
+        let body = json!({"sources": ["/1", "2"], "path": "whole", "mode": 0o600}).to_string();
+        let (status, made, _) = helper.ask("POST /v1/content/compose", body.clone()).await;
+        assert_eq!((status, &made["size"], &made["uid"], &made["mode"]), (201, &json!(7), &json!(7), &json!(0o600)));
+        assert_eq!(std::fs::read(helper.dir.path().join("whole")).unwrap(), b"one two");
+        assert_eq!(std::fs::read_dir(helper.dir.path()).unwrap().count(), 1, "the pieces are gone");
+        assert_eq!(helper.ask("POST /v1/content/compose", body).await.0, 404);
+        let none = json!({"sources": [], "path": "whole"}).to_string();
+        assert_eq!(helper.ask("POST /v1/content/compose", none).await.0, 400);
+        assert_eq!(helper.ask("GET /v1/content/compose", "").await.0, 405);
+    }
+
+    #[tokio::test]
     async fn the_calls_answer_as_e2bs_do() {
         needs::needs!(root);
         let helper = helper();
-        helper.looked.send_replace(Some(Ok(())));
+        helper.looked.send_replace(Some(Ok(DiskAccess::Written)));
         let (status, made, _) = helper.ask("PUT /v1/content/file?path=/a.txt&mode=384", "what is written").await;
         assert_eq!((status, &made["size"], &made["mode"]), (201, &json!(15), &json!(0o600)), "{made}");
         let (status, said, _) = helper.ask("PUT /v1/content/file?path=/a.txt", "again").await;

@@ -5,6 +5,7 @@ mod auth;
 mod body;
 mod content;
 mod error;
+mod export;
 mod files;
 mod filesystem;
 mod guest;
@@ -17,6 +18,6 @@ mod serve;
 mod tunnel;
 
 pub(crate) use content::HelperFiles;
-pub(crate) use helper::{HelperApi, helper_routes};
+pub(crate) use helper::{DiskAccess, HelperApi, helper_routes};
 pub(crate) use routes::routes;
 pub(crate) use serve::serve;

@@ -39,6 +39,7 @@ pub(crate) fn routes(pod: Pod, platform: Arc<dyn Platform>) -> Router {
         .route("/usage", get(guest::usage))
         .route_layer(from_fn_with_state(pod.clone(), token))
         .route("/v1/identity", post(identity))
+        .route("/v1/boot", get(agent::boot))
         .route("/health", get(async || StatusCode::NO_CONTENT))
         .fallback(async || ApiError::new(Code::NotFound, "there is no such path"))
         .method_not_allowed_fallback(async || ApiError::new(Code::MethodNotAllowed, "not with this method"))

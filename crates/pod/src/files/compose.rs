@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, fchown};
 
 use wire::filesystem::UploadedFile;
 
@@ -11,7 +11,7 @@ use super::error::FileError;
 use super::mode::FileMode;
 use super::rights::start;
 use super::tree::ensure_parent;
-use super::upload::WriteTarget;
+use super::upload::{Owner, WriteTarget};
 use crate::process::User;
 
 /// Puts files together, in their order, as this user; they are removed when the whole is there.
@@ -21,10 +21,16 @@ pub(crate) async fn compose(
     mode: Option<FileMode>,
     user: &User,
 ) -> Result<UploadedFile, FileError> {
-    start(user, move |_| join(&sources, destination, mode)).await
+    start(user, move |_| join(&sources, destination, mode, None)).await
 }
 
-fn join(sources: &[String], destination: String, mode: Option<FileMode>) -> Result<UploadedFile, FileError> {
+/// With `kept` the whole is this owner's, and on disk when it is there.
+pub(super) fn join(
+    sources: &[String],
+    destination: String,
+    mode: Option<FileMode>,
+    kept: Option<Owner>,
+) -> Result<UploadedFile, FileError> {
     if sources.contains(&destination) {
         return Err(FileError::Malformed(format!("{destination:?} cannot be a piece of itself")));
     }
@@ -42,6 +48,10 @@ fn join(sources: &[String], destination: String, mode: Option<FileMode>) -> Resu
     for source in sources {
         let mut piece: File = open(source)?.file;
         io::copy(&mut piece, &mut target.file()).map_err(FileError::at(&destination))?;
+    }
+    if let Some(Owner { uid, gid }) = kept {
+        let on_disk = fchown(target.file(), Some(uid), Some(gid)).and_then(|()| target.file().sync_all());
+        on_disk.map_err(FileError::at(&destination))?;
     }
     let whole = target.finish(destination, &[].into(), mode)?;
     for source in sources {
@@ -65,19 +75,19 @@ mod tests {
         }
         fs::write(path("whole"), "old").unwrap();
         let missing = [names[0].clone(), path("none")];
-        assert!(matches!(join(&missing, path("whole"), None), Err(FileError::Io { .. })));
-        assert!(matches!(join(&names, names[1].clone(), None), Err(FileError::Malformed(_))));
+        assert!(matches!(join(&missing, path("whole"), None, None), Err(FileError::Io { .. })));
+        assert!(matches!(join(&names, names[1].clone(), None, None), Err(FileError::Malformed(_))));
         assert_eq!(fs::read(path("whole")).unwrap(), b"old");
         std::os::unix::fs::symlink(dir.path(), path("link")).unwrap();
         for itself in
             ["../".to_owned() + dir.path().file_name().unwrap().to_str().unwrap() + "/whole", "link/whole".to_owned()]
         {
-            let refused = join(&[path(&itself), path("1")], path("whole"), None);
+            let refused = join(&[path(&itself), path("1")], path("whole"), None, None);
             assert!(matches!(refused, Err(FileError::Malformed(_))), "{refused:?}");
             assert_eq!(fs::read(path("whole")).unwrap(), b"old");
         }
         fs::remove_file(path("link")).unwrap();
-        assert_eq!(join(&names, path("whole"), None).unwrap().path, path("whole"));
+        assert_eq!(join(&names, path("whole"), None, None).unwrap().path, path("whole"));
         assert_eq!(fs::read(path("whole")).unwrap(), b"one two three");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }

@@ -9,19 +9,23 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rustix::process::{chdir, chroot};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::mpsc;
-use wire::content::{VolumeEntryChange, VolumeEntryStat, VolumeEntryType};
+use wire::content::{ImportedArchive, VolumeEntryChange, VolumeEntryStat, VolumeEntryType};
 
+use super::compose;
 use super::download::{Download, open};
 use super::error::FileError;
 use super::mode::FileMode;
+use super::pack::{self, ArchivePlan};
 use super::paths::{PathBase, name_of};
-use super::rights::{FileWorkers, start};
+use super::rights::{FileWorkers, spawn, start};
 use super::tree::{self, MAX_ENTRIES};
+use super::unpack::{self, ImportRequest};
 use super::upload::{Owner, Piece, Upload};
 use crate::process::{Privileges, User};
 
@@ -29,6 +33,9 @@ use crate::process::{Privileges, User};
 const FOLDER: u32 = 0o755;
 /// What of a mode is told.
 const MODE: u32 = 0o7777;
+/// What the kernel counts the size of a disk in.
+const SECTOR: u64 = 512;
+const MIB: u64 = 1024 * 1024;
 
 /// A folder of the guest, worked on as root. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -103,6 +110,69 @@ impl FileTree {
         .await
     }
 
+    /// Makes one file of several, which are gone then.
+    pub(crate) async fn compose(
+        &self,
+        sources: Vec<String>,
+        path: String,
+        mode: Option<FileMode>,
+    ) -> Result<VolumeEntryStat, FileError> {
+        let sources = sources.iter().map(|source| rooted(source)).collect::<Result<Vec<_>, _>>()?;
+        let (root, path) = (Arc::clone(&self.root), rooted(&path)?);
+        random_numbers()?;
+        start(&self.user, move |_| {
+            enter(&root)?;
+            let like = like(&path, true)?;
+            let owner = NewEntry::default().owner(&like);
+            compose::join(&sources, path.clone(), mode, Some(owner))?;
+            sync_parent(&path)?;
+            stat(&path)
+        })
+        .await
+    }
+
+    /// Measures the archive of all files.
+    pub(crate) async fn plan_archive(&self) -> Result<ArchivePlan, FileError> {
+        let root = Arc::clone(&self.root);
+        start(&self.user, move |_| {
+            let size_mib = disk_mib(&root);
+            enter(&root)?;
+            pack::plan(Path::new("/"), size_mib)
+        })
+        .await
+    }
+
+    /// Sends the archive that was measured, from this byte on.
+    pub(crate) fn send_archive(
+        &self,
+        plan: ArchivePlan,
+        from: u64,
+        pieces: mpsc::Sender<io::Result<Bytes>>,
+    ) -> Result<(), FileError> {
+        let root = Arc::clone(&self.root);
+        spawn(&self.user, move |rights| {
+            let size_mib = disk_mib(&root);
+            match rights.and_then(|_| enter(&root)) {
+                Ok(()) => pack::send(Path::new("/"), size_mib, &plan, from, pieces),
+                Err(error) => drop(pieces.blocking_send(Err(io::Error::other(error)))),
+            }
+        })
+    }
+
+    /// Takes an archive in: all that it holds is on disk, or nothing.
+    pub(crate) async fn receive_archive(
+        &self,
+        request: ImportRequest,
+        pieces: mpsc::Receiver<Piece>,
+    ) -> Result<ImportedArchive, FileError> {
+        let root = Arc::clone(&self.root);
+        start(&self.user, move |_| {
+            enter(&root)?;
+            unpack::unpack(Path::new("/"), &request, pieces)
+        })
+        .await
+    }
+
     /// Opens a file for reading.
     pub(crate) async fn open(&self, path: String) -> Result<Download, FileError> {
         self.run(path, open).await
@@ -116,9 +186,7 @@ impl FileTree {
         pieces: mpsc::Receiver<Piece>,
     ) -> Result<VolumeEntryStat, FileError> {
         let (root, path) = (Arc::clone(&self.root), rooted(&path)?);
-        // An upload's temporary file is named by a random number. Where this program is linked without
-        // a library it opens `/dev/urandom` for the first one, once: in the tree there is none.
-        getrandom::u64().map_err(|error| FileError::Thread(io::Error::other(error)))?;
+        random_numbers()?;
         start(&self.user, move |_| {
             enter(&root)?;
             take(&path, &new, pieces)
@@ -138,6 +206,20 @@ impl FileTree {
         };
         self.workers.run(&self.user, work).await
     }
+}
+
+/// Has random numbers there, by which temporary files are named. Where this program is linked without
+/// a library it opens `/dev/urandom` for the first one, once: in the tree there is none.
+fn random_numbers() -> Result<(), FileError> {
+    getrandom::u64().map(drop).map_err(|error| FileError::Thread(io::Error::other(error)))
+}
+
+/// The size of the disk that a folder is the root of, in MiB, where it is one.
+fn disk_mib(root: &Path) -> Option<u64> {
+    let device = fs::metadata(root).ok()?.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let sectors = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/size")).ok()?;
+    Some(sectors.trim().parse::<u64>().ok()? * SECTOR / MIB)
 }
 
 /// The absolute path that is meant.
@@ -272,17 +354,7 @@ fn make_one(path: &str, new: &NewEntry) -> Result<(), FileError> {
 /// Unlike E2B's other way in, this makes no folder for a file, and writes over one only if it is
 /// told to.
 fn take(path: &str, new: &NewEntry, pieces: mpsc::Receiver<Piece>) -> Result<VolumeEntryStat, FileError> {
-    let like = match fs::metadata(path) {
-        Ok(found) if found.is_dir() => return Err(FileError::Directory(path.to_owned())),
-        Ok(found) if !found.is_file() => return Err(FileError::NoFile(path.to_owned())),
-        Ok(_) if !new.force => return Err(FileError::Exists(path.to_owned())),
-        Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let above = parent_of(path).unwrap_or("/");
-            fs::metadata(above).map_err(FileError::at(above))?
-        }
-        Err(error) => return Err(FileError::at(path)(error)),
-    };
+    let like = like(path, new.force)?;
     let upload = Upload {
         path: path.to_owned(),
         metadata: [].into(),
@@ -294,6 +366,21 @@ fn take(path: &str, new: &NewEntry, pieces: mpsc::Receiver<Piece>) -> Result<Vol
     upload.take(pieces)?;
     sync_parent(path)?;
     stat(path)
+}
+
+/// Whose a file is to be that is written: as the one before, or as its folder.
+fn like(path: &str, force: bool) -> Result<Metadata, FileError> {
+    match fs::metadata(path) {
+        Ok(found) if found.is_dir() => Err(FileError::Directory(path.to_owned())),
+        Ok(found) if !found.is_file() => Err(FileError::NoFile(path.to_owned())),
+        Ok(_) if !force => Err(FileError::Exists(path.to_owned())),
+        Ok(found) => Ok(found),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let above = parent_of(path).unwrap_or("/");
+            fs::metadata(above).map_err(FileError::at(above))
+        }
+        Err(error) => Err(FileError::at(path)(error)),
+    }
 }
 
 fn parent_of(path: &str) -> Option<&str> {
@@ -309,8 +396,6 @@ fn sync_parent(path: &str) -> Result<(), FileError> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
-
-    use bytes::Bytes;
 
     use super::*;
 

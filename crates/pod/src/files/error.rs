@@ -65,6 +65,18 @@ pub(crate) enum FileError {
     /// It is not what its headers say.
     #[error("{0}")]
     Malformed(String),
+    /// An archive that cannot be made, or cannot be taken in.
+    #[error("{0}")]
+    Unpackable(String),
+    /// An archive would lie over what is there.
+    #[error("the disk is not empty: there is {0:?}; have all that is on it replaced, or take an empty one")]
+    NotEmpty(String),
+    /// One archive after the other.
+    #[error("another archive is taken in by this disk just now")]
+    Importing,
+    /// What is sent was measured before.
+    #[error("the files have changed while they were sent; begin again")]
+    Changed,
     /// No thread.
     #[error("the work cannot be done now: {0}")]
     Thread(io::Error),
@@ -89,11 +101,13 @@ impl FileError {
             | Self::Root
             | Self::Network(_)
             | Self::Metadata(_)
-            | Self::Malformed(_) => Reason::Invalid,
+            | Self::Malformed(_)
+            | Self::Unpackable(_) => Reason::Invalid,
             Self::BrokenOff(_) => Reason::BrokenOff,
             Self::Idle => Reason::Idle,
             Self::Own(_) => Reason::Denied,
-            Self::Exists(_) => Reason::Exists,
+            Self::Exists(_) | Self::NotEmpty(_) => Reason::Exists,
+            Self::Importing | Self::Changed => Reason::State,
             Self::TooMany(_) | Self::TooDeep(_) | Self::Watch(_) => Reason::TooMany,
             Self::Io { error, .. } => Reason::of(error),
             Self::Thread(_) | Self::Rights(_) => Reason::Ours,

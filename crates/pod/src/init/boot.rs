@@ -16,6 +16,7 @@ use super::error::BootError;
 use super::modules::Modules;
 use super::volumes::{VolumeDisks, free_checker};
 use super::{disks, mounts, network};
+use crate::check::CheckProgress;
 use crate::process::Reaper;
 use crate::step::Context as _;
 use crate::timings::BootStopwatch;
@@ -81,6 +82,7 @@ pub(super) fn bring_up_network(timings: &mut BootStopwatch) -> Result<NetworkedB
 pub(super) async fn mount_disks(
     mut modules: Modules,
     reaper: &Reaper,
+    progress: &CheckProgress,
     timings: &mut BootStopwatch,
 ) -> Result<(Disks, VolumeDisks), BootError> {
     while modules.load_next_async(timings)? {
@@ -88,7 +90,7 @@ pub(super) async fn mount_disks(
     }
     timings.note("modules", modules.spent());
     let disks = disks::assemble(timings).await?;
-    let volumes = VolumeDisks::check(reaper, timings).await;
+    let volumes = VolumeDisks::check(reaper, progress, timings).await;
     free_checker()?;
     timings.time("switch_root", mounts::switch_root)?;
     timings.milestone("disks");

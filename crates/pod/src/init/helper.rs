@@ -22,8 +22,9 @@ use super::modules::Modules;
 use super::volumes::VolumeDisks;
 use crate::agent::{self, Logs};
 use crate::api::{self, HelperApi, HelperFiles};
+use crate::check::CheckProgress;
 use crate::process::Reaper;
-use crate::step::{Context as _, StepError, make_dir};
+use crate::step::{Context as _, StepError};
 use crate::timings::BootStopwatch;
 
 /// Where the disk is mounted.
@@ -46,9 +47,11 @@ pub(super) async fn run(network: NetworkedBoot, mut timings: BootStopwatch) -> a
     let (connections, closing, stop) = (TaskTracker::new(), CancellationToken::new(), CancellationToken::new());
     let (looked, mounted) = watch::channel(None);
     let files = HelperFiles::new(ROOT);
-    let routes = api::helper_routes(HelperApi { files, mounted, begin: Arc::new(begin), stop: stop.clone() });
+    let check = CheckProgress::default();
+    let api = HelperApi { files, mounted, check: check.clone(), begin: Arc::new(begin), stop: stop.clone() };
+    let routes = api::helper_routes(api);
     tokio::spawn(api::serve(listener, IpAddr::V4(GATEWAY_ADDRESS), routes, connections.clone(), closing.clone()));
-    let disks = look(modules, &reaper, &mut timings).await?;
+    let disks = look(modules, &reaper, &check, &mut timings).await?;
     looked.send_replace(Some(disks.mount_for_owner(ROOT)));
     stop.cancelled().await;
     closing.cancel();
@@ -64,13 +67,16 @@ pub(super) async fn run(network: NetworkedBoot, mut timings: BootStopwatch) -> a
 }
 
 /// Checks the disk.
-async fn look(mut modules: Modules, reaper: &Reaper, timings: &mut BootStopwatch) -> Result<VolumeDisks, StepError> {
+async fn look(
+    mut modules: Modules,
+    reaper: &Reaper,
+    check: &CheckProgress,
+    timings: &mut BootStopwatch,
+) -> Result<VolumeDisks, StepError> {
     while modules.load_next_async(timings)? {
         yield_now().await;
     }
-    // What a check says is written beside it.
-    make_dir(ROOT)?;
-    Ok(VolumeDisks::check(reaper, timings).await)
+    Ok(VolumeDisks::check(reaper, check, timings).await)
 }
 
 /// Makes true what the node tells.

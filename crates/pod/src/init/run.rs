@@ -57,7 +57,8 @@ async fn run_guest(network: NetworkedBoot, timings: BootStopwatch) -> anyhow::Re
     let platform = Arc::<Machine>::clone(&machine);
     let server = PodServer::start(listener, IpAddr::V4(GATEWAY_ADDRESS), platform, timings)?;
     let mut timings = server.pod().timings();
-    let (disks, volumes) = boot::mount_disks(modules, server.pod().reaper(), &mut timings).await?;
+    let (disks, volumes) =
+        boot::mount_disks(modules, server.pod().reaper(), server.pod().check(), &mut timings).await?;
     machine.has(volumes);
     server.pod().set_up(timings);
     server.run_agent().await;

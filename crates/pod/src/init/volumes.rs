@@ -1,9 +1,9 @@
 //! The guest's volumes: checked before the root is switched, where the checker is; mounted
 //! when the identity says where. Only guests look into a volume: the host's kernel never does.
 
-use std::fs::{DirEntry, File, OpenOptions};
+use std::fs::{DirEntry, File};
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, fchown, lchown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,9 +13,13 @@ use rustix::fs::fstatvfs;
 use rustix::ioctl::{Setter, ioctl, opcode};
 use rustix::mount::{MountFlags, mount, mount_remount};
 use rustix::process::Pid;
+use wire::content::FIRST_USER;
 use wire::v1::pod::{GuestVolume, VOLUME_SERIALS};
 
 use super::disks::{EXT4, WRITABLE, disk};
+use crate::api::DiskAccess;
+use crate::check::CheckProgress;
+use crate::files::recover_import;
 use crate::process::{Exit, Reaper, User};
 use crate::step::{Context as _, StepError, make_dir};
 use crate::timings::BootStopwatch;
@@ -23,9 +27,7 @@ use crate::timings::BootStopwatch;
 /// What checks a volume, in the initramfs, and where that has what it is made of.
 const CHECKER: &str = "/sbin/e2fsck";
 const CHECKER_FOLDERS: [&str; 4] = ["/sbin", "/lib", "/lib64", "/usr"];
-/// What a check says is kept here, in memory, until it is read.
-const SAID: &str = "/mnt/e2fsck.said";
-/// How much of that is told.
+/// How much of what a check says is told.
 const SAID_CHARS: usize = 160;
 /// The highest code of a check after which a volume is whole: it was, or it was repaired.
 const REPAIRED: i32 = 1 | 2;
@@ -34,9 +36,6 @@ const RESIZE: rustix::ioctl::Opcode = opcode::write::<u64>(b'f', 16);
 const SECTOR: u64 = 512;
 /// The one folder of an empty file system.
 const LOST_AND_FOUND: &str = "lost+found";
-/// Whose files are that their owner puts on a volume before any agent has it: nobody's, by number,
-/// until the first agent's user gets them. No user of an image has this number.
-const NOBODYS: u32 = 0xffff_ff00;
 
 /// A volume's disk, and what its check says against mounting it.
 #[derive(Debug)]
@@ -55,12 +54,20 @@ pub(super) struct VolumeDisks {
 
 impl VolumeDisks {
     /// Finds the volumes and checks each, repairing what can be repaired without a loss.
-    pub(super) async fn check(reaper: &Reaper, timings: &mut BootStopwatch) -> Self {
+    pub(super) async fn check(reaper: &Reaper, progress: &CheckProgress, timings: &mut BootStopwatch) -> Self {
         let mut disks = Vec::new();
         for serial in VOLUME_SERIALS {
             let Some(device) = disk(serial) else { break };
             let since = std::time::Instant::now();
-            let checked = check(&device, reaper).await;
+            // What is only read is not repaired: it was left whole by whoever wrote it.
+            let checked = if is_read_only(&device) {
+                Ok(())
+            } else {
+                progress.begin();
+                let checked = check(&device, reaper, progress).await;
+                progress.end();
+                checked
+            };
             timings.note("disk.volumes.check", since.elapsed());
             disks.push(VolumeDisk { device, checked });
         }
@@ -87,15 +94,20 @@ impl VolumeDisks {
     ///
     /// # Errors
     /// Why it cannot be mounted, in a sentence for its owner.
-    pub(super) fn mount_for_owner(&self, at: &str) -> Result<(), String> {
+    pub(super) fn mount_for_owner(&self, at: &str) -> Result<DiskAccess, String> {
         let disk = self.disks.first().ok_or("its disk is not attached")?;
         disk.checked.clone()?;
+        let said = |error| format!("{:#}", anyhow::Error::from(error));
+        if is_read_only(&disk.device) {
+            mount_to_read(&disk.device, at).map_err(said)?;
+            return Ok(DiskAccess::ReadOnly);
+        }
         let mounted = mount_file_system(&disk.device, at).and_then(|root| {
             leave_to_first_user(&root, at).context("see whether it was used")?;
             Ok(root)
         });
-        self.lock().push(mounted.map_err(|error| format!("{:#}", anyhow::Error::from(error)))?);
-        Ok(())
+        self.lock().push(mounted.map_err(said)?);
+        Ok(DiskAccess::Written)
     }
 
     /// Makes all that are mounted read-only, so that they are whole without a check.
@@ -129,28 +141,27 @@ pub(super) fn free_checker() -> Result<(), StepError> {
 }
 
 /// Has a volume checked by a process of its own, which has ended when this returns.
-async fn check(device: &Path, reaper: &Reaper) -> Result<(), String> {
-    let exit = match start_check(device) {
-        Ok(pid) => reaper.subscribe(pid).await,
-        Err(error) => return Err(format!("its check could not be started ({error})")),
-    };
+async fn check(device: &Path, reaper: &Reaper, progress: &CheckProgress) -> Result<(), String> {
+    let (pid, said) = start_check(device).map_err(|error| format!("its check could not be started ({error})"))?;
+    let (exit, said) = tokio::join!(reaper.subscribe(pid), progress.clone().hear(said));
     match exit {
         Ok(Exit::Code(code)) if code & !REPAIRED == 0 => Ok(()),
         Ok(exit) => Err(format!(
             "its file system is damaged, and is left as it is ({}: {})",
             exit.ended().status,
-            last_words(&std::fs::read_to_string(SAID).unwrap_or_default())
+            last_words(&said.unwrap_or_default())
         )),
         Err(_) => Err("its check was lost".to_owned()),
     }
 }
 
-fn start_check(device: &Path) -> io::Result<Pid> {
-    let said = OpenOptions::new().write(true).create(true).truncate(true).open(SAID)?;
+/// The checker, and what it says: beside all else how far it is, in lines of their own.
+fn start_check(device: &Path) -> io::Result<(Pid, OwnedFd)> {
+    let (from, to) = io::pipe()?;
     let mut command = Command::new(CHECKER);
-    command.arg("-p").arg(device).env_clear().stdin(Stdio::null());
-    let child = command.stdout(said.try_clone()?).stderr(said).spawn()?;
-    Ok(Pid::from_child(&child))
+    command.args(["-p", "-C", "1"]).arg(device).env_clear().stdin(Stdio::null());
+    let child = command.stdout(to.try_clone()?).stderr(to).spawn()?;
+    Ok((Pid::from_child(&child), from.into()))
 }
 
 /// The end of what a check has said, in one line.
@@ -166,6 +177,18 @@ fn mount_one(device: &Path, at: &str, user: &User) -> Result<File, StepError> {
     Ok(root)
 }
 
+/// Mounts a disk that takes no writes: its journal stays as it is too.
+fn mount_to_read(device: &Path, at: &str) -> Result<(), StepError> {
+    make_dir(at)?;
+    let flags = MountFlags::RDONLY | MountFlags::NODEV;
+    mount(device, at, "ext4", flags, Some(c"noload")).context("mount its file system")
+}
+
+fn is_read_only(device: &Path) -> bool {
+    let name = device.file_name().unwrap_or_default().to_string_lossy();
+    std::fs::read_to_string(format!("/sys/block/{name}/ro")).is_ok_and(|read_only| read_only.trim() == "1")
+}
+
 fn mount_file_system(device: &Path, at: &str) -> Result<File, StepError> {
     make_dir(at)?;
     mount(device, at, "ext4", WRITABLE, EXT4).context("mount its file system")?;
@@ -173,6 +196,9 @@ fn mount_file_system(device: &Path, at: &str) -> Result<File, StepError> {
     if let Err(error) = fill_disk(&root, device) {
         // Its owner has less room than it was grown to, and all of its files.
         tracing::warn!(path = at, %error, "a volume that was grown could not take up its new room");
+    }
+    if let Err(error) = recover_import(Path::new(at)) {
+        tracing::error!(path = at, %error, "an archive that was being taken in is not finished; its folder stays");
     }
     Ok(root)
 }
@@ -193,7 +219,7 @@ fn fill_disk(root: &File, device: &Path) -> io::Result<()> {
 /// Gives a volume that no agent has used yet to the agent's user, with what its owner has put on
 /// it. One that was used stays whose it is.
 fn hand_over(root: &File, at: &str, user: &User) -> io::Result<()> {
-    if root.metadata()?.uid() == NOBODYS {
+    if root.metadata()?.uid() == FIRST_USER {
         hand_over_entries(at, user)?;
     } else if is_used(root, at)? {
         return Ok(());
@@ -204,7 +230,7 @@ fn hand_over(root: &File, at: &str, user: &User) -> io::Result<()> {
 
 /// Has what is put on a volume that no agent has used yet wait for the first one's user.
 fn leave_to_first_user(root: &File, at: &str) -> io::Result<()> {
-    if is_used(root, at)? { Ok(()) } else { fchown(root, Some(NOBODYS), Some(NOBODYS)) }
+    if is_used(root, at)? { Ok(()) } else { fchown(root, Some(FIRST_USER), Some(FIRST_USER)) }
 }
 
 fn is_used(root: &File, at: &str) -> io::Result<bool> {
@@ -219,7 +245,7 @@ fn hand_over_entries(folder: &str, user: &User) -> io::Result<()> {
         for entry in std::fs::read_dir(folder)? {
             let entry = entry?;
             let found = entry.metadata()?;
-            let taken = |id: u32, own: u32| (id == NOBODYS).then_some(own);
+            let taken = |id: u32, own: u32| (id == FIRST_USER).then_some(own);
             let (uid, gid) = (taken(found.uid(), user.uid), taken(found.gid(), user.gid));
             if uid.or(gid).is_some() {
                 lchown(entry.path(), uid, gid)?;
@@ -266,13 +292,13 @@ mod tests {
         };
         std::fs::create_dir(dir.path().join(LOST_AND_FOUND)).unwrap();
         leave_to_first_user(&root, at).unwrap();
-        assert_eq!((owner("."), owner(LOST_AND_FOUND)), ((NOBODYS, NOBODYS), (0, 0)));
+        assert_eq!((owner("."), owner(LOST_AND_FOUND)), ((FIRST_USER, FIRST_USER), (0, 0)));
         std::fs::create_dir(dir.path().join("folder")).unwrap();
         std::fs::write(dir.path().join("folder/file"), "x").unwrap();
         std::fs::write(dir.path().join("given"), "x").unwrap();
         std::os::unix::fs::symlink("/etc/hosts", dir.path().join("link")).unwrap();
         for name in ["folder", "folder/file", "link"] {
-            lchown(dir.path().join(name), Some(NOBODYS), Some(NOBODYS)).unwrap();
+            lchown(dir.path().join(name), Some(FIRST_USER), Some(FIRST_USER)).unwrap();
         }
         lchown(dir.path().join("given"), Some(7), Some(8)).unwrap();
         leave_to_first_user(&root, at).unwrap();

@@ -224,6 +224,9 @@ pub struct GuestReport {
     /// How it ended last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_exit: Option<GuestExit>,
+    /// How much of the check of its volumes is done, in per cent, while that goes on: it is not started before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checked: Option<u8>,
     /// What it wrote last, oldest first: 10 lines at most. Where one sandbox alone is asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub last_lines: Vec<String>,

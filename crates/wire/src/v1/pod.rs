@@ -92,6 +92,14 @@ pub struct GuestConfig {
     pub traceparent: Option<String>,
 }
 
+/// `GET /v1/boot`: how far a guest is that cannot be told anything yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct GuestBoot {
+    /// How much of the check of its volumes is done, in per cent, while that goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checked: Option<u8>,
+}
+
 /// What a helper is told once, before it answers for its disk's files.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]

@@ -36,7 +36,7 @@ impl Inner {
     fn try_create_helper(&self, spec: &HelperSpec) -> Result<RunningVmm, RuntimeError> {
         let (id, create) = (spec.slot.run, RuntimeOperation::Create);
         files::private_dir(&self.guest_dir(id)).during(create, id, "make its folder")?;
-        let disk = self.owned_disk(spec.disk).during(create, id, step::DISKS)?;
+        let (disk, writes) = self.owned_disk(spec.disk).during(create, id, step::DISKS)?;
         // Its only link is the one to the node.
         let closed = Config { egress: Egress::None, ..self.machine.network.clone() };
         let namespace = Namespace::new(&closed, self.machine.claim.mark(), id);
@@ -46,7 +46,7 @@ impl Inner {
             cores: CORES,
             memory_mib: spec.memory_mib,
             words: HELPER,
-            disks: vec![(VOLUME_SERIALS[0], false, disk)],
+            disks: vec![(VOLUME_SERIALS[0], !writes, disk)],
             tap: Some(tap.0),
             namespace: Some(namespace.path()),
             uid: self.uid(spec.slot.number),
@@ -57,12 +57,13 @@ impl Inner {
         started.during(create, id, step::VMM)
     }
 
-    /// Opens a disk for the helper alone: whoever else would write to it finds it taken.
-    fn owned_disk(&self, disk: OwnedDisk) -> Result<OwnedFd, DriverFailure> {
-        let file = match disk {
-            OwnedDisk::Volume(id) => Volumes::of(&self.settings.state).open(id)?,
+    /// Opens a disk for the helper alone: whoever else would write to it finds it taken. With it, whether
+    /// the helper may: what is kept of a container is read alone.
+    fn owned_disk(&self, disk: OwnedDisk) -> Result<(OwnedFd, bool), DriverFailure> {
+        let (file, writes) = match disk {
+            OwnedDisk::Volume(id) => (Volumes::of(&self.settings.state).open(id)?, true),
             OwnedDisk::Data(pod) => self.machine.kept().open_data(pod)?,
         };
-        Ok(file.into())
+        Ok((file.into(), writes))
     }
 }
