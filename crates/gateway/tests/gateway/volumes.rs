@@ -208,6 +208,52 @@ async fn an_agent_with_volumes_is_no_container_when_it_is_spawned_and_when_it_is
 }
 
 #[tokio::test]
+async fn an_agent_stays_in_what_it_ran_in_until_another_is_asked_for_and_hears_where_it_cannot() {
+    let allowed = [RuntimeKind::Qemu, RuntimeKind::ContainerRunc].into_iter().collect();
+    let (edge, holder) = (edge_of(allowed, 10_000, 20_000).await, holder());
+    edge.setup.node.set_runtimes(&[RuntimeName::QemuTcg, RuntimeName::ContainerRunc]);
+    let ran_in = |answer: &Answer| {
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body["agent"]["runtime"].as_str().unwrap().to_owned()
+    };
+    let first = json!({"agent_type": "echo", "cores": 1, "memory": 512, "runtime": "container"});
+    let spawned = edge.post(&holder, "/spawn", &first).await;
+    assert_eq!(ran_in(&spawned), "container-runc");
+    let id = spawned.body["agent"]["id"].clone();
+    let stop = format!("/stop/{}", id.as_str().unwrap());
+    let start = async |more: Value| {
+        let mut body = json!({"pod": id, "cores": 1, "memory": 512});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        assert_eq!(edge.post(&holder, &stop, &Value::Null).await.status, 200);
+        edge.post(&holder, "/spawn", &body).await
+    };
+    assert_eq!(ran_in(&start(json!({})).await), "container-runc");
+
+    // Its node offers none any more.
+    edge.setup.node.set_runtimes(&[RuntimeName::QemuTcg]);
+    let until = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+    let refused = loop {
+        let answer = start(json!({})).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        assert!(tokio::time::Instant::now() < until, "{answer:?}");
+    };
+    assert_eq!((refused.status, refused.code(), &refused.body["field"]), (400, "invalid_request", &json!("runtime")));
+    let said = refused.body["error"].as_str().unwrap();
+    assert!(
+        said.starts_with("the agent ran in container-runc and stays there unless `runtime` names another"),
+        "{said}"
+    );
+    assert!(said.contains("they offer qemu-tcg"), "{said}");
+    assert_eq!(ran_in(&edge.post(&holder, "/spawn", &json!({"pod": id, "runtime": "qemu"})).await), "qemu-tcg");
+
+    // A machine is what it stays in from then on, and what whoever gives it a volume asks for.
+    edge.setup.node.set_runtimes(&[RuntimeName::QemuTcg, RuntimeName::ContainerRunc]);
+    assert_eq!(ran_in(&start(json!({})).await), "qemu-tcg");
+}
+
+#[tokio::test]
 async fn a_stopped_agent_is_given_a_volume_for_its_next_start_and_does_without_it_again() {
     let (edge, holder, stranger) = (edge(10_000, 20_000).await, holder(), holder());
     assert_eq!(make(&edge, &holder, "work", 64).await.status, 201);

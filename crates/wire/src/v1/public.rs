@@ -76,9 +76,9 @@ pub struct SpawnRequest {
     #[schema(example = 900)]
     pub timeout_seconds: Option<u64>,
     /// What the agent is to run in: a name such as `qemu-kvm` or `container-runc`, or what
-    /// several begin with (`container`). The strongest that works, of what the caller's tier
-    /// allows, where this is absent; an agent with volumes needs a machine (`qemu`). What it runs in is
-    /// `runtime` of the agent.
+    /// several begin with (`container`). Where this is absent an agent that is started again stays in
+    /// what it ran in, and a new one has the strongest that works, of what the caller's tier allows; an
+    /// agent with volumes needs a machine (`qemu`). What it runs in is `runtime` of the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(example = "qemu")]
     pub runtime: Option<String>,

@@ -60,11 +60,15 @@ impl Gateway {
             memory_mib: request.memory,
             before: requested.before,
             may_bring: &self.config.byo_image_tiers,
-            runtime: request.runtime.as_deref(),
+            runtime: request.runtime.as_deref().or(requested.stays_in.map(RuntimeKind::as_str)),
             data_of_machine: requested.data_of_machine,
             has_volumes: requested.has_volumes || !volumes.is_empty(),
         };
-        let grant = self.parts.control.admit(&ask).await.map_err(refused)?;
+        let grant = self.parts.control.admit(&ask).await;
+        let grant = grant.map_err(|error| match requested.stays_in {
+            Some(kind) => refused_to_stay(error, kind),
+            None => refused(error),
+        })?;
         let expiry = self.expiry(request.timeout_seconds).await?;
         let (pod, agent_type, public) = (requested.pod, requested.agent_type, requested.public);
         let brought = requested.image_ref.is_some();
@@ -82,12 +86,15 @@ impl Gateway {
         let last = self.owned(pod, holder.wallet).await?;
         let ran_in = last.runtime.as_deref().unwrap_or_default();
         let data_of_machine = last.data.is_some() && RuntimeKind::Qemu.is_of(ran_in);
-        // Where no runtime is asked for, control finds one that its volumes allow.
-        let mounts = match request.runtime {
-            Some(_) => self.parts.store.pod_volumes(holder.wallet, pod).await?,
-            None => None,
+        let stays_in = match request.runtime {
+            Some(_) => None,
+            None => RuntimeKind::ALL.into_iter().find(|kind| kind.is_of(ran_in)),
         };
+        let in_machine = stays_in == Some(RuntimeKind::Qemu);
+        let mounts = if in_machine { None } else { self.parts.store.pod_volumes(holder.wallet, pod).await? };
         let has_volumes = mounts.is_some_and(|mounts| !mounts.is_empty());
+        // Who gives an agent volumes asks for a machine.
+        let stays_in = stays_in.filter(|_| !has_volumes);
         let image_ref = request.image_ref.clone();
         let before = Some(last.ask());
         let same = request.agent_type.is_none() && image_ref.is_none();
@@ -99,6 +106,7 @@ impl Gateway {
             before,
             data_of_machine,
             has_volumes,
+            stays_in,
         })
     }
 
@@ -156,6 +164,8 @@ struct RequestedPod {
     data_of_machine: bool,
     /// Whether it has volumes already, as far as what is asked for depends on that.
     has_volumes: bool,
+    /// What it ran in, and is to run in again, for nothing else is asked for.
+    stays_in: Option<RuntimeKind>,
 }
 
 impl Gateway {
@@ -173,6 +183,7 @@ impl Gateway {
             before: None,
             data_of_machine: false,
             has_volumes: false,
+            stays_in: None,
         })
     }
 
@@ -243,6 +254,18 @@ pub(crate) fn refused(error: AdmitError) -> ApiError {
         AdmitError::Runtime(refusal) => fault(Code::InvalidRequest, "runtime", &refusal.to_string()),
         AdmitError::Share { field, .. } => fault(Code::InvalidRequest, field, &error.to_string()),
     }
+}
+
+/// The same of an agent that is started again and was to stay in what it ran in.
+fn refused_to_stay(error: AdmitError, ran_in: RuntimeKind) -> ApiError {
+    let (code, why) = match &error {
+        AdmitError::Runtime(refusal) => (Code::InvalidRequest, refusal.to_string()),
+        AdmitError::Unmet { unmet: unmet @ UnmetNeed::Runtime { .. }, .. } => (Code::ImageNeeds, unmet.to_string()),
+        _ => return refused(error),
+    };
+    let ran_in = ran_in.as_str();
+    let said = format!("the agent ran in {ran_in} and stays there unless `runtime` names another, but {why}");
+    Fault::new(code, said).field("runtime").into()
 }
 
 /// Why an image cannot work for its holder, with the names of those that would.
