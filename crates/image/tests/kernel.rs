@@ -107,6 +107,8 @@ fn modules(tree: &Path, ext4_built_in: bool, suffix: &str, pack: impl Fn(&[u8]) 
     add("libcrc32c", "depends=\nsoftdep=pre: crc32c\n");
     add("overlay", "depends=\n");
     add("sound", "depends=\n");
+    add("bridge", "alias=rtnl-link-bridge\ndepends=stp,virtio\n");
+    add("stp", "depends=\n");
     let mut builtin = "kernel/lib/other.ko\n".to_owned();
     if ext4_built_in {
         builtin += "kernel/fs/ext4/ext4.ko\nkernel/crypto/crc32c_generic.ko\n";
@@ -183,6 +185,39 @@ fn a_package_as_debians_gives_a_kernel_and_its_modules_in_order() {
     for name in ["init", "dev", "proc", "sys", "mnt", "dev/console"] {
         assert!(names(&kernel.initramfs).iter().any(|listed| listed == name), "{name}");
     }
+}
+
+#[test]
+fn what_guests_may_ask_for_is_offered_with_what_finds_it_and_is_not_loaded() {
+    let place = Place::new();
+    place.debian();
+    let names = names(&place.prepare().unwrap().initramfs);
+    let offered: Vec<_> = names.iter().filter_map(|name| name.strip_prefix(&format!("offered/{VERSION}/"))).collect();
+    let expected = [
+        "kernel",
+        "kernel/stp.ko",
+        "kernel/bridge.ko",
+        "modules.dep.bin",
+        "modules.alias.bin",
+        "modules.builtin.bin",
+        "modules.dep",
+        "modules.alias",
+    ];
+    assert!(expected.iter().all(|name| offered.contains(name)), "{offered:?}");
+    assert_eq!(offered.len(), expected.len(), "{offered:?}");
+}
+
+#[test]
+fn a_kernel_that_has_nothing_of_what_is_offered_boots_guests_without_it() {
+    let place = Place::new();
+    let tree = place.config.kernel.clone().unwrap();
+    modules(&tree, true, "", <[u8]>::to_vec);
+    for name in ["bridge", "stp"] {
+        fs::remove_file(tree.join(format!("lib/modules/{VERSION}/kernel/drivers/{name}.ko"))).unwrap();
+    }
+    put(&tree, &format!("boot/vmlinuz-{VERSION}"), &vmlinuz(&lz4(&vmlinux())));
+    let names = names(&place.prepare().unwrap().initramfs);
+    assert!(!names.iter().any(|name| name.contains("offered")), "{names:?}");
 }
 
 #[test]

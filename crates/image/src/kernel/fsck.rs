@@ -1,41 +1,36 @@
 //! The program that checks a guest's volumes before they are mounted: the host's own
 //! `e2fsck`, with what it is linked to. It runs in guests alone.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::KernelError;
+use super::initramfs::RootFile;
 use crate::tool::HostTool;
 
 const NAME: &str = "e2fsck";
 /// Where the program is in the first root.
 pub(super) const PROGRAM: &str = "sbin/e2fsck";
+/// Of it and its libraries.
+const MODE: u32 = 0o755;
 /// Where it is looked for besides `PATH`, which may lack what administrators use.
 const ADMINISTRATORS: [&str; 2] = ["/usr/sbin", "/sbin"];
 /// The loader lists what it would load, as `ldd` has it do.
 const LOADER: HostTool =
     HostTool { name: "/lib64/ld-linux-x86-64.so.2", package: "libc6", deadline: Duration::from_secs(10) };
 
-/// A file of the first root: its path there, and what is in it.
-pub(super) struct RootFile {
-    /// Without a leading slash.
-    pub(super) path: String,
-    pub(super) data: Vec<u8>,
-}
-
 /// The program and its libraries, in the order of their paths.
 pub(super) fn files() -> Result<Vec<RootFile>, KernelError> {
     let program = find().ok_or(KernelError::NoChecker)?;
     let listed = LOADER.run(|c| c.arg("--list").arg(&program))?;
-    let mut found = vec![RootFile { path: PROGRAM.to_owned(), data: read(&program)? }];
+    let mut found = vec![RootFile::read(&program, PROGRAM.to_owned(), MODE)?];
     let mut paths = libraries(&String::from_utf8_lossy(&listed));
     paths.push(PathBuf::from(LOADER.name));
     paths.sort();
     paths.dedup();
     for path in paths {
         let name = path.to_string_lossy().trim_start_matches('/').to_owned();
-        found.push(RootFile { path: name, data: read(&path)? });
+        found.push(RootFile::read(&path, name, MODE)?);
     }
     Ok(found)
 }
@@ -50,10 +45,6 @@ fn find() -> Option<PathBuf> {
 fn libraries(listed: &str) -> Vec<PathBuf> {
     let named = listed.lines().filter_map(|line| line.split_once("=> ")?.1.split_whitespace().next());
     named.filter(|path| path.starts_with('/')).map(PathBuf::from).collect()
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, KernelError> {
-    fs::read(path).map_err(|source| KernelError::file("read", path, source))
 }
 
 #[cfg(test)]

@@ -1,16 +1,32 @@
-//! The first root: `pod`, the modules that bring up disks and network, and what checks volumes.
+//! The first root: `pod`, the modules that bring up disks and network, what checks volumes, and modules on offer.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::KernelError;
 use super::cpio::{CpioWriter, Entry};
-use super::fsck::RootFile;
 use super::modules::Module;
 use super::strip::strip;
 
 /// Directories that `pod` mounts on.
 const DIRECTORIES: [&str; 5] = ["dev", "proc", "sys", "mnt", "modules"];
+
+/// A file of the first root.
+#[derive(Clone)]
+pub(super) struct RootFile {
+    /// Its path there, without a leading slash.
+    pub(super) path: String,
+    pub(super) mode: u32,
+    pub(super) data: Vec<u8>,
+}
+
+impl RootFile {
+    /// A file of this machine, under another path.
+    pub(super) fn read(file: &Path, path: String, mode: u32) -> Result<Self, KernelError> {
+        let data = std::fs::read(file).map_err(|source| KernelError::file("read", file, source))?;
+        Ok(Self { path, mode, data })
+    }
+}
 
 /// The archive: not compressed, since an emulated processor unpacks it slower
 /// than the host copies it.
@@ -33,7 +49,7 @@ fn write(pod: &[u8], modules: &[Module], files: &[RootFile]) -> std::io::Result<
         archive.add(&directory, &Entry::Directory)?;
     }
     for file in files {
-        archive.add(&file.path, &Entry::File { mode: 0o755, data: &file.data })?;
+        archive.add(&file.path, &Entry::File { mode: file.mode, data: &file.data })?;
     }
     archive.finish()
 }
@@ -58,7 +74,8 @@ mod tests {
 
     #[test]
     fn a_files_directories_come_before_it() {
-        let files = ["lib/a/x.so", "sbin/y"].map(|path| RootFile { path: path.to_owned(), data: b"x".to_vec() });
+        let files =
+            ["lib/a/x.so", "sbin/y"].map(|path| RootFile { path: path.to_owned(), mode: 0o644, data: b"x".to_vec() });
         let directories: Vec<_> = directories_of(&files).into_iter().collect();
         assert_eq!(directories, ["lib", "lib/a", "sbin"]);
     }

@@ -1,4 +1,5 @@
-//! Which kernel modules the guest needs, in the order they load.
+//! Which kernel modules guests get: what they need, in the order in which it is loaded, and what is loaded when
+//! something in them asks for it.
 //!
 //! The package's `modules.dep` is written by its installation, which never
 //! happens here, so the modules themselves are asked: each says in `.modinfo`
@@ -14,7 +15,27 @@ use super::KernelError;
 use super::unpack::unpack;
 
 /// What the guest needs: its bus, disks, network and file systems.
-pub(super) const WANTED: [&str; 6] = ["virtio_pci", "virtio_blk", "virtio_net", "erofs", "overlay", "ext4"];
+const NEEDED: [&str; 6] = ["virtio_pci", "virtio_blk", "virtio_net", "erofs", "overlay", "ext4"];
+
+/// What a guest's own `modprobe` finds: the networks of a Docker daemon, and the rules that iptables writes for them. A
+/// kernel may lack some of it; whoever asks for that hears so.
+const OFFERED: [&str; 15] = [
+    "bridge",
+    "br_netfilter",
+    "veth",
+    "nft_compat",
+    "nft_chain_nat",
+    "nf_conntrack_netlink",
+    "xt_MASQUERADE",
+    "xt_REDIRECT",
+    "xt_addrtype",
+    "xt_comment",
+    "xt_conntrack",
+    "xt_mark",
+    "xt_nat",
+    "xt_tcpudp",
+    "ipt_REJECT",
+];
 
 /// What of it is loaded before the rest: `pod` listens as soon as the guest has a
 /// network card, and loads the rest then.
@@ -29,24 +50,45 @@ pub(super) struct Module {
     pub(super) data: Vec<u8>,
 }
 
-/// Removes the modules of a kernel that are not in the list.
-pub(super) fn keep_only(root: &Path, modules: &[Module]) -> Result<(), KernelError> {
-    for (name, path) in Tree::read(root)?.files {
-        if !modules.iter().any(|module| module.name == name) {
-            std::fs::remove_file(&path).map_err(|source| KernelError::file("remove", &path, source))?;
-        }
-    }
-    Ok(())
+/// The modules of one kernel that guests get. What one depends on stands before it.
+pub(super) struct Selection {
+    /// Loaded at each boot: the network's first.
+    pub(super) needed: Vec<Module>,
+    /// Loaded when something asks for them.
+    pub(super) offered: Vec<Module>,
 }
 
-/// The wanted modules that are not built in and all they depend on, in the
-/// order they load: the network's first.
-pub(super) fn load_order(root: &Path, wanted: &[&str]) -> Result<Vec<Module>, KernelError> {
-    let mut order = Order { tree: Tree::read(root)?, seen: BTreeSet::new(), modules: Vec::new() };
-    for name in FIRST.iter().filter(|name| wanted.contains(name)).chain(wanted) {
-        order.require(name)?;
+impl Selection {
+    /// What guests get of the kernel whose modules are below `root`.
+    pub(super) fn of(root: &Path) -> Result<Self, KernelError> {
+        let mut order = Order { tree: Tree::read(root)?, seen: BTreeSet::new(), modules: Vec::new() };
+        for name in FIRST.iter().chain(&NEEDED) {
+            order.require(name)?;
+        }
+        let needed = std::mem::take(&mut order.modules);
+        for name in OFFERED {
+            if order.tree.files.contains_key(name) {
+                order.require(name)?;
+            }
+        }
+        Ok(Self { needed, offered: order.modules })
     }
-    Ok(order.modules)
+
+    /// What they are selected from: another version of this program may select others.
+    pub(super) fn names() -> String {
+        NEEDED.into_iter().chain(OFFERED).collect::<Vec<_>>().join(",")
+    }
+
+    /// Removes the modules below `root` that are not among them.
+    pub(super) fn keep_alone(&self, root: &Path) -> Result<(), KernelError> {
+        let kept: BTreeSet<&str> = self.needed.iter().chain(&self.offered).map(|module| module.name.as_str()).collect();
+        for (name, path) in Tree::read(root)?.files {
+            if !kept.contains(name.as_str()) {
+                std::fs::remove_file(&path).map_err(|source| KernelError::file("remove", &path, source))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The modules of one kernel, by name.

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::KernelError;
-use super::modules::{WANTED, keep_only, load_order};
+use super::modules::Selection;
 use super::package::{self, KernelPackage};
-use super::{fsck, initramfs, unpack};
+use super::{fsck, index, initramfs, unpack};
 use crate::blobs::settle;
 use crate::lock::Lock;
 use crate::{Config, Progress};
@@ -153,7 +153,7 @@ impl Place {
             package::unpack(debs, &unpacked, progress)?;
             let modules = package::find(&unpacked)?.modules;
             // The rest of the package, which is most of it, is of no use here.
-            keep_only(&modules, &load_order(&modules, &WANTED)?)?;
+            Selection::of(&modules)?.keep_alone(&modules)?;
             publish(&unpacked, &root)?;
         }
         package::find(&root)
@@ -183,9 +183,10 @@ impl Place {
 
     fn initramfs(&self, package: &KernelPackage, pod: &Path, progress: &dyn Progress) -> Result<PathBuf, KernelError> {
         let pod = read(pod)?;
-        let modules = load_order(&package.modules, &WANTED)?;
+        let modules = Selection::of(&package.modules)?;
         progress.step("write the initramfs", None);
-        let archive = initramfs::archive(&pod, &modules, &fsck::files()?)?;
+        let files = [fsck::files()?, index::files(&modules, package)?].concat();
+        let archive = initramfs::archive(&pod, &modules.needed, &files)?;
         let path = self.dir.join(format!("initramfs-{}", key(Sha256::new_with_prefix(&archive))));
         if !path.is_file() {
             self.write(&path, &archive)?;
@@ -233,7 +234,7 @@ fn read(path: &Path) -> Result<Vec<u8>, KernelError> {
 
 /// The beginning of an unpacked package's name: it says which modules were kept.
 fn prefix(origin: &str) -> String {
-    format!("{origin}-{}-", &key(Sha256::new_with_prefix(WANTED.join(",")))[..8])
+    format!("{origin}-{}-", &key(Sha256::new_with_prefix(Selection::names()))[..8])
 }
 
 fn key(hash: Sha256) -> String {

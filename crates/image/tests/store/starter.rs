@@ -102,7 +102,14 @@ fn soak_images_agent_coding_is_agent_chat_with_its_tools() {
         assert!(!image.needs.allow("qemu-tcg") && image.needs.allow("qemu-kvm") && image.needs.allow("container-runc"));
     }
     has(&coding, &["/usr/bin/git", "/usr/bin/python3", "/usr/bin/rg", "/usr/bin/cc", "/usr/local/bin/tsc"]);
+    has(
+        &coding,
+        &["/usr/sbin/dockerd", "/usr/bin/docker", "/usr/sbin/runc", "/usr/sbin/iptables", "/usr/sbin/modprobe"],
+    );
     assert_eq!(inode(&coding, "/usr/bin/sudo"), (0o4755, false));
+    for program in ["/usr/local/bin/docker", "/usr/local/sbin/docker-on-demand", "/usr/local/sbin/with-docker"] {
+        assert_eq!(inode(&coding, program).0, 0o755, "{program}");
+    }
 }
 
 #[test]

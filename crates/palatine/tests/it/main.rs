@@ -16,6 +16,7 @@ mod content;
 mod crash;
 mod deal;
 mod disk;
+mod docker;
 mod documents;
 mod e2b;
 mod failpoints;

@@ -11,6 +11,7 @@ use std::net::TcpListener;
 
 use tokio::task::yield_now;
 
+use super::containers::{self, OfferedModules};
 use super::disks::Disks;
 use super::error::BootError;
 use super::modules::Modules;
@@ -92,7 +93,9 @@ pub(super) async fn mount_disks(
     let disks = disks::assemble(timings).await?;
     let volumes = VolumeDisks::check(reaper, progress, timings).await;
     free_checker()?;
+    let offered = OfferedModules::open();
     timings.time("switch_root", mounts::switch_root)?;
+    timings.time("containers", || containers::ready(&offered));
     timings.milestone("disks");
     Ok((disks, volumes))
 }

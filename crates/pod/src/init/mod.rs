@@ -2,6 +2,7 @@
 //! names, power-off.
 
 mod boot;
+mod containers;
 mod disks;
 mod entropy;
 mod error;

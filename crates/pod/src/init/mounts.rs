@@ -11,7 +11,8 @@ use crate::step::{Context as _, StepError, make_dir};
 /// Where the guest's tree is put together.
 pub(super) const NEW_ROOT: &str = "/mnt/root";
 
-const QUIET: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+/// What holds no program and no device.
+pub(super) const QUIET: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 /// World-writable, with the sticky bit.
 const SHARED: Mode = Mode::from_raw_mode(0o1777);
 
@@ -25,7 +26,7 @@ pub(super) fn kernel_file_systems() -> Result<(), StepError> {
 }
 
 /// Moves the kernel's file systems onto the disks and makes those the root. What
-/// the initramfs still holds is this program; its modules are freed as they load.
+/// the initramfs still holds is this program and the modules on offer; the others are freed as they load.
 pub(super) fn switch_root() -> Result<(), StepError> {
     for (from, to) in [("/dev", "/mnt/root/dev"), ("/proc", "/mnt/root/proc"), ("/sys", "/mnt/root/sys")] {
         make_dir(to)?;

@@ -36,7 +36,7 @@ async fn a_guest_takes_its_identity_once_runs_its_agent_as_nobody_special_and_po
 
 #[tokio::test]
 async fn an_agent_that_is_root_has_its_machine_and_is_served_and_stopped_as_any_other() {
-    let disks = Disks::new();
+    let disks = Disks::with(&["sbin/modprobe"]);
     let mut machine = Machine::start(&disks, "");
     let pod = Client::of(machine.pod, "/bin");
     pod.until_up(|| machine.check_on()).await;
@@ -49,6 +49,12 @@ async fn an_agent_that_is_root_has_its_machine_and_is_served_and_stopped_as_any_
     let line = |line: &str| seen.lines().any(|seen| seen == line);
     assert!(line("status.Uid=0 0 0 0") && line("write_root=true") && line("write_data=true"), "{seen}");
     assert!(!line("status.CapEff=0000000000000000"), "{seen}");
+    // What containers of its own need: control groups, and modules where its image has what loads them.
+    let of = |name: &str| seen.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+    assert!(["memory", "pids", "cpu"].iter().all(|one| of("controllers=").split(' ').any(|has| has == *one)), "{seen}");
+    for module in ["bridge.ko", "veth.ko", "nf_tables.ko", "xt_MASQUERADE.ko"] {
+        assert!(of("modules=").split(' ').any(|found| found == module), "{module}: {seen}");
+    }
     // What root lets others become, they become.
     assert_eq!(exec::run(pod, &["lend"]).await.trim(), "lent");
     let seen = exec::run_as(pod, "1000", "/bin/lent", &["see"]).await;
@@ -145,6 +151,8 @@ async fn confines_its_agent(pod: Client) {
         ("dev_stdin", "open"),
         ("dev_stdout", "open"),
         ("dev_stderr", "open"),
+        // Its image has nothing that loads them.
+        ("modules", ""),
     ];
     for (name, value) in expected {
         assert_eq!(seen.get(name).map(String::as_str), Some(value), "{name} in {seen:#?}");

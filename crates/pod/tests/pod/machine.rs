@@ -18,10 +18,18 @@ pub(crate) struct Disks {
 impl Disks {
     /// A base with the test's agent in it, and two empty disks.
     pub(crate) fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// The same, with these empty files in the base.
+    pub(crate) fn with(files: &[&str]) -> Self {
         let disks = Self { dir: tempfile::tempdir().unwrap() };
         let root = disks.path("root");
-        for folder in ["bin", "etc", "dev", "proc", "sys", "data", "tmp"] {
+        for folder in ["bin", "sbin", "etc", "dev", "proc", "sys", "data", "tmp"] {
             std::fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        for file in files {
+            std::fs::write(root.join(file), "").unwrap();
         }
         compile_agent(&root.join("bin/agent"));
         run(Command::new("mkfs.erofs").arg(disks.path("base.erofs")).arg(&root));

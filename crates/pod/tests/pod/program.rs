@@ -72,6 +72,8 @@ fn see() {
     show("limits", "/proc/self/limits");
     show("cmdline", "/proc/cmdline");
     show("kept", "/data/kept");
+    show("controllers", "/sys/fs/cgroup/cgroup.controllers");
+    println!("modules={}", modules().join(" "));
     for line in fs::read_to_string("/proc/self/status").unwrap().lines() {
         if let Some((name, value)) = line.split_once(':') {
             println!("status.{name}={}", value.split_whitespace().collect::<Vec<_>>().join(" "));
@@ -93,6 +95,13 @@ fn see() {
         println!("dev_{name}={}", open.map_or_else(|error| format!("error {error}"), |_| "open".to_owned()));
     }
     println!("cwd={}", std::env::current_dir().unwrap().display());
+}
+
+/// The modules that a loader would find.
+fn modules() -> Vec<String> {
+    let kernels = fs::read_dir("/lib/modules").into_iter().flatten().flatten();
+    let files = kernels.flat_map(|kernel| fs::read_dir(kernel.path().join("kernel")).into_iter().flatten().flatten());
+    files.filter_map(|file| file.file_name().into_string().ok()).collect()
 }
 
 /// As root: leaves this program for all to run as root.
