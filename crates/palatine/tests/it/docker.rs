@@ -90,7 +90,7 @@ fn told(stack: &LocalStack, id: &str, command: &str) -> String {
 }
 
 /// The processes of a Docker daemon.
-const DAEMON: &str = "sudo pgrep -x 'dockerd|containerd' | wc -l";
+const DAEMON: &str = "sudo ps -eo comm= | grep -xE 'dockerd|containerd' | wc -l";
 
 #[tokio::test]
 async fn soak_agents_coding_builds_and_runs_containers_in_a_machine_and_has_them_after_a_stop() {
@@ -101,7 +101,7 @@ async fn soak_agents_coding_builds_and_runs_containers_in_a_machine_and_has_them
     assert_eq!(inside(DAEMON), "0", "nobody has called it");
 
     // An image from nothing, and its containers: one for a word, one that stays.
-    let (from, to) = (stack.path("say.c"), format!("{id}:/workspace/say.c"));
+    let (from, to) = (stack.path("say.c"), format!("{id}:/data/workspace/say.c"));
     fs::write(&from, PROGRAM).unwrap();
     inside("mkdir -p /data/workspace");
     stack.run(&["cp", &from.display().to_string(), &to]);
@@ -155,7 +155,7 @@ async fn soak_agents_coding_builds_and_runs_containers_in_a_machine_and_has_them
     assert!(said.starts_with("docker: this agent runs in a container, where nobody gains privileges"), "{said}");
     assert_eq!(said.trim().lines().count(), 1, "{said}");
     assert!(told(&stack, &id, "docker --version").starts_with("Docker version"));
-    assert_eq!(told(&stack, &id, "pgrep -f docker-on-demand | wc -l"), "0");
+    assert_eq!(told(&stack, &id, "pgrep -f '[d]ocker-on-demand' | wc -l"), "0");
     stack.run(&["rm", &id]);
     assert_eq!(stack.errors(), Vec::<String>::new());
 }
