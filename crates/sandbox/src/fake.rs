@@ -18,8 +18,8 @@ use crate::error::{Step, step};
 use crate::facts::GuestFacts;
 use crate::process::ProcessFacts;
 use crate::runtime::{
-    DiskRetention, DiskUsage, Guest, GuestExitWatch, GuestSpec, GuestState, GuestStats, GuestStream, HelperSpec,
-    ObservedRun, Runtime, RuntimeInfo, Slot,
+    BuilderSpec, DiskRetention, DiskUsage, Guest, GuestExitWatch, GuestSpec, GuestState, GuestStats, GuestStream,
+    HelperSpec, ObservedRun, Runtime, RuntimeInfo, Slot,
 };
 use crate::{DriverError, DriverFailure, DriverRefusal, RuntimeError, RuntimeOperation};
 
@@ -140,6 +140,16 @@ impl State {
     /// Whether a guest can have its volumes: they are there, and no other guest has one.
     fn look_for_volumes(&self, spec: &GuestSpec) -> Result<(), RuntimeError> {
         self.volumes_are_free(spec.slot.run, &spec.volumes)
+    }
+
+    /// A machine of ours, which has these volumes.
+    fn own_machine(&mut self, slot: Slot, volumes: Vec<VolumeId>) -> Guest {
+        self.pids += 1;
+        let process = ProcessFacts { pid: self.pids, started: 7, boot: "fake".to_owned() };
+        let facts = GuestFacts::Qemu(VmmFacts { process });
+        let (ended, exit) = GuestExitWatch::channel();
+        self.running.insert(slot.run, Running { slot, facts: facts.clone(), volumes, ended, paused: None });
+        Guest { facts, exit }
     }
 
     fn volumes_are_free(&self, run: RunId, volumes: &[VolumeId]) -> Result<(), RuntimeError> {
@@ -412,12 +422,13 @@ impl Runtime for FakeRuntime {
             }
         };
         state.volumes_are_free(id, &volumes)?;
-        state.pids += 1;
-        let process = ProcessFacts { pid: state.pids, started: 7, boot: "fake".to_owned() };
-        let facts = GuestFacts::Qemu(VmmFacts { process });
-        let (ended, exit) = GuestExitWatch::channel();
-        state.running.insert(id, Running { slot: spec.slot, facts: facts.clone(), volumes, ended, paused: None });
-        Ok(Guest { facts, exit })
+        Ok(state.own_machine(spec.slot, volumes))
+    }
+
+    async fn create_builder(&self, spec: &BuilderSpec) -> Result<Guest, RuntimeError> {
+        let mut state = self.0.state();
+        state.attempt(RuntimeOperation::Create, spec.slot.run)?;
+        Ok(state.own_machine(spec.slot, Vec::new()))
     }
 
     async fn adopt(&self, spec: &GuestSpec, facts: &GuestFacts) -> Result<Option<Guest>, RuntimeError> {

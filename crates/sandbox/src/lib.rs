@@ -48,8 +48,8 @@ pub use facts::GuestFacts;
 pub use machine::NodeMachine;
 pub use process::ProcessFacts;
 pub use runtime::{
-    DiskRetention, DiskUsage, Guest, GuestExitWatch, GuestSpec, GuestState, GuestStats, GuestStream, HelperSpec,
-    ObservedRun, Runtime, RuntimeInfo, Slot,
+    BuilderSpec, DiskRetention, DiskUsage, Guest, GuestExitWatch, GuestSpec, GuestState, GuestStats, GuestStream,
+    HelperSpec, ObservedRun, Runtime, RuntimeInfo, Slot,
 };
 pub use snapshots::{SnapshotDisk, Snapshots};
 pub use volumes::{VolumeDisk, Volumes};

@@ -19,7 +19,8 @@
 //! - A guest's volumes are there before it and outlive it: `create` gives each to one guest at a
 //!   time, and fails where it cannot; nothing here makes, empties or removes one. A driver that
 //!   has none refuses a guest that wants one.
-//! - `create_helper` gives a disk that no guest has to a machine of ours, which `stop(Erase)` ends.
+//! - `create_helper` gives a disk that no guest has to a machine of ours, which `stop(Erase)` ends;
+//!   `create_builder` makes one with a disk of its own, for a holder's build.
 //! - `stop` may come at any time, also for what was never made or only half made,
 //!   and twice. After it nothing of the sandbox runs.
 //! - `remains` and `sweep` come once each, before any other call, `sweep` with every
@@ -89,6 +90,22 @@ pub struct HelperSpec {
     pub disk: OwnedDisk,
     /// Memory, in MiB.
     pub memory_mib: u64,
+}
+
+/// A builder: a machine of its own for one holder's build, who is root in it. It has no way out, and
+/// what it has written is read by nobody: what it has made comes over its link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BuilderSpec {
+    /// A name that no run has, and where it is.
+    pub slot: Slot,
+    /// The disk of programs that it boots, read-only.
+    pub base: PathBuf,
+    /// Virtual processors.
+    pub cores: u32,
+    /// Memory, in MiB.
+    pub memory_mib: u64,
+    /// The size of the empty disk at `/data`, in MiB, which goes with it.
+    pub disk_mib: u64,
 }
 
 /// A guest that runs.
@@ -253,6 +270,13 @@ pub trait Runtime: Send + Sync + 'static {
     /// [`DriverFailure::Missing`](crate::DriverFailure::Missing) where there is none that a helper
     /// may have; after a failure nothing runs.
     async fn create_helper(&self, spec: &HelperSpec) -> Result<Guest, RuntimeError>;
+
+    /// Starts a builder, with `pod` as in any guest. In all else it is as a helper is; `stop(Erase)`
+    /// removes its disks.
+    ///
+    /// # Errors
+    /// After a failure nothing runs and nothing is left.
+    async fn create_builder(&self, spec: &BuilderSpec) -> Result<Guest, RuntimeError>;
 
     /// Finds a guest that outlived the daemon; `None` when it is not there, or
     /// when what is there does not prove to be it.

@@ -13,8 +13,8 @@ use super::qemu::Qemu;
 use crate::facts::GuestFacts;
 use crate::machine::{CONTAINERS, GUESTS, NodeMachine};
 use crate::runtime::{
-    DiskRetention, DiskUsage, Guest, GuestSpec, GuestState, GuestStats, GuestStream, HelperSpec, ObservedRun, Runtime,
-    RuntimeInfo, Slot,
+    BuilderSpec, DiskRetention, DiskUsage, Guest, GuestSpec, GuestState, GuestStats, GuestStream, HelperSpec,
+    ObservedRun, Runtime, RuntimeInfo, Slot,
 };
 use crate::{DriverError, RuntimeError};
 
@@ -82,6 +82,10 @@ impl Runtime for Several {
 
     async fn create_helper(&self, spec: &HelperSpec) -> Result<Guest, RuntimeError> {
         self.first.driver.create_helper(spec).await
+    }
+
+    async fn create_builder(&self, spec: &BuilderSpec) -> Result<Guest, RuntimeError> {
+        self.first.driver.create_builder(spec).await
     }
 
     async fn adopt(&self, spec: &GuestSpec, facts: &GuestFacts) -> Result<Option<Guest>, RuntimeError> {

@@ -26,8 +26,8 @@ use crate::error::{Step, step};
 use crate::facts::GuestFacts;
 use crate::machine::{CONTAINERS, NodeMachine, not_named, swept};
 use crate::runtime::{
-    DiskRetention, DiskUsage, Guest, GuestExitWatch, GuestSpec, GuestState, GuestStats, GuestStream, HelperSpec,
-    ObservedRun, Runtime, RuntimeInfo, Slot,
+    BuilderSpec, DiskRetention, DiskUsage, Guest, GuestExitWatch, GuestSpec, GuestState, GuestStats, GuestStream,
+    HelperSpec, ObservedRun, Runtime, RuntimeInfo, Slot,
 };
 use crate::{DriverError, DriverFailure, DriverRefusal, RuntimeError, RuntimeOperation, command, files, process};
 
@@ -273,8 +273,11 @@ impl Runtime for Container {
 
     async fn create_helper(&self, spec: &HelperSpec) -> Result<Guest, RuntimeError> {
         // Its kernel would be the host's, which mounts no disk that a machine wrote.
-        let source = DriverFailure::Missing("a helper is a machine, and this makes containers".to_owned());
-        Err(RuntimeError::Failed { operation: RuntimeOperation::Create, id: spec.slot.run, step: step::VMM, source })
+        Err(no_machine(spec.slot.run, "a helper is a machine, and this makes containers"))
+    }
+
+    async fn create_builder(&self, spec: &BuilderSpec) -> Result<Guest, RuntimeError> {
+        Err(no_machine(spec.slot.run, "a builder is a machine, and this makes containers"))
     }
 
     async fn adopt(&self, spec: &GuestSpec, facts: &GuestFacts) -> Result<Option<Guest>, RuntimeError> {
@@ -438,6 +441,11 @@ async fn announce_end(
         _ => "end unseen".to_owned(),
     };
     announce.send_replace(Some(format!("the container ended ({status}){}", last_words(console))));
+}
+
+fn no_machine(id: RunId, why: &str) -> RuntimeError {
+    let source = DriverFailure::Missing(why.to_owned());
+    RuntimeError::Failed { operation: RuntimeOperation::Create, id, step: step::VMM, source }
 }
 
 fn last_words(console: &Path) -> String {

@@ -23,8 +23,8 @@ use crate::error::{Step, step};
 use crate::facts::GuestFacts;
 use crate::machine::{GUESTS, NodeMachine, not_named};
 use crate::runtime::{
-    DiskRetention, DiskUsage, Guest, GuestSpec, GuestState, GuestStats, GuestStream, HelperSpec, ObservedRun, Runtime,
-    RuntimeInfo, Slot,
+    BuilderSpec, DiskRetention, DiskUsage, Guest, GuestSpec, GuestState, GuestStats, GuestStream, HelperSpec,
+    ObservedRun, Runtime, RuntimeInfo, Slot,
 };
 use crate::{DriverError, DriverFailure, DriverRefusal, RuntimeError, RuntimeOperation, files, process};
 
@@ -130,6 +130,16 @@ impl Runtime for Qemu {
     async fn create_helper(&self, spec: &HelperSpec) -> Result<Guest, RuntimeError> {
         let (slot, wanted) = (spec.slot, *spec);
         let started = self.blocking(move |inner| inner.create_helper(&wanted)).await?;
+        let guest = self.started(slot.run, started).await;
+        if guest.is_err() {
+            note_leftovers(self.stop(slot, DiskRetention::Erase).await);
+        }
+        guest
+    }
+
+    async fn create_builder(&self, spec: &BuilderSpec) -> Result<Guest, RuntimeError> {
+        let (slot, wanted) = (spec.slot, spec.clone());
+        let started = self.blocking(move |inner| inner.create_builder(&wanted)).await?;
         let guest = self.started(slot.run, started).await;
         if guest.is_err() {
             note_leftovers(self.stop(slot, DiskRetention::Erase).await);

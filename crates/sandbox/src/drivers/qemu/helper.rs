@@ -3,44 +3,58 @@
 //! a network that ends at the node.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use domain::OwnedDisk;
 use wire::v1::pod::{HELPER, VOLUME_SERIALS};
 
 use super::launch::RunningVmm;
-use super::launcher::{VmConfig, VmmLauncher};
+use super::launcher::VmConfig;
 use super::ops::{Inner, note_leftovers, refused};
 use crate::error::{Step, step};
-use crate::network::{Config, Egress, Namespace};
-use crate::runtime::{DiskRetention, HelperSpec};
+use crate::network::{Config, Egress, Namespace, Tap};
+use crate::runtime::{DiskRetention, HelperSpec, Slot};
 use crate::{DriverFailure, DriverRefusal, RuntimeError, RuntimeOperation, Volumes, files};
 
 const CORES: u32 = 1;
 
 impl Inner {
     pub(super) fn create_helper(&self, spec: &HelperSpec) -> Result<RunningVmm, RuntimeError> {
-        let id = spec.slot.run;
-        let slots = self.settings.network.range.slots();
-        if spec.slot.number >= slots {
-            let refusal = DriverRefusal::NoSlot { slot: spec.slot.number, slots };
+        self.create_own(spec.slot, || self.try_create_helper(spec))
+    }
+
+    /// Creates a machine of ours, of which nothing is left where that fails.
+    pub(super) fn create_own(
+        &self,
+        slot: Slot,
+        create: impl FnOnce() -> Result<RunningVmm, RuntimeError>,
+    ) -> Result<RunningVmm, RuntimeError> {
+        let (id, slots) = (slot.run, self.settings.network.range.slots());
+        if slot.number >= slots {
+            let refusal = DriverRefusal::NoSlot { slot: slot.number, slots };
             return Err(refused(RuntimeOperation::Create, id, refusal));
         }
-        let started = self.try_create_helper(spec);
+        let started = create();
         if started.is_err() {
-            let removed = self.remove(id, Some(spec.slot.number), DiskRetention::Erase);
+            let removed = self.remove(id, Some(slot.number), DiskRetention::Erase);
             note_leftovers(removed.during(RuntimeOperation::Stop, id, "clean up after a failure"));
         }
         started
+    }
+
+    /// A network whose only link is the one to the node: where it is, and the guest's end.
+    pub(super) fn closed_network(&self, slot: Slot) -> Result<(PathBuf, Tap), DriverFailure> {
+        let closed = Config { egress: Egress::None, ..self.machine.network.clone() };
+        let namespace = Namespace::new(&closed, self.machine.claim.mark(), slot.run);
+        let tap = namespace.up(slot.number)?;
+        Ok((namespace.path(), tap))
     }
 
     fn try_create_helper(&self, spec: &HelperSpec) -> Result<RunningVmm, RuntimeError> {
         let (id, create) = (spec.slot.run, RuntimeOperation::Create);
         files::private_dir(&self.guest_dir(id)).during(create, id, "make its folder")?;
         let (disk, writes) = self.owned_disk(spec.disk).during(create, id, step::DISKS)?;
-        // Its only link is the one to the node.
-        let closed = Config { egress: Egress::None, ..self.machine.network.clone() };
-        let namespace = Namespace::new(&closed, self.machine.claim.mark(), id);
-        let tap = namespace.up(spec.slot.number).during(create, id, step::NETWORK)?;
+        let (namespace, tap) = self.closed_network(spec.slot).during(create, id, step::NETWORK)?;
         let config = VmConfig {
             name: id.to_string(),
             cores: CORES,
@@ -48,13 +62,10 @@ impl Inner {
             words: HELPER,
             disks: vec![(VOLUME_SERIALS[0], !writes, disk)],
             tap: Some(tap.0),
-            namespace: Some(namespace.path()),
+            namespace: Some(namespace),
             uid: self.uid(spec.slot.number),
         };
-        let Self { settings, program, machine, jail, .. } = self;
-        let launcher = VmmLauncher { settings, program, cgroups: &machine.cgroups, jail };
-        let started = launcher.start(config, self.verdict.accelerator, self.verdict.tsc_khz, &self.groups);
-        started.during(create, id, step::VMM)
+        self.launch(config).during(create, id, step::VMM)
     }
 
     /// Opens a disk for the helper alone: whoever else would write to it finds it taken. With it, whether

@@ -6,6 +6,7 @@
 
 mod accelerator;
 mod arguments;
+mod builder;
 mod clock;
 mod driver;
 pub(crate) mod facts;

@@ -175,9 +175,13 @@ impl Inner {
             namespace: Some(namespace.path()),
             uid: self.uid(spec.slot.number),
         };
+        self.launch(config).map_err(during(step::VMM))
+    }
+
+    pub(super) fn launch(&self, config: VmConfig) -> Result<RunningVmm, DriverFailure> {
         let Self { settings, program, machine, jail, .. } = self;
         let launcher = VmmLauncher { settings, program, cgroups: &machine.cgroups, jail };
-        launcher.start(config, self.verdict.accelerator, self.verdict.tsc_khz, &self.groups).map_err(during(step::VMM))
+        launcher.start(config, self.verdict.accelerator, self.verdict.tsc_khz, &self.groups)
     }
 
     pub(super) fn uid(&self, slot: u16) -> u32 {
