@@ -136,7 +136,9 @@ impl ByHand {
         spec["linux"]["cgroupsPath"] = json!(format!("/{id}"));
         // Those that the product's joins are gone; of its own it is made as runc makes any.
         for namespace in spec["linux"]["namespaces"].as_array_mut().into_iter().flatten() {
-            namespace.as_object_mut().map(|namespace| namespace.remove("path"));
+            if let Some(namespace) = namespace.as_object_mut() {
+                namespace.remove("path");
+            }
         }
         Ok(fs::write(path, spec.to_string())?)
     }
