@@ -183,7 +183,10 @@ fn archive(path: &std::path::Path) {
     let mut add = |name: &str, kind: tar::EntryType, mode: u32, bytes: &[u8], link: &str| {
         let mut header = tar::Header::new_gnu();
         header.set_entry_type(kind);
-        (header.set_mode(mode), header.set_uid(1234), header.set_gid(4321), header.set_mtime(1_700_000_000));
+        header.set_mode(mode);
+        header.set_uid(1234);
+        header.set_gid(4321);
+        header.set_mtime(1_700_000_000);
         header.set_size(bytes.len() as u64);
         match link {
             "" => builder.append_data(&mut header, name, bytes).unwrap(),
@@ -275,7 +278,11 @@ async fn what_is_hostile_or_cut_off_leaves_nothing(stack: &Stack, holder: &Holde
     let here = |name: &str| stack.path(name).to_str().unwrap().to_owned();
     let mut header = tar::Header::new_gnu();
     header.as_old_mut().name[..9].copy_from_slice(b"../../out");
-    (header.set_mode(0o644), header.set_uid(0), header.set_gid(0), header.set_mtime(0), header.set_size(0));
+    header.set_mode(0o644);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header.set_size(0);
     header.set_cksum();
     let mut builder = tar::Builder::new(Vec::new());
     builder.append(&header, &[][..]).unwrap();

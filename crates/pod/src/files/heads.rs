@@ -37,6 +37,9 @@ pub(super) fn shown(name: &[u8]) -> String {
     wire::printable(&String::from_utf8_lossy(name), SHOWN)
 }
 
+/// How long a sparse file is, and which parts of it (where, how long) are in the archive, one after the other.
+pub(super) type SparseMap = (u64, Vec<(u64, u64)>);
+
 /// The bytes of an archive, as they come.
 pub(super) struct Source {
     pieces: mpsc::Receiver<Piece>,
@@ -132,7 +135,7 @@ pub(super) struct Entry {
     /// Bytes of it in the archive.
     pub(super) stored: u64,
     /// Its size, and which bytes are there, where some are not.
-    pub(super) sparse: Option<(u64, Vec<(u64, u64)>)>,
+    pub(super) sparse: Option<SparseMap>,
 }
 
 /// What extended headers and long names say of the entry that follows.
@@ -272,7 +275,7 @@ pub(super) fn of(path: &[u8], why: FileError) -> FileError {
 }
 
 /// The parts of a sparse file in GNU tar's own form: four in its header, more in blocks after it.
-fn old_sparse(header: &Header, stored: u64, source: &mut Source) -> Result<(u64, Vec<(u64, u64)>), FileError> {
+fn old_sparse(header: &Header, stored: u64, source: &mut Source) -> Result<SparseMap, FileError> {
     let gnu = header.as_gnu().ok_or_else(|| bad("it is sparse, and no header of GNU tar"))?;
     let unread = |_| bad("the list of its parts cannot be read");
     let mut parts = Vec::new();
@@ -299,11 +302,7 @@ fn old_sparse(header: &Header, stored: u64, source: &mut Source) -> Result<(u64,
 
 /// The list at the head of the bytes of a sparse file in the form of extended headers; with it, how many
 /// bytes of the archive it takes.
-pub(super) fn new_sparse(
-    real: u64,
-    stored: u64,
-    source: &mut Source,
-) -> Result<((u64, Vec<(u64, u64)>), u64), FileError> {
+pub(super) fn new_sparse(real: u64, stored: u64, source: &mut Source) -> Result<(SparseMap, u64), FileError> {
     let (mut numbers, mut held, mut taken) = (Vec::new(), Vec::new(), 0_u64);
     let mut wanted = 1;
     while numbers.len() < wanted {
@@ -334,7 +333,7 @@ pub(super) fn new_sparse(
 }
 
 /// Parts that lie one after the other in a file of this size, and are as many bytes as are there.
-fn checked(real: u64, stored: u64, parts: Vec<(u64, u64)>) -> Result<(u64, Vec<(u64, u64)>), FileError> {
+fn checked(real: u64, stored: u64, parts: Vec<(u64, u64)>) -> Result<SparseMap, FileError> {
     let (mut end, mut sum) = (0, 0_u64);
     for (offset, length) in &parts {
         let ends = offset.checked_add(*length).filter(|ends| *offset >= end && *ends <= real);

@@ -26,6 +26,8 @@ use super::pax;
 use super::staging::{LOST_AND_FOUND, STAGING};
 
 const BLOCK: u64 = 512;
+/// Bytes of the two blocks of zeros that end an archive.
+const END: usize = 1024;
 /// What of a mode is kept.
 const MODE: u32 = 0o7777;
 /// Names of one folder: they are sorted in memory.
@@ -126,8 +128,7 @@ fn pack(root: &Path, size_mib: Option<u64>, target: &mut dyn Target) -> Result<C
             folders.push((path, within));
         }
     }
-    // The end of an archive is two blocks of zeros.
-    target.head(&[0; 2 * BLOCK as usize])?;
+    target.head(&[0; END])?;
     Ok(packing.counted)
 }
 

@@ -537,7 +537,10 @@ mod tests {
             header.set_entry_type(kind);
             let held = if kind == EntryType::Regular { "held" } else { "" };
             header.set_size(held.len() as u64);
-            (header.set_mode(0o644), header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+            header.set_mode(0o644);
+            header.set_uid(0);
+            header.set_gid(0);
+            header.set_mtime(0);
             header.set_device_major(8).unwrap();
             header.set_device_minor(0).unwrap();
             header.set_cksum();
@@ -625,7 +628,10 @@ mod tests {
         header.as_old_mut().name[0] = b'x';
         header.set_entry_type(EntryType::GNUSparse);
         header.set_size(512);
-        (header.set_mode(0o600), header.set_uid(0), header.set_gid(0), header.set_mtime(0));
+        header.set_mode(0o600);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
         let gnu = header.as_gnu_mut().unwrap();
         gnu.sparse[0].set_offset(u64::MAX - 100);
         gnu.sparse[0].set_length(512);
