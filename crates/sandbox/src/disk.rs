@@ -131,7 +131,14 @@ pub(crate) fn claim(disk: &File, path: &Path) -> Result<(), DriverFailure> {
     let until = Instant::now() + CLAIM_LIMIT;
     loop {
         match flock(disk, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(()),
+            Ok(()) if files::same(disk, path)? => return Ok(()),
+            // What is written to it nobody finds again.
+            Ok(()) => {
+                return Err(DriverFailure::Taken(format!(
+                    "{} was put back or moved just now: try again",
+                    path.display()
+                )));
+            }
             // A process that is just being started holds all that its parent had open.
             Err(Errno::WOULDBLOCK) if Instant::now() < until => thread::sleep(CLAIM_AGAIN),
             Err(Errno::WOULDBLOCK) => {
@@ -244,6 +251,21 @@ mod tests {
         assert!(!made());
         fs::remove_file(template).unwrap();
         assert!(!made(), "nobody knows");
+    }
+
+    #[test]
+    fn a_disk_that_has_lost_its_place_to_another_is_nobodys() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, other) = (dir.path().join("data.ext4"), dir.path().join("data.half"));
+        fs::write(&disk, "before").unwrap();
+        fs::write(&other, "put back").unwrap();
+        // As whoever opens it while it is put back, and waits for who does that.
+        let opened = File::open(&disk).unwrap();
+        fs::rename(&other, &disk).unwrap();
+        assert!(matches!(claim(&opened, &disk), Err(DriverFailure::Taken(why)) if why.contains("put back")));
+        claim(&File::open(&disk).unwrap(), &disk).unwrap();
+        fs::remove_file(&disk).unwrap();
+        assert!(matches!(claim(&opened, &disk), Err(DriverFailure::Taken(_))));
     }
 
     #[test]

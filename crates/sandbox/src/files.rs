@@ -1,8 +1,8 @@
 //! Small steps on files that forgive what is already done.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt as _};
 use std::path::Path;
 
 /// Makes a folder, and those above it, that only root can enter.
@@ -18,6 +18,15 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
 /// Removes a folder and all in it; one that is not there is removed already.
 pub(crate) fn remove_dir(path: &Path) -> io::Result<()> {
     forgive(fs::remove_dir_all(path))
+}
+
+/// Whether a file still has its name.
+pub(crate) fn same(file: &File, path: &Path) -> io::Result<bool> {
+    match fs::metadata(path) {
+        Ok(named) => Ok(named.ino() == file.metadata()?.ino()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The names in a folder; one that is not there is empty.

@@ -6,6 +6,7 @@
 //! <state>/snapshots/<id>.removed    one that is being erased
 //! <state>/volumes/<id>.half         a volume's disk that is being put back
 //! <state>/volumes/<id>.restored     the last order by which one was put back
+//! <state>/volumes/<id>.restoring    the one by which one is being put back
 //! ```
 //!
 //! A disk is copied byte by byte, with its holes, or shares its blocks where the node's file
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use domain::{SnapshotId, VolumeId};
 
-use crate::kept::allocated_file;
+use crate::kept::{allocated, allocated_file};
 use crate::{DriverFailure, Volumes, disk, files};
 
 const MIB: u64 = 1024 * 1024;
@@ -112,12 +113,14 @@ impl Snapshots {
         // Held until the other disk has its name: no VMM gets the one that goes.
         let before = self.volumes.open(to)?;
         let path = self.volumes.path(to);
-        let half = path.with_extension("half");
+        let (half, order_of_it) = (path.with_extension("half"), path.with_extension("restoring"));
+        // First: on a full disk nothing is put back of which it could not be noted that it was.
+        durable::replace("restoring", &order_of_it, order.to_string().as_bytes())?;
         let copied = copy(&File::open(&snapshot)?, &half, before.metadata()?.len());
         durable::failpoint("restore", "copied");
         or_drop(&half, copied)?;
         durable::move_to("restore", &half, &path)?;
-        durable::replace("restored", &self.note(to), order.to_string().as_bytes())?;
+        durable::move_to("restored", &order_of_it, &self.note(to))?;
         Ok(true)
     }
 
@@ -144,6 +147,14 @@ impl Snapshots {
             durable::move_to("snapshot erased", &path, &removed)?;
         }
         files::remove(&removed)
+    }
+
+    /// What they take of the node's disk, with those that are being made, in bytes.
+    ///
+    /// # Errors
+    /// When they cannot be looked at.
+    pub fn taken(&self) -> io::Result<u64> {
+        allocated(&self.dir)
     }
 
     /// Sweeps what was cut off; how many halves of snapshots there were. Those of volumes are
@@ -266,6 +277,34 @@ mod tests {
         // A volume that is erased takes its note with it.
         volumes.erase(VOLUME).unwrap();
         assert_eq!(files::names(&state.path().join("volumes")).unwrap(), Vec::<String>::new());
+    }
+
+    /// Mounts a file system of so many files and folders.
+    fn small_disk(at: &Path, options: &str) {
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", options, "palatine-test"]).arg(at);
+        assert!(mount.status().unwrap().success());
+    }
+
+    #[test]
+    fn a_volume_that_cannot_be_put_back_for_want_of_room_is_what_it_was() {
+        needs::needs!(root);
+        let state = tempfile::tempdir().unwrap();
+        // It, two folders, a volume, a snapshot, and one file more: the copy alone has room.
+        small_disk(state.path(), "size=256m,nr_inodes=6");
+        operate(state.path(), "volume");
+        operate(state.path(), "make");
+        write(state.path(), 50 * MIB, b"new!");
+        let refused = Snapshots::of(state.path()).restore(id(1), VOLUME, 1);
+        let (text, names) = (read(state.path(), 50 * MIB), files::names(&state.path().join("volumes")).unwrap());
+        small_disk(state.path(), "remount,nr_inodes=100");
+        let restored = Snapshots::of(state.path()).restore(id(1), VOLUME, 1);
+        let after = read(state.path(), 50 * MIB);
+        assert!(std::process::Command::new("umount").arg(state.path()).status().unwrap().success());
+        assert!(matches!(&refused, Err(DriverFailure::Io(_))), "{refused:?}");
+        assert_eq!(text, *b"new!", "it was put back, and that it was is not told: {names:?}");
+        assert!(restored.unwrap());
+        assert_eq!(after, *b"kept");
     }
 
     #[test]

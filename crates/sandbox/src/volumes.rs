@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use domain::VolumeId;
 
-use crate::kept::allocated_file;
+use crate::kept::{allocated, allocated_file};
 use crate::{DriverFailure, command, disk, files};
 
 const MIB: u64 = 1024 * 1024;
@@ -120,8 +120,9 @@ impl Volumes {
     /// [`DriverFailure::Taken`] while a VMM has it; what the host says.
     pub fn erase(&self, id: VolumeId) -> Result<(), DriverFailure> {
         let path = self.path(id);
+        let notes = ["restored", "restoring"].map(|note| path.with_extension(note));
         if !path.try_exists()? {
-            files::remove(&path.with_extension("restored"))?;
+            notes.iter().try_for_each(|note| files::remove(note))?;
             return Ok(files::remove(&path.with_extension("removed"))?);
         }
         // Nobody else gets it from here on, whatever is in it.
@@ -130,9 +131,17 @@ impl Volumes {
         let removed = path.with_extension("removed");
         durable::move_to("volume erased", &path, &removed)?;
         files::remove(&removed)?;
-        files::remove(&path.with_extension("restored"))?;
+        notes.iter().try_for_each(|note| files::remove(note))?;
         drop(held);
         Ok(())
+    }
+
+    /// What they take of the node's disk, with those that are being made or put back, in bytes.
+    ///
+    /// # Errors
+    /// When they cannot be looked at.
+    pub fn taken(&self) -> io::Result<u64> {
+        allocated(&self.0)
     }
 
     /// Finishes what was cut off: the halves of volumes that were being made, and what was being
@@ -142,7 +151,7 @@ impl Volumes {
     /// What cannot be removed.
     pub fn tidy(&self) -> io::Result<()> {
         for name in files::names(&self.0)? {
-            if name.ends_with(".half") || name.ends_with(".removed") {
+            if [".half", ".removed", ".restoring"].iter().any(|end| name.ends_with(end)) {
                 files::remove(&self.0.join(name))?;
             }
         }

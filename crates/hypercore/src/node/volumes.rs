@@ -1,7 +1,7 @@
 //! The node's volumes: made, grown, erased, and had by one sandbox each.
 
 use domain::{MAX_VOLUME_MIB, MIN_VOLUME_MIB, OwnedDisk, RunId, VolumeId};
-use sandbox::{DriverFailure, VolumeDisk, Volumes};
+use sandbox::{DriverFailure, Snapshots, VolumeDisk, Volumes};
 use tokio::sync::MutexGuard;
 use tokio::task::spawn_blocking;
 use wire::v1::node::{NodeVolume, NodeVolumes, SandboxSpec, VolumeSpec};
@@ -50,12 +50,13 @@ impl Node {
     }
 
     /// What is free on the disk, and what those take that it is promised to: sandboxes and
-    /// volumes.
+    /// volumes, and what is copied of these just now.
     pub(super) async fn disk_space(&self) -> Result<(sandbox::DiskUsage, DiskSpace), CreateError> {
         let found = self.shared.runtime.disk_usage().await?;
-        let volumes = self.list_volumes().await.map_err(CreateError::Disk)?;
-        let snapshots = self.list_snapshots().await.map_err(CreateError::Disk)?;
-        let bytes: u64 = volumes.iter().map(|disk| disk.bytes).chain(snapshots.iter().map(|disk| disk.bytes)).sum();
+        let state = &self.shared.config.state;
+        let (volumes, snapshots) = (Volumes::of(state), Snapshots::of(state));
+        let taken = spawn_blocking(move || -> std::io::Result<u64> { Ok(volumes.taken()? + snapshots.taken()?) }).await;
+        let bytes: u64 = taken.map_err(std::io::Error::other).and_then(|taken| taken).map_err(CreateError::Disk)?;
         Ok((found, disk_room(found).with_guests(bytes / MIB)))
     }
 

@@ -88,7 +88,7 @@ impl SharedHost {
         let path = self.claim_path(name);
         let lock = shared::open_named(&path)?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) if !shared::same(&lock, &path)? => return Ok(Err(format!("{} is being removed", path.display()))),
+            Ok(()) if !files::same(&lock, &path)? => return Ok(Err(format!("{} is being removed", path.display()))),
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => return Ok(Err(taken(name, before))),
             Err(error) => return Err(error.into()),

@@ -9,7 +9,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -184,7 +183,7 @@ impl SharedHost {
         for _ in 0..TRIES {
             let file = open_named(&self.record)?;
             flock(&file, FlockOperation::LockExclusive)?;
-            if same(&file, &self.record)? {
+            if files::same(&file, &self.record)? {
                 return Ok(file);
             }
         }
@@ -211,15 +210,6 @@ fn in_use(error: &io::Error) -> bool {
 fn is_mount(path: &Path) -> io::Result<bool> {
     let mounts = fs::read_to_string("/proc/self/mounts")?;
     Ok(mounts.lines().any(|line| line.split(' ').nth(1).is_some_and(|at| Path::new(at) == path)))
-}
-
-/// Whether a file still has its name.
-pub(super) fn same(file: &File, path: &Path) -> io::Result<bool> {
-    match fs::metadata(path) {
-        Ok(named) => Ok(named.ino() == file.metadata()?.ino()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 pub(super) fn read(file: &mut File) -> Result<HostChanges, DriverFailure> {
