@@ -2,10 +2,23 @@
 
 use std::str::FromStr;
 
-/// Codex takes its key by this name alone, where it is not logged in.
-const CODEX: &str = r#"if [ -z "$CODEX_API_KEY" ] && [ -n "$OPENAI_API_KEY" ]; then export CODEX_API_KEY="$OPENAI_API_KEY"; fi
+/// Codex takes its key from no variable but this one, and that for a task alone: at a terminal it wants to be logged in.
+/// Where its model is, and which, it takes from its configuration; of OpenAI's own provider it would ask for a WebSocket.
+const CODEX: &str = r#"first=$1
+key=${CODEX_API_KEY:-$OPENAI_API_KEY}
+if [ -n "$key" ]; then export CODEX_API_KEY="$key"; fi
+if [ -n "$OPENAI_MODEL" ]; then set -- -c "model=\"$OPENAI_MODEL\"" "$@"; fi
+if [ -n "$OPENAI_BASE_URL" ]; then
+  if [ -n "$key" ]; then set -- -c model_providers.given.env_key=CODEX_API_KEY "$@"; fi
+  set -- -c model_provider=given -c model_providers.given.name=OPENAI_BASE_URL \
+    -c model_providers.given.base_url="$OPENAI_BASE_URL" "$@"
+elif [ -n "$key" ] && [ "$first" != exec ] && ! codex login status > /dev/null 2>&1; then
+  printf '%s\n' "$key" | codex login --with-api-key > /dev/null
+fi
 exec codex "$@"
 "#;
+/// Claude refuses root all permissions, but where it is told that it is shut in.
+const CLAUDE: [&str; 3] = ["env", "IS_SANDBOX=1", "claude"];
 
 /// The coding agents that are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,22 +76,24 @@ impl Program {
 
     /// How it is started: for a task it asks nobody, for the machine that it may do anything in is its own.
     pub(crate) fn command(self, task: Option<&str>, more: &[String]) -> Vec<String> {
-        let words: &[&str] = match (self, task.is_some()) {
-            (Self::Claude, true) => &["claude", "--print", "--dangerously-skip-permissions"],
-            (Self::Claude, false) => &["claude", "--dangerously-skip-permissions"],
-            (Self::Codex, true) => &["sh", "-c", CODEX, "codex", "exec", "--dangerously-bypass-approvals-and-sandbox"],
-            (Self::Codex, false) => &["sh", "-c", CODEX, "codex", "--dangerously-bypass-approvals-and-sandbox"],
-            (Self::Opencode, true) => &["opencode", "run"],
-            (Self::Opencode, false) => &["opencode"],
+        let (words, for_a_task, always): (&[&str], &[&str], &[&str]) = match self {
+            Self::Claude => (&CLAUDE, &["--print"], &["--dangerously-skip-permissions"]),
+            Self::Codex => (&["sh", "-c", CODEX, "codex"], &["exec"], &["--dangerously-bypass-approvals-and-sandbox"]),
+            Self::Opencode => (&["opencode"], &["run"], &[]),
         };
+        let words = [words, if task.is_some() { for_a_task } else { &[] }, always].concat();
         // What begins with a dash would be taken for an option.
         let task = task.map(|task| if task.starts_with('-') { format!(" {task}") } else { task.to_owned() });
-        words.iter().map(|word| (*word).to_owned()).chain(more.iter().cloned()).chain(task).collect()
+        words.into_iter().map(str::to_owned).chain(more.iter().cloned()).chain(task).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -90,6 +105,48 @@ mod tests {
         for odd in ["", "vim", "codex@", "codex@ 1", "codex@file:/x", "codex@--prefix", "Claude", "codex@npm:evil"] {
             assert!(named(odd).is_err(), "{odd}");
         }
+    }
+
+    /// What a program called `codex` is told, with these variables.
+    fn told(task: Option<&str>, variables: &[(&str, &str)]) -> Vec<String> {
+        let dir = tempfile::tempdir().unwrap();
+        let (program, log) = (dir.path().join("codex"), dir.path().join("log"));
+        // It is not logged in, and takes a key where it is given one.
+        let script = "#!/bin/sh\n[ \"$2\" != status ] || exit 1\nprintf '%s\\n' \"key $CODEX_API_KEY\" \"$@\" >> \"$LOG\"\n\
+                      if [ \"$1\" = login ]; then cat >> \"$LOG\"; fi\n";
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let words = Program::Codex.command(task, &[]);
+        let path = format!("{}:{}", dir.path().display(), std::env::var("PATH").unwrap());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).env_clear().env("PATH", path).env("LOG", &log).envs(variables.iter().copied());
+        assert!(command.status().unwrap().success());
+        fs::read_to_string(log).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn codex_is_told_of_the_key_the_model_and_its_place_that_other_agents_take_from_these_variables() {
+        const ALWAYS: &str = "--dangerously-bypass-approvals-and-sandbox";
+        assert_eq!(told(Some("do it"), &[]), ["key ", "exec", ALWAYS, "do it"]);
+        let (url, key, model) =
+            (("OPENAI_BASE_URL", "http://10.0.0.1:1/v1"), ("OPENAI_API_KEY", "sk-a"), ("OPENAI_MODEL", "m 1"));
+        assert_eq!(told(Some("do it"), &[key]), ["key sk-a", "exec", ALWAYS, "do it"]);
+        let given = [
+            "-c",
+            "model_provider=given",
+            "-c",
+            "model_providers.given.name=OPENAI_BASE_URL",
+            "-c",
+            "model_providers.given.base_url=http://10.0.0.1:1/v1",
+        ];
+        let asked = ["-c", "model=\"m 1\"", "exec", ALWAYS, "do it"];
+        assert_eq!(told(Some("do it"), &[url, model]), [&["key "][..], &given, &asked].concat());
+        let with_key = ["-c", "model_providers.given.env_key=CODEX_API_KEY"];
+        let all = [url, key, model, ("CODEX_API_KEY", "sk-b")];
+        assert_eq!(told(Some("do it"), &all), [&["key sk-b"][..], &given, &with_key, &asked].concat());
+        // At a terminal it is logged in first, but for another's model.
+        assert_eq!(told(None, &[key]), ["key sk-a", "login", "--with-api-key", "sk-a", "key sk-a", ALWAYS]);
+        assert_eq!(told(None, &[url]), [&["key "][..], &given, &[ALWAYS]].concat());
     }
 
     #[test]

@@ -16,26 +16,88 @@ const SIZE: [&str; 4] = ["--cores", "1", "--memory", "2048"];
 /// How long a guest that is emulated may take until its coding agent has asked its model.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// A coding agent of npm's.
+#[derive(Clone, Copy)]
+enum Coder {
+    Opencode,
+    Claude,
+    Codex,
+}
+
+impl Coder {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Opencode => "opencode",
+            Self::Claude => "claude",
+            Self::Codex => "codex",
+        }
+    }
+
+    /// What tells it of its model, as its own pages say.
+    fn env(self, model: &ScriptedModel) -> Vec<String> {
+        let (url, key, [name, _]) = (model.url(), model.key(), model.models());
+        match self {
+            Self::Opencode => {
+                let options = json!({"baseURL": format!("{url}/v1"), "apiKey": key});
+                let provider =
+                    json!({"npm": "@ai-sdk/openai-compatible", "options": options, "models": {name: {"name": name}}});
+                let named = format!("scripted/{name}");
+                let config = json!({
+                    "model": named, "small_model": named, "autoupdate": false, "share": "disabled",
+                    "provider": {"scripted": provider},
+                });
+                let off = ["MODELS_FETCH", "AUTOUPDATE", "LSP_DOWNLOAD", "DEFAULT_PLUGINS"];
+                let off = off.map(|what| format!("OPENCODE_DISABLE_{what}=1"));
+                [&[format!("OPENCODE_CONFIG_CONTENT={config}")][..], &off].concat()
+            }
+            Self::Claude => vec![
+                format!("ANTHROPIC_BASE_URL={url}"),
+                format!("ANTHROPIC_API_KEY={key}"),
+                format!("ANTHROPIC_MODEL={name}"),
+                "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1".to_owned(),
+            ],
+            Self::Codex => vec![
+                format!("OPENAI_BASE_URL={url}/v1"),
+                format!("OPENAI_API_KEY={key}"),
+                format!("OPENAI_MODEL={name}"),
+            ],
+        }
+    }
+}
+
+/// Has a command run by the coding agent's own tool for that.
+fn shell(turn: &Turn, command: &str) -> Reply {
+    let has = |name: &&str| turn.tools.iter().any(|tool| tool == name);
+    match ["bash", "Bash", "exec_command", "shell_command"].into_iter().find(has) {
+        Some("exec_command") => Reply::Call("exec_command", json!({"cmd": command})),
+        Some("shell_command") => Reply::Call("shell_command", json!({"command": command})),
+        Some(tool) => Reply::Call(tool, json!({"command": command, "description": "Do as asked"})),
+        None => Reply::Say(format!("no tool runs commands: {:?}", turn.tools)),
+    }
+}
+
 /// `EDIT <word>` has a folder changed as a task does it, and as one that means ill; `SLEEP` has nothing done for long.
 fn edit(turn: &Turn, nonce: &str) -> Reply {
-    let shell = |command: String| Reply::Call("bash", json!({"command": command, "description": "Do as asked"}));
-    if !turn.has_tools {
+    if !turn.has_tools() {
         return Reply::Say("A title".to_owned());
     }
     match (turn.word_after("EDIT"), turn.results.len()) {
-        (Some(word), 0) => shell(format!(
-            "cat hello.txt && sed -i 's/old/new {nonce}/' hello.txt && rm gone.txt && mkdir -p sub/deep && \
-             printf '#!/bin/sh\\necho {word} {nonce}\\n' > sub/deep/run.sh && chmod +x sub/deep/run.sh && \
-             printf '\\000{nonce}' > bytes && echo log > a.log && ln -s /etc/passwd link && \
-             echo evil > .git/hooks/pre-commit"
-        )),
+        (Some(word), 0) => shell(
+            turn,
+            &format!(
+                "cat hello.txt && sed -i 's/old/new {nonce}/' hello.txt && rm gone.txt && mkdir -p sub/deep && \
+                 printf '#!/bin/sh\\necho {word} {nonce}\\n' > sub/deep/run.sh && chmod +x sub/deep/run.sh && \
+                 printf '\\000{nonce}' > bytes && echo log > a.log && ln -s /etc/passwd link && \
+                 echo evil > .git/hooks/pre-commit"
+            ),
+        ),
         (Some(_), _) => Reply::Say(format!("done {nonce} {}", turn.results.join(" "))),
-        (None, 0) if turn.question.contains("SLEEP") => shell("echo begun >> hello.txt; sleep 3600".to_owned()),
+        (None, 0) if turn.question.contains("SLEEP") => shell(turn, "echo begun >> hello.txt; sleep 3600"),
         (None, _) => Reply::Say(format!("heard {nonce}")),
     }
 }
 
-/// Has the image with the coding agent built, in the store of all stacks of tests.
+/// Has the image with the coding agents built, in the store of all stacks of tests.
 #[track_caller]
 fn coder_image() {
     starter_image("base", "base");
@@ -51,6 +113,7 @@ fn coder_image() {
 
 /// A stack, a model, and a folder here.
 struct Project {
+    coder: Coder,
     stack: LocalStack,
     model: ScriptedModel,
     folder: PathBuf,
@@ -60,7 +123,7 @@ struct Project {
 }
 
 impl Project {
-    fn begin() -> Self {
+    fn begin(coder: Coder) -> Self {
         let model = ScriptedModel::start(edit);
         coder_image();
         let stack = LocalStack::with_images(&model.reachable());
@@ -78,29 +141,12 @@ impl Project {
         ] {
             fs::write(folder.join(path), text).unwrap();
         }
-        let [url, key] = [1, 3].map(|at| model.env()[at].split_once('=').unwrap().1.to_owned());
-        let name = model.models()[0].clone();
-        let options = json!({"baseURL": url, "apiKey": key});
-        let provider =
-            json!({"npm": "@ai-sdk/openai-compatible", "options": options, "models": {&name: {"name": &name}}});
-        let named = format!("scripted/{name}");
-        let config = json!({
-            "model": named, "small_model": named, "autoupdate": false, "share": "disabled",
-            "provider": {"scripted": provider},
-        });
-        let lines = [
-            format!("OPENCODE_CONFIG_CONTENT={config}"),
-            "OPENCODE_DISABLE_MODELS_FETCH=1".to_owned(),
-            "OPENCODE_DISABLE_AUTOUPDATE=1".to_owned(),
-            "OPENCODE_DISABLE_LSP_DOWNLOAD=1".to_owned(),
-            "OPENCODE_DISABLE_DEFAULT_PLUGINS=1".to_owned(),
-        ];
-        fs::write(&keys, lines.join("\n")).unwrap();
-        Self { stack, model, folder, keys, words }
+        fs::write(&keys, coder.env(&model).join("\n")).unwrap();
+        Self { coder, stack, model, folder, keys, words }
     }
 
     fn command(&self, more: &[&str]) -> Command {
-        let mut command = self.stack.command(&["run", "--agent", "opencode", "--type", "coder"]);
+        let mut command = self.stack.command(&["run", "--agent", self.coder.name(), "--type", "coder"]);
         command.args(SIZE).arg("--dir").arg(&self.folder).arg("--env-file").arg(&self.keys).args(more);
         command
     }
@@ -138,9 +184,24 @@ fn files(root: &Path, folder: &Path) -> BTreeMap<String, Vec<u8>> {
     each.collect()
 }
 
-#[tokio::test]
-async fn soak_agents_a_coding_agent_of_npms_changes_a_folder_by_a_patch_and_nothing_else() {
-    let project = Project::begin();
+#[test]
+fn soak_agents_opencode_changes_a_folder_by_a_patch_and_nothing_else() {
+    changes_a_folder_by_a_patch_and_nothing_else(Coder::Opencode);
+}
+
+#[test]
+fn soak_agents_claude_changes_a_folder_by_a_patch_and_nothing_else() {
+    changes_a_folder_by_a_patch_and_nothing_else(Coder::Claude);
+}
+
+#[test]
+fn soak_agents_codex_changes_a_folder_by_a_patch_and_nothing_else() {
+    changes_a_folder_by_a_patch_and_nothing_else(Coder::Codex);
+}
+
+#[track_caller]
+fn changes_a_folder_by_a_patch_and_nothing_else(coder: Coder) {
+    let project = Project::begin(coder);
     let before = project.files();
     let word = nonce();
 
@@ -190,7 +251,7 @@ async fn soak_agents_a_coding_agent_of_npms_changes_a_folder_by_a_patch_and_noth
 
 #[tokio::test]
 async fn soak_agents_a_coding_agent_that_is_interrupted_is_stopped_and_has_changed_nothing() {
-    let project = Project::begin();
+    let project = Project::begin(Coder::Opencode);
     let before = project.files();
     let mut command = project.command(&["--apply", "SLEEP"]);
     let running = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
