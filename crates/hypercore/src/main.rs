@@ -117,7 +117,11 @@ async fn run(sections: Sections, metrics: metrics_exporter_prometheus::Prometheu
     let listener = bind(&sections.node)?;
     tracing::info!(socket = %sections.node.socket.display(), "serving the node API");
     let socket = sections.node.socket.clone();
-    let _served = store.serve(&socket).context("say who serves the image store")?;
+    // A node whose disk is full must serve whoever makes room.
+    let _served = store.serve(&socket).inspect_err(|error| {
+        let error = error as &dyn std::error::Error;
+        tracing::error!(error, "who serves the image store is not written down: leave `palatine image --store` alone");
+    });
     serve(sections.node, parts, listener, closing).await?;
     std::fs::remove_file(&socket).with_context(|| format!("remove {}", socket.display()))
 }

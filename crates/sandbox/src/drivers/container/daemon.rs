@@ -123,14 +123,14 @@ impl Place {
 
     fn wrapper(&self, name: &str, script: &str) -> Result<PathBuf, DriverFailure> {
         let wrapper = self.0.join(name);
-        durable::replace(name, &wrapper, script.as_bytes())?;
+        write_anew(name, &wrapper, script)?;
         fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o700))?;
         Ok(wrapper)
     }
 
     fn write_config(&self) -> io::Result<()> {
         let text = config(&self.0, WITHOUT);
-        durable::replace("containerd", &self.config(), text.as_bytes())
+        write_anew("containerd", &self.config(), &text)
     }
 
     /// Removes all of it; nothing may run any more.
@@ -143,6 +143,14 @@ impl Place {
         }
         files::remove_dir(&self.0)
     }
+}
+
+/// Writes a file where it does not say that already: a node whose disk is full starts all the same.
+fn write_anew(what: &str, path: &Path, text: &str) -> io::Result<()> {
+    if fs::read(path).is_ok_and(|there| there == text.as_bytes()) {
+        return Ok(());
+    }
+    durable::replace(what, path, text.as_bytes())
 }
 
 fn config(place: &Path, without: &[&str]) -> String {
@@ -317,6 +325,23 @@ mod tests {
         assert!(text.contains(r#"root = "/var/lib/node \"1\"/containerd/root""#), "{text}");
         assert!(text.contains(r#"address = "/var/lib/node \"1\"/containerd/grpc.sock""#), "{text}");
         assert!(text.contains("io.containerd.grpc.v1.cri") && !text.contains("/run/") && !text.contains("/opt/"));
+    }
+
+    #[test]
+    fn what_is_written_already_is_not_written_again() {
+        let state = tempfile::tempdir().unwrap();
+        let place = Place::under(state.path()).unwrap();
+        let write = |runsc: &str| {
+            place.write_config().unwrap();
+            place.runsc(Path::new(runsc)).unwrap();
+        };
+        write("/one");
+        // As on a disk that takes nothing: where a file is written before it has its name.
+        for half in ["runsc.half", "config.half"] {
+            fs::create_dir(place.0.join(half)).unwrap();
+        }
+        write("/one");
+        assert!(place.runsc(Path::new("/two")).is_err());
     }
 
     #[test]
