@@ -73,6 +73,8 @@ pub(crate) enum HelperError {
     Start(String),
     #[error("the helper ended: {0}")]
     Died(String),
+    #[error("this node's disk is full: try again when there is room")]
+    DiskFull,
     #[error("look at the disk: {0}")]
     Look(String),
     #[error("the node is going down")]
@@ -236,7 +238,7 @@ impl Helpers {
         self.all().contains_key(&disk)
     }
 
-    /// Ends the helper of a disk, if one has it, and waits for its end. Who calls this holds what
+    /// Ends the helper of a disk, if one has it, and waits for its end. Who wants the disk then holds what
     /// keeps another from beginning: the node's lock on volumes, or that on what is kept.
     pub(crate) async fn end(&self, disk: OwnedDisk) {
         let found = self.all().get(&disk).cloned();
@@ -258,6 +260,12 @@ impl Helpers {
     #[cfg(test)]
     pub(crate) fn calls(&self, disk: OwnedDisk) -> usize {
         self.get(disk).map_or(0, |helper| MAX_CALLS as usize - helper.calls.available_permits())
+    }
+
+    /// Whether a disk's helper is to end.
+    #[cfg(test)]
+    pub(crate) fn is_to_end(&self, disk: OwnedDisk) -> bool {
+        self.get(disk).is_some_and(|helper| helper.end.is_cancelled())
     }
 
     fn get(&self, disk: OwnedDisk) -> Option<Arc<Helper>> {

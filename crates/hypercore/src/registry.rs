@@ -1,5 +1,6 @@
 //! The sandboxes of this node, by id.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -147,10 +148,11 @@ impl Registry {
         let handles = self.handles();
         self.capacity.admit_helper(self.load_with(&handles), ask)?;
         let slot = self.free_slot(&handles)?;
-        if self.helpers().insert(id, (slot, ask)).is_some() {
-            return Err(PlacementError::Full);
+        match self.helpers().entry(id) {
+            Entry::Vacant(free) => Ok(free.insert((slot, ask)).0),
+            // Another one is called so: it keeps its slot.
+            Entry::Occupied(_) => Err(PlacementError::Full),
         }
-        Ok(slot)
     }
 
     /// Frees a helper's slot and its share.

@@ -150,7 +150,7 @@ impl From<HelperError> for ApiError {
             HelperError::Attached(_) => plain(Code::PodRunning),
             HelperError::Taken | HelperError::Copied(_) => plain(Code::VolumeAttached),
             HelperError::HolderFull | HelperError::Busy => plain(Code::RateLimited),
-            HelperError::Full(_) => plain(Code::NoCapacity),
+            HelperError::Full(_) | HelperError::DiskFull => plain(Code::NoCapacity),
             HelperError::Closing => plain(Code::ShuttingDown),
             HelperError::Start(_) | HelperError::Died(_) => {
                 Self::internal(&error, "the disk's files cannot be reached just now")

@@ -44,6 +44,11 @@ impl Node {
         if let Some(held) = self.shared.registry.quarantine.get(id) {
             return Err(CreateError::Quarantined(held.cause));
         }
+        // Before anything that others wait for: a helper may take its time to end.
+        let volumes = spec.volumes.iter().map(|volume| OwnedDisk::Volume(volume.id));
+        for disk in volumes.chain([OwnedDisk::Data(spec.pod)]) {
+            self.shared.helpers.end(disk).await;
+        }
         // First: what others do to their volumes may take long, and the images are everybody's.
         let volumes = self.hold_volumes(id, &spec).await?;
         // Until the run has its place nobody removes its image.

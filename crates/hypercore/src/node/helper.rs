@@ -7,7 +7,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use domain::{OwnedDisk, ResourceRequest, RunId};
-use sandbox::{DiskRetention, HelperSpec, Slot, Volumes};
+use sandbox::{DiskRetention, GuestState, HelperSpec, Slot, Volumes};
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -25,6 +25,8 @@ const HELPER: ResourceRequest = ResourceRequest { cores: 1, memory_mib: 256 };
 const START: Duration = Duration::from_secs(120);
 /// Pause before what is left of a helper is removed again.
 const STOP_AGAIN: Duration = Duration::from_secs(1);
+/// How often it is looked whether a helper goes on.
+const LOOK: Duration = Duration::from_secs(2);
 const ENTROPY_BYTES: usize = 64;
 /// The names of helpers are those of runs far from now: no gateway mints one.
 const NAMES: u64 = u64::MAX << 22;
@@ -70,6 +72,7 @@ impl NodeContext {
             biased;
             () = helper.end.cancelled() => return Ok(()),
             words = guest.exit.wait() => return Err(HelperError::Died(words)),
+            () = self.until_helper_stops(helper.slot.run) => return Err(HelperError::DiskFull),
             told = while_booting(&pod, pod.mount(|| self.helper_config()), limits, tell) => {
                 told.map_err(overdue)?.0?;
             }
@@ -80,6 +83,7 @@ impl NodeContext {
             biased;
             () = helper.end.cancelled() => helper.drain().await,
             words = guest.exit.wait() => return Err(HelperError::Died(words)),
+            () = self.until_helper_stops(helper.slot.run) => return Err(HelperError::DiskFull),
             () = helper.when_idle() => {}
         }
         helper.close();
@@ -104,6 +108,17 @@ impl NodeContext {
             }
         };
         BootLimits::check_of(mib)
+    }
+
+    /// Ends when the helper was stopped where it is, since the node's disk is full: whoever calls would wait
+    /// without an end, and it would keep its place from others.
+    async fn until_helper_stops(&self, id: RunId) {
+        loop {
+            sleep(LOOK).await;
+            if let Ok(GuestState::Paused(_)) = self.runtime.condition(id).await {
+                return;
+            }
+        }
     }
 
     fn helper_config(&self) -> io::Result<HelperConfig> {

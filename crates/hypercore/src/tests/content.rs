@@ -58,11 +58,19 @@ fn endless(
     volume: &str,
     holder: &str,
 ) -> (tokio::sync::mpsc::Sender<()>, tokio::task::JoinHandle<()>) {
+    endless_at(daemon, &format!("/v1/volumes/{volume}/content/file?path=/x"), holder)
+}
+
+/// The same at another path.
+fn endless_at(
+    daemon: &Daemon,
+    path: &str,
+    holder: &str,
+) -> (tokio::sync::mpsc::Sender<()>, tokio::task::JoinHandle<()>) {
     let (sender, mut receiver) = tokio::sync::mpsc::channel::<()>(1);
     let body = Body::from_stream(futures_util::stream::poll_fn(move |context| {
         receiver.poll_recv(context).map(|_| None::<Result<axum::body::Bytes, std::io::Error>>)
     }));
-    let path = format!("/v1/volumes/{volume}/content/file?path=/x");
     let request = Request::builder().method(Method::PUT).uri(path).header("palatine-holder", holder);
     let (router, request) = (daemon.router(), request.body(body).unwrap());
     let call = tokio::spawn(async move {
@@ -233,4 +241,44 @@ async fn what_is_kept_of_a_pod_is_reached_until_its_next_run_takes_it_back() {
     daemon.node.erase_data(pod).await.unwrap();
     assert_eq!(helpers(&host), 0);
     assert_eq!(code(&list().await.1), "no_data");
+}
+
+#[tokio::test]
+async fn a_helper_that_a_full_disk_has_stopped_is_ended_and_gives_its_calls_and_its_place_back() {
+    let host = node();
+    let daemon = with_volumes(&host).await;
+    stat(&daemon, VOLUMES[0], "w").await;
+    let disk = OwnedDisk::Volume(VolumeId::from_bits(7));
+    let (sender, call) = endless(&daemon, VOLUMES[0], "w");
+    until_holds("a call", || daemon.node.shared.helpers.calls(disk) == 1).await;
+    let slot = host.machine.running()[0];
+    host.machine.pause(slot.run, Some(domain::NodeShortage::Disk));
+    until_holds("no helper", || helpers(&host) == 0).await;
+    tokio::time::timeout(Duration::from_secs(20), call).await.expect("the call breaks off").unwrap();
+    drop(sender);
+    assert_eq!(stat(&daemon, VOLUMES[0], "w").await.0, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_the_end_of_a_helper_whose_disk_is_anothers() {
+    let host = node();
+    let daemon = host.daemon().await;
+    let pod = PodId::minted(id(1));
+    daemon.create(id(1)).await;
+    daemon.ready(id(1)).await;
+    daemon.node.delete(id(1), None, Duration::ZERO, DataPolicy::Keep).await.unwrap();
+    // A call that goes on as long as it may.
+    let (sender, call) = endless_at(&daemon, &format!("/v1/pods/{pod}/data/file?path=/x"), "w");
+    let disk = OwnedDisk::Data(pod);
+    until_holds("a call", || daemon.node.shared.helpers.calls(disk) == 1).await;
+    let starts = async { daemon.offer_run(id(2), &SandboxSpec { pod, ..spec() }).await.unwrap() };
+    let other = async {
+        until_holds("it is to end", || daemon.node.shared.helpers.is_to_end(disk)).await;
+        daemon.offer(id(3), &spec()).await.unwrap();
+        daemon.node.shared.helpers.has(disk)
+    };
+    let (_, went_on) = tokio::join!(starts, other);
+    assert!(went_on, "the other one began after the helper's end");
+    drop(sender);
+    call.await.unwrap();
 }
