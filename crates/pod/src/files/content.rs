@@ -94,7 +94,7 @@ impl FileTree {
             if let Some(mode) = mode {
                 tree::set_mode(path, mode)?;
             }
-            sync_parent(path)?;
+            sync_entry(path)?;
             stat(path)
         })
         .await
@@ -348,6 +348,7 @@ fn make_one(path: &str, new: &NewEntry) -> Result<(), FileError> {
     if let Some(mode) = new.mode {
         tree::set_mode(path, mode)?;
     }
+    sync_entry(path)?;
     sync_parent(path)
 }
 
@@ -385,6 +386,15 @@ fn like(path: &str, force: bool) -> Result<Metadata, FileError> {
 
 fn parent_of(path: &str) -> Option<&str> {
     Path::new(path).parent().and_then(Path::to_str)
+}
+
+/// Has on disk what was changed of a file or a folder: its folder's entries do not say whose it is.
+fn sync_entry(path: &str) -> Result<(), FileError> {
+    let found = fs::metadata(path).map_err(FileError::at(path))?;
+    if found.is_file() || found.is_dir() {
+        File::open(path).and_then(|entry| entry.sync_all()).map_err(FileError::at(path))?;
+    }
+    Ok(())
 }
 
 /// Has a folder's entries on disk.
