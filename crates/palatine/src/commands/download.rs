@@ -20,6 +20,8 @@ use crate::answers::Copied;
 
 /// What its owner may do with a part that is not whole yet.
 const OWNERS: u32 = 0o600;
+/// What is said of the rest of a file that has no more bytes than are here.
+const NOTHING_LEFT: u16 = 416;
 
 /// What comes out of an agent at most.
 #[derive(Clone, Copy, Debug)]
@@ -163,7 +165,15 @@ impl Downloading {
         let known = fs::read_to_string(tag).ok();
         let have = file.metadata().with_context(at)?.len();
         let from = known.as_deref().filter(|_| have > 0).map(|tag| (have, tag));
-        let answer = self.copying.files.read(&source.path, from).await;
+        let mut answer = self.copying.files.read(&source.path, from).await;
+        if from.is_some() && answer.as_ref().is_err_and(|error| error.guest_status() == Some(NOTHING_LEFT)) {
+            if have == size(source) {
+                // All of it had come, and whoever copied it was ended before it had its name.
+                self.copying.bar.set_position(before + have);
+                return Ok((have, file));
+            }
+            answer = self.copying.files.read(&source.path, None).await;
+        }
         if have == 0 && answer.is_err() {
             // Nothing has come that a later copy could go on with.
             let _ = fs::remove_file(part);
@@ -247,11 +257,13 @@ mod tests {
 
     use axum::body::Body;
     use axum::extract::State;
+    use axum::response::{IntoResponse, Response};
     use axum::routing::{get, post};
     use axum::{Json, Router};
     use bytes::Bytes;
     use client::GatewayClient;
     use futures_util::stream;
+    use http::{HeaderMap, StatusCode};
     use serde_json::{Value, json};
     use tempfile::TempDir;
 
@@ -284,11 +296,16 @@ mod tests {
 
         async fn files(self) -> RemoteFiles {
             rustls::crypto::ring::default_provider().install_default().ok();
-            let body = |State(guest): State<Self>| async move {
-                match guest.bytes {
+            let body = |State(guest): State<Self>, headers: HeaderMap| async move {
+                if headers.contains_key("range") {
+                    return (StatusCode::RANGE_NOT_SATISFIABLE, r#"{"code": 416, "message": "no more"}"#)
+                        .into_response();
+                }
+                let body = match guest.bytes {
                     Some(bytes) => Body::from(bytes),
                     None => Body::from_stream(stream::repeat(Ok::<_, Infallible>(Bytes::from_static(&[b'x'; 65_536])))),
-                }
+                };
+                Response::new(body)
             };
             let routes = Router::new()
                 .route("/files", get(body))
@@ -399,6 +416,21 @@ mod tests {
             (fs::read(&target).unwrap().as_slice(), fs::read_dir(home.path()).unwrap().count()),
             (&b"hello"[..], 1)
         );
+    }
+
+    #[tokio::test]
+    async fn a_copy_that_was_ended_before_it_had_its_name_is_not_refused_for_ever() {
+        let home = tempfile::tempdir().unwrap();
+        let target = home.path().join("x");
+        let source: EntryInfo = serde_json::from_value(entry("FILE", "/x")).unwrap();
+        let [part, tag] = ["part", "tag"].map(|kind| beside("agent-123", &source, &target, kind));
+        for here in ["hello", "too much"] {
+            fs::write(&part, here).unwrap();
+            fs::write(&tag, "\"1\"").unwrap();
+            fetch(Guest::file("/x").files().await, "/x", &target, BOUNDS).await.unwrap();
+            let left = fs::read_dir(home.path()).unwrap().count();
+            assert_eq!((fs::read(&target).unwrap().as_slice(), left), (&b"hello"[..], 1), "{here}");
+        }
     }
 
     #[tokio::test]
