@@ -1,10 +1,12 @@
 //! The project's own images of packages: recipes among the assets, built here when one is first wanted.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use image::{BuildOptions, ImageStore};
+use image::{BuildOptions, ImageStore, Progress};
 use toml::Table;
 use wire::v1::public::STARTER_IMAGES;
 
@@ -14,6 +16,10 @@ use crate::up::{LocalStackInfo, StateDir};
 
 /// What stands for all of them.
 pub(crate) const ALL: &str = "all";
+/// Who has a lock on this file, beside the recipes' copies, builds.
+const LOCK: &str = ".lock";
+/// How often it is looked whether another command still builds.
+const LOOK: Duration = Duration::from_millis(200);
 /// What a recipe says that builds on nothing.
 const SCRATCH: &str = "scratch";
 
@@ -73,8 +79,32 @@ impl Starters {
         if names.is_empty() {
             return Ok(());
         }
+        let _turn = self.turn()?;
         let store = ImageStore::open(&self.settings.read()?).context("open the image store")?;
         names.into_iter().try_for_each(|name| self.build_one(&store, name))
+    }
+
+    /// Waits until no other command builds here: it would take the recipe away that is being read.
+    fn turn(&self) -> Result<File> {
+        let at = || format!("lock {}", self.copies.display());
+        fs::create_dir_all(&self.copies).with_context(at)?;
+        let file = File::create(self.copies.join(LOCK)).with_context(at)?;
+        let mut waiting = None;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(error)) => return Err(error).with_context(at),
+            }
+            if waiting.is_none() {
+                eprintln!("Another command builds images here; waiting for it");
+                waiting = Some(BuildProgress::start()?);
+            }
+            if waiting.as_ref().is_some_and(Progress::stopped) {
+                bail!("stopped while another command built images here");
+            }
+            thread::sleep(LOOK);
+        }
     }
 
     fn build_one(&self, store: &ImageStore, name: &str) -> Result<()> {
@@ -146,6 +176,20 @@ mod tests {
         }
         // What every stack has is not built by need, and nobody else's is.
         assert!(!starters.has("echo") && !starters.has("../base"));
+    }
+
+    #[test]
+    fn one_command_at_a_time_builds_here() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::at(Some(dir.path())).unwrap();
+        let starters = Starters::new(dir.path(), &state, Settings::In(dir.path().join("nothing")));
+        let (turn, other) = (starters.turn().unwrap(), starters.clone());
+        let (done, ended) = std::sync::mpsc::channel();
+        let waiting = thread::spawn(move || done.send(other.turn().map(drop)));
+        assert!(ended.recv_timeout(3 * LOOK).is_err(), "it waits");
+        drop(turn);
+        ended.recv().unwrap().unwrap();
+        waiting.join().unwrap().unwrap();
     }
 
     #[test]

@@ -18,6 +18,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use wire::fault::{Code, Fault};
+use wire::printable;
 use wire::v1::images::{
     BuildRuntime, CommitRequest, ContextBuild, HolderImage, ImageRequest, ImageUpload, UploadState,
 };
@@ -30,6 +31,8 @@ const READ: usize = 256 * 1024;
 const RETRIES: usize = 8;
 /// The first and the longest pause before that.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+/// Bytes of a line of a build's log that are shown.
+const MAX_LINE: usize = 4096;
 /// Between two looks at an image that is made.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long, and how often, it is asked whether another image of the wallet is made, which comes first.
@@ -288,7 +291,8 @@ impl Pushing {
         }
         while let Ok(part) = self.uploader.log(self.heard).await {
             self.heard = part.next;
-            self.bar.suspend(|| part.text.lines().for_each(|line| eprintln!("  {line}")));
+            // What runs in a build writes what it likes: a terminal obeys none of it.
+            self.bar.suspend(|| part.text.lines().for_each(|line| eprintln!("  {}", printable(line, MAX_LINE))));
             if part.text.is_empty() {
                 break;
             }

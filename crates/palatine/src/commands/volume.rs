@@ -1,7 +1,7 @@
 //! `palatine volume`: your own disks, which outlive every agent.
 
 use std::fmt;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use client::GatewayClient;
 use domain::{SnapshotId, SnapshotState, VolumeId, VolumeName};
 use wire::v1::volumes::{Snapshot, VolumeRequest};
 
+use super::asked::ShownPieces;
 use super::export::{self, STANDARD};
 use super::files::RemoteFiles;
 use super::import::Import;
@@ -80,11 +81,7 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: VolumeComman
         }
         VolumeCommand::Restore { volume, snapshot } => restore(&client, json, &volume, snapshot).await?,
         VolumeCommand::RmSnapshot { volume, snapshots } => {
-            let id = find(&client, &volume).await?;
-            for snapshot in &snapshots {
-                client.remove_snapshot(id, *snapshot).await.with_context(|| format!("remove {snapshot}"))?;
-            }
-            show(json, &RemovedSnapshots { removed: snapshots }, output::removed_snapshots)?;
+            remove_snapshots(&client, json, &volume, &snapshots).await?;
         }
         VolumeCommand::Rm { volumes } => remove(&client, json, &volumes).await?,
     }
@@ -134,8 +131,13 @@ async fn export(client: &GatewayClient, json: bool, volume: &str, file: &Path) -
 async fn cat(client: &GatewayClient, file: &VolumePath) -> Result<()> {
     let files = client.volume_files(find(client, &file.volume).await?).await?;
     let (mut read, mut out) = (files.read(&file.path, None).await?, std::io::stdout());
+    // In a pipe they are as they are on the disk; a terminal obeys nothing that an agent has written there.
+    let mut pieces = out.is_terminal().then(ShownPieces::default);
     while let Some(bytes) = read.chunk().await? {
-        out.write_all(&bytes)?;
+        match &mut pieces {
+            Some(pieces) => out.write_all(pieces.take(&bytes).as_bytes())?,
+            None => out.write_all(&bytes)?,
+        }
     }
     Ok(out.flush()?)
 }
@@ -174,6 +176,27 @@ async fn remove(client: &GatewayClient, json: bool, volumes: &[String]) -> Resul
     if json || !removed.is_empty() {
         show(json, &RemovedVolumes { removed }, output::removed_volumes)?;
     }
+    all_told(refused)
+}
+
+/// The same of snapshots.
+async fn remove_snapshots(client: &GatewayClient, json: bool, volume: &str, snapshots: &[SnapshotId]) -> Result<()> {
+    let id = find(client, volume).await?;
+    let (mut removed, mut refused) = (Vec::new(), Vec::new());
+    for snapshot in snapshots {
+        match client.remove_snapshot(id, *snapshot).await {
+            Ok(()) => removed.push(*snapshot),
+            Err(error) => refused.push(anyhow::Error::from(error).context(format!("remove {snapshot}"))),
+        }
+    }
+    if json || !removed.is_empty() {
+        show(json, &RemovedSnapshots { removed }, output::removed_snapshots)?;
+    }
+    all_told(refused)
+}
+
+/// Fails by the last of these, once the others are told.
+fn all_told(mut refused: Vec<anyhow::Error>) -> Result<()> {
     let Some(last) = refused.pop() else { return Ok(()) };
     for error in refused {
         eprintln!("error: {error:#}");
