@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
+use std::ops::Bound;
 use std::path::{Component, Path};
 
 use anyhow::{Context, Result, bail};
@@ -14,6 +15,8 @@ use super::folder::{Bounds, Contents, Skipped, is_gits};
 
 /// Folders below each other.
 const MAX_DEPTH: usize = 128;
+/// What makes a repository of a folder that has the rest of one, and what git obeys in it.
+const OBEYED: [&str; 3] = ["HEAD", "config", "config.worktree"];
 
 /// What became of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +73,7 @@ impl Reading<'_> {
         let named = entry.path_bytes().into_owned();
         let kind = entry.header().entry_type();
         if kind == EntryType::Directory {
+            self.skip(String::from_utf8_lossy(&named).into_owned(), "it is a folder, of which nothing came");
             return Ok(());
         }
         let path = match plain(&named, self.bounds.path) {
@@ -115,6 +119,12 @@ impl Reading<'_> {
         let gone = self.before.iter().filter(|(path, _)| !self.seen.contains(*path));
         let gone = gone.map(|(path, was)| Change { path: path.clone(), before: Some(was.clone()), after: None });
         self.found.changes.extend(gone);
+        let (files, before) = (&self.files, self.before);
+        let here = |folder: &str| {
+            let from = || (Bound::Included(folder), Bound::Unbounded);
+            let first = [files.range::<str, _>(from()).next(), before.range::<str, _>(from()).next().map(|one| one.0)];
+            first.into_iter().flatten().any(|path| path.starts_with(folder))
+        };
         let lies_in_a_file = |path: &str| path.match_indices('/').any(|(end, _)| self.files.contains(&path[..end]));
         let (taken, odd): (Vec<_>, Vec<_>) =
             self.found.changes.into_iter().partition(|one| one.after.is_none() || !lies_in_a_file(&one.path));
@@ -123,8 +133,25 @@ impl Reading<'_> {
         for one in odd {
             self.found.skipped.push(Skipped { path: one.path, why: "it lies in a file" });
         }
+        let (taken, obeyed): (Vec<_>, Vec<_>) = self
+            .found
+            .changes
+            .into_iter()
+            .partition(|one| one.after.is_none() || !makes_a_repository(&one.path, &here));
+        self.found.changes = taken;
+        for one in obeyed {
+            self.found.skipped.push(Skipped { path: one.path, why: "git would take its folder for a repository" });
+        }
         self.found
     }
+}
+
+/// Whether this is what makes a repository, without any `.git`, of a folder that has the rest of one, or what git obeys in
+/// it: as soon as somebody, or a prompt, asks it anything in there.
+fn makes_a_repository(path: &str, has_below: &impl Fn(&str) -> bool) -> bool {
+    let (folder, name) = path.rsplit_once('/').map_or(("", path), |(folder, name)| (&path[..=folder.len()], name));
+    let is_obeyed = OBEYED.iter().any(|own| name.eq_ignore_ascii_case(own));
+    is_obeyed && ["objects/", "refs/"].iter().all(|part| has_below(&format!("{folder}{part}")))
 }
 
 /// A path that stays in the folder and out of git's own, as this program writes it; else what is wrong with it.
@@ -227,12 +254,28 @@ mod tests {
     }
 
     #[test]
+    fn no_folder_becomes_a_repository_whose_configuration_git_obeys() {
+        for folder in ["", "sub/", "new/deep/"] {
+            let names = ["HEAD", "config", "objects/x", "refs/x", "hooks/x"].map(|name| format!("{folder}{name}"));
+            let kept = [file("a", "1"), file("gone", "2"), file("sub/b", "3"), file("x/config", "mine")];
+            let entries = [names.each_ref().map(|name| file(name, "evil")).as_slice(), &kept].concat();
+            let found = changes(&entries);
+            let skipped: Vec<_> = found.skipped.iter().map(|one| one.path.as_str()).collect();
+            assert_eq!(skipped, [&names[0], &names[1]], "{found:?}");
+            assert_eq!(found.changes.len(), 4, "{found:?}");
+        }
+    }
+
+    #[test]
     fn links_devices_and_what_comes_twice_are_not_taken() {
         let kinds = [EntryType::Symlink, EntryType::Link, EntryType::Fifo, EntryType::Char, EntryType::Block];
         for kind in kinds {
             let found = changes(&[(kind, "a", ""), file("gone", "2"), file("sub/b", "3")]);
             assert_eq!((found.changes.len(), found.skipped.len()), (0, 1), "{kind:?} {found:?}");
         }
+        let found =
+            changes(&[(EntryType::Directory, "new/", ""), file("a", "1"), file("gone", "2"), file("sub/b", "3")]);
+        assert_eq!((found.changes.len(), found.skipped.len()), (0, 1), "work that is not brought back is named");
         let found = changes(&[file("a", "1"), file("./a", "other"), file("gone", "2"), file("sub/b", "3")]);
         assert_eq!((found.changes.len(), found.skipped[0].why), (0, "it came before"));
         let found = changes(&[file("a", "1"), file("x", "1"), file("x/y", "2"), file("gone", "2"), file("sub/b", "3")]);

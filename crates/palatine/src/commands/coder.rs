@@ -24,7 +24,7 @@ use super::apply::apply;
 use super::changes::Changes;
 use super::folder::{Bounds, Folder, Skipped};
 use super::markdown;
-use super::patch::patch;
+use super::patch::{Reader, patch};
 use super::piped::exit_code;
 use super::shell;
 use super::starting::Starting;
@@ -58,13 +58,26 @@ git -c user.name=palatine -c user.email=palatine@localhost commit --quiet --allo
 cp -R .git "$HOME/.palatine-copied.git"
 "#;
 
-/// Packs what git would not leave out: what was copied, and what is new.
+/// Packs what git would not leave out: what was copied, and what is new. In a folder that the coding agent has made a
+/// repository of its own (`git init`, `npm create`), what that one would not leave out.
 const PACK: &str = r#"set -e
 cd "$HOME/work"
 list=$(mktemp)
+export EACH='from=$1
+shift
+for file; do
+  [ -n "$file" ] || continue
+  file=${file%/}
+  if [ -d "$from$file" ] && ! [ -L "$from$file" ]; then
+    git -C "./$from$file" ls-files -z --cached --others --exclude-standard |
+      xargs --null --no-run-if-empty sh -c "$EACH" sh "$from$file/"
+  elif [ -e "$from$file" ] || [ -L "$from$file" ]; then
+    printf "%s\0" "$from$file"
+  fi
+done'
 git --git-dir="$HOME/.palatine-copied.git" --work-tree=. ls-files -z --cached --others --exclude-standard > "$list.all"
-sort --zero-terminated --unique "$list.all" > "$list.sorted"
-xargs --null --no-run-if-empty sh -c 'for file; do if [ -e "$file" ] || [ -L "$file" ]; then printf "%s\0" "$file"; fi; done' sh < "$list.sorted" > "$list"
+xargs --null --no-run-if-empty sh -c "$EACH" sh '' < "$list.all" > "$list.found"
+sort --zero-terminated --unique "$list.found" > "$list"
 tar --create --file=- --format=gnu --no-recursion --null --verbatim-files-from --files-from="$list"
 "#;
 
@@ -161,10 +174,12 @@ impl<'a> Coding<'a> {
         succeeded("bring the changes back", &status)?;
         let Changes { changes, skipped } = Changes::of(&folder.files, packed.bytes.as_slice(), bounds)?;
         told(&skipped, "is not brought back");
-        let diff = patch(&changes, Instant::now() + COMPARING);
+        let mut out = io::stdout();
+        let on_terminal = !self.json && out.is_terminal();
+        let reader = if on_terminal { Reader::Person } else { Reader::Git };
+        let diff = patch(&changes, reader, Instant::now() + COMPARING);
         if !self.json {
-            let mut out = io::stdout();
-            let shown = if out.is_terminal() { markdown::printable(&diff) } else { diff.clone() };
+            let shown = if on_terminal { markdown::printable(&diff) } else { diff.clone() };
             out.write_all(shown.as_bytes()).and_then(|()| out.flush()).context("show the changes")?;
         }
         let applied = self.options.apply && exit == ExitCode::SUCCESS;
@@ -314,6 +329,8 @@ impl AsyncWrite for Shown {
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     #[test]
@@ -323,6 +340,34 @@ mod tests {
         let said: String = bytes.chunks(1).map(|byte| shown.words(byte)).collect();
         assert_eq!(said, "caf\u{e9}[2J\n\u{4f60}");
         assert_eq!(shown.words(b"\xff!"), "\u{fffd}!");
+    }
+
+    #[test]
+    fn what_is_new_is_packed_also_where_it_lies_in_a_repository_of_its_own() {
+        let home = tempfile::tempdir().unwrap();
+        let sh = |script: &str, input: &[u8]| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]).env_clear().env("HOME", home.path()).current_dir(home.path());
+            command.env("PATH", std::env::var_os("PATH").unwrap());
+            let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+            child.stdin.take().unwrap().write_all(input).unwrap();
+            let done = child.wait_with_output().unwrap();
+            assert!(done.status.success(), "{done:?}");
+            done.stdout
+        };
+        let here = tempfile::tempdir().unwrap();
+        std::fs::write(here.path().join("a"), "1").unwrap();
+        let folder = Folder::read(here.path(), Bounds::default()).unwrap();
+        sh(UNPACK, &folder.archive().unwrap());
+        let work = "cd work && echo 1 > new && mkdir -p app/deep app/node_modules && cd app && git init --quiet \
+                    && echo node_modules > .gitignore && echo 1 > node_modules/left && echo 1 > b && cd deep \
+                    && git init --quiet && echo 1 > \"c 'd\"";
+        sh(work, b"");
+        let packed = sh(PACK, b"");
+        let Changes { changes, skipped } = Changes::of(&folder.files, packed.as_slice(), Bounds::default()).unwrap();
+        let paths: Vec<_> = changes.iter().map(|change| change.path.as_str()).collect();
+        assert_eq!(paths, ["app/.gitignore", "app/b", "app/deep/c 'd", "new"], "{skipped:?}");
+        assert!(skipped.is_empty(), "{skipped:?}");
     }
 
     #[tokio::test]

@@ -1,22 +1,39 @@
 //! Changes as a patch: what `git apply` reads, and people do. Pure.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::time::Instant;
 
+use flate2::Compression;
+use flate2::write::ZlibEncoder;
+use sha1::{Digest as _, Sha1};
 use similar::TextDiff;
 
 use super::changes::Change;
 use super::folder::Contents;
 
-/// Bytes of a file whose lines are compared: of a larger one it is told that it changed.
+/// Bytes of a file whose lines are compared: a larger one is told as one of no lines.
 const MAX_COMPARED: usize = 4 * 1024 * 1024;
+/// The digits of git's base 85.
+const DIGITS: &[u8; 85] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;<=>?@^_`{|}~";
+/// Bytes of a line of it.
+const LINE: usize = 52;
 
-/// All of these changes. Lines that are not compared by then are told more coarsely.
-pub(crate) fn patch(changes: &[Change], until: Instant) -> String {
-    changes.iter().map(|change| one(change, until)).collect()
+/// For whom a patch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// Who makes the changes by it: all of them are in it.
+    Git,
+    /// Who looks at it: of what has no lines it says that it differs.
+    Person,
 }
 
-fn one(change: &Change, until: Instant) -> String {
+/// All of these changes. Lines that are not compared by then are told more coarsely.
+pub(crate) fn patch(changes: &[Change], reader: Reader, until: Instant) -> String {
+    changes.iter().map(|change| one(change, reader, until)).collect()
+}
+
+fn one(change: &Change, reader: Reader, until: Instant) -> String {
     let (old, new) = (quoted("a/", &change.path), quoted("b/", &change.path));
     let mut text = format!("diff --git {old} {new}\n");
     let (before, after) = (change.before.as_ref(), change.after.as_ref());
@@ -39,9 +56,47 @@ fn one(change: &Change, until: Instant) -> String {
             let diff = TextDiff::configure().deadline(until).diff_lines(was, is);
             let _ = write!(text, "{}", diff.unified_diff().header(&old, &new));
         }
-        _ => {
+        _ if reader == Reader::Person => {
             let _ = writeln!(text, "Binary files {old} and {new} differ");
         }
+        _ => {
+            let _ = writeln!(text, "index {}..{}", name(before), name(after));
+            let _ = write!(text, "GIT binary patch\n{}\n{}\n", literal(&is), literal(&was));
+        }
+    }
+    text
+}
+
+/// What git calls a file's bytes.
+fn name(contents: Option<&Contents>) -> String {
+    let sum = contents.map_or([0; 20], |one| {
+        let named = Sha1::new().chain_update(format!("blob {}\0", one.bytes.len()));
+        named.chain_update(&one.bytes).finalize().into()
+    });
+    hex::encode(sum)
+}
+
+/// Bytes as git's patches have them: packed, and in lines that begin with their lengths.
+fn literal(bytes: &[u8]) -> String {
+    let mut packed = ZlibEncoder::new(Vec::new(), Compression::default());
+    // What is in memory always takes what is written to it.
+    let packed = packed.write_all(bytes).and_then(|()| packed.finish()).unwrap_or_default();
+    let mut text = format!("literal {}\n", bytes.len());
+    for line in packed.chunks(LINE) {
+        let length = u8::try_from(line.len()).unwrap_or_default();
+        text.push(char::from(if length <= 26 { b'A' + length - 1 } else { b'a' + length - 27 }));
+        for four in line.chunks(4) {
+            let mut whole = [0; 4];
+            whole[..four.len()].copy_from_slice(four);
+            let mut rest = u32::from_be_bytes(whole);
+            let mut digits = [0; 5];
+            for digit in digits.iter_mut().rev() {
+                *digit = DIGITS[rest as usize % DIGITS.len()];
+                rest /= 85;
+            }
+            text.extend(digits.map(char::from));
+        }
+        text.push('\n');
     }
     text
 }
@@ -83,7 +138,37 @@ mod tests {
 
     fn change(path: &str, before: Option<Contents>, after: Option<Contents>) -> String {
         let until = Instant::now() + Duration::from_secs(60);
-        patch(&[Change { path: path.to_owned(), before, after }], until)
+        patch(&[Change { path: path.to_owned(), before, after }], Reader::Person, until)
+    }
+
+    #[test]
+    fn git_makes_of_a_patch_what_it_was_made_of_whatever_the_bytes_are() {
+        let here = tempfile::tempdir().unwrap();
+        let noise: Vec<u8> = (0..100_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
+        let odd = [&b"\0"[..], b"", b"caf\xe9\n", &noise, &noise[..51], &noise[..53]];
+        let (mut changes, mut after) = (Vec::new(), Vec::new());
+        for (n, bytes) in odd.into_iter().enumerate() {
+            for (what, was, is) in
+                [("new", None, Some(bytes)), ("gone", Some(bytes), None), ("other", Some(bytes), Some(&b"\0x"[..]))]
+            {
+                let path = format!("{what} {n}");
+                if let Some(was) = was {
+                    std::fs::write(here.path().join(&path), was).unwrap();
+                }
+                let of = |bytes: Option<&[u8]>| bytes.and_then(|bytes| contents(bytes, false));
+                after.push((path.clone(), is.map(<[u8]>::to_vec)));
+                changes.push(Change { path, before: of(was), after: of(is) });
+            }
+        }
+        let whole = patch(&changes, Reader::Git, Instant::now() + Duration::from_secs(60));
+        std::fs::write(here.path().join("changes.patch"), whole).unwrap();
+        let mut git = std::process::Command::new("git");
+        git.args(["apply", "changes.patch"]).current_dir(here.path()).env("GIT_CEILING_DIRECTORIES", here.path());
+        let applied = git.output().unwrap();
+        assert!(applied.status.success(), "{applied:?}");
+        for (path, bytes) in after {
+            assert_eq!(std::fs::read(here.path().join(&path)).ok(), bytes, "{path}");
+        }
     }
 
     #[test]

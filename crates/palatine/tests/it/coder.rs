@@ -232,19 +232,19 @@ fn changes_a_folder_by_a_patch_and_nothing_else(coder: Coder) {
     assert!(patch.contains(&format!("-old\n+new {made}\n")) && patch.contains("new file mode 100755"), "{patch}");
     project.is_over();
 
-    // What is shown is what git makes of it, but for what is no text.
+    // What is shown is what git makes of it, what is no text included.
     let copy = TempDir::new().unwrap();
     for (path, bytes) in before.iter().filter(|(path, _)| !path.starts_with(".git/")) {
         fs::write(copy.path().join(path), bytes).unwrap();
     }
-    let parts = patch.split("diff --git ").filter(|part| !part.is_empty() && !part.contains("Binary files"));
-    let texts: String = parts.map(|part| format!("diff --git {part}")).collect();
-    fs::write(copy.path().join("changes.patch"), texts).unwrap();
+    fs::write(copy.path().join("changes.patch"), patch).unwrap();
     let mut git = Command::new("git");
     git.args(["apply", "changes.patch"]).current_dir(copy.path()).env("GIT_CEILING_DIRECTORIES", copy.path());
     let applied = git.output().unwrap();
     assert!(applied.status.success(), "{}\n{patch}", stderr_of(&applied));
-    assert_eq!(fs::read(copy.path().join("hello.txt")).unwrap(), after["hello.txt"]);
+    for changed in ["bytes", "hello.txt"] {
+        assert_eq!(fs::read(copy.path().join(changed)).unwrap(), after[changed]);
+    }
     assert!(!copy.path().join("gone.txt").exists());
     assert_eq!(project.stack.errors(), Vec::<String>::new());
 }
