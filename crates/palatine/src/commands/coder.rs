@@ -348,7 +348,7 @@ mod tests {
         let sh = |script: &str, input: &[u8]| {
             let mut command = Command::new("sh");
             command.args(["-c", script]).env_clear().env("HOME", home.path()).current_dir(home.path());
-            command.env("PATH", std::env::var_os("PATH").unwrap());
+            command.env("PATH", std::env::var_os("PATH").unwrap()).env("TMPDIR", home.path());
             let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
             child.stdin.take().unwrap().write_all(input).unwrap();
             let done = child.wait_with_output().unwrap();

@@ -69,7 +69,7 @@ fn one(change: &Change, reader: Reader, until: Instant) -> String {
 
 /// What git calls a file's bytes.
 fn name(contents: Option<&Contents>) -> String {
-    let sum = contents.map_or([0; 20], |one| {
+    let sum: [u8; 20] = contents.map_or([0; 20], |one| {
         let named = Sha1::new().chain_update(format!("blob {}\0", one.bytes.len()));
         named.chain_update(&one.bytes).finalize().into()
     });
