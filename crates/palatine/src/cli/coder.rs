@@ -1,5 +1,6 @@
 //! Coding agents that npm ships: how they are named, installed and started.
 
+use std::iter;
 use std::str::FromStr;
 
 /// Codex takes its key from no variable but this one, and that for a task alone: at a terminal it wants to be logged in.
@@ -82,9 +83,19 @@ impl Program {
             Self::Opencode => (&["opencode"], &["run"], &[]),
         };
         let words = [words, if task.is_some() { for_a_task } else { &[] }, always].concat();
-        // What begins with a dash would be taken for an option.
-        let task = task.map(|task| if task.starts_with('-') { format!(" {task}") } else { task.to_owned() });
+        let task = task.map(|task| self.said(task)).unwrap_or_default();
         words.into_iter().map(str::to_owned).chain(more.iter().cloned()).chain(task).collect()
+    }
+
+    /// The task as the coding agent's last words.
+    fn said(self, task: &str) -> Vec<String> {
+        match self {
+            // It puts together what it is told, in quotes what has a space in it: the model would read them.
+            Self::Opencode => iter::once("--").chain(task.split(' ')).map(str::to_owned).collect(),
+            // What begins with a dash would be taken for an option.
+            Self::Claude | Self::Codex if task.starts_with('-') => vec![format!(" {task}")],
+            Self::Claude | Self::Codex => vec![task.to_owned()],
+        }
     }
 }
 
@@ -150,12 +161,21 @@ mod tests {
     }
 
     #[test]
-    fn a_task_is_the_last_word_and_no_option() {
-        for program in [Program::Claude, Program::Codex, Program::Opencode] {
-            let more = ["--model".to_owned(), "m".to_owned()];
-            let words = program.command(Some("--help"), &more);
-            assert_eq!(words[words.len() - 3..], ["--model", "m", " --help"]);
+    fn a_task_is_the_last_that_is_said_and_no_option() {
+        let more = ["--model".to_owned(), "m".to_owned()];
+        let said = |program: Program, task: &str| {
+            let words = program.command(Some(task), &more);
             assert!(words.contains(&program.name().to_owned()));
+            let at = words.iter().rposition(|word| *word == more[1]).unwrap();
+            assert_eq!(words[at - 1..=at], more);
+            words[at + 1..].to_vec()
+        };
+        for program in [Program::Claude, Program::Codex] {
+            assert_eq!(said(program, "--help  me\nnow"), [" --help  me\nnow"]);
+            assert_eq!(said(program, "help me"), ["help me"]);
+        }
+        assert_eq!(said(Program::Opencode, "--help  me\nnow"), ["--", "--help", "", "me\nnow"]);
+        for program in [Program::Claude, Program::Codex, Program::Opencode] {
             assert!(!program.command(None, &[]).last().unwrap().is_empty());
         }
     }
