@@ -9,13 +9,13 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use fixtures::{
-    Exchange, LocalStack, MachineInventory, Reply, ScriptedModel, Turn, assets, nonce, starter_image, stderr_of,
-    stdout_of, until,
+    BASIC, LocalStack, MachineInventory, Starter, Worker, assets, backwards, nonce, stderr_of, stdout_of, until,
+    workplace,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::agents::{BASIC, Nano, backwards, exec, look, nonces, words};
+use crate::agents::tell;
 
 /// What `up` has the node offer and the tiers allow there.
 const CONTAINER: &str = "container-runc";
@@ -119,76 +119,21 @@ pub(crate) fn read(stack: &LocalStack, id: &str, file: &str) -> String {
     fs::read_to_string(to).unwrap()
 }
 
-/// What the model has OpenClaw do: `CODE <word>` has a program of TypeScript written, compiled, run and committed, `RUN
-/// <word>` has one run, and `AGAIN <word>` looks at what is there. What the programs print is words backwards.
-fn program(turn: &Turn, nonce: &str) -> Reply {
-    let exec =
-        |command: String| Reply::Call("exec", json!({"command": command, "yieldMs": 120_000, "timeoutSeconds": 300}));
-    let typescript = |word: &str| {
-        format!(
-            "mkdir -p prog && cd prog && git init -q . && printf '%s\\n' 'const word: string = \"{word} {nonce}\";' \
-             'console.log(\"result\", word.split(\"\").reverse().join(\"\"));' > main.ts && tsc --outDir out main.ts; \
-             node out/main.js && git add -A && git commit -qm 'made {nonce}' && git log --format=%s"
-        )
-    };
-    let javascript = |word: &str| {
-        format!(
-            "printf '%s\\n' 'console.log(\"result\", \"{word} {nonce}\".split(\"\").reverse().join(\"\"));' > main.js && \
-             node main.js"
-        )
-    };
-    match (turn.results.last(), turn.word_after("CODE"), turn.word_after("RUN"), turn.word_after("AGAIN")) {
-        (None, Some(word), _, _) => exec(typescript(word)),
-        (None, _, Some(word), _) => exec(javascript(word)),
-        (None, _, _, Some(_)) => exec("cd prog && git log --format=%s && node out/main.js".to_owned()),
-        (Some(result), ..) => Reply::Say(format!("done {nonce} {result}")),
-        (None, None, None, None) => Reply::Say(format!("heard {nonce}")),
-    }
-}
-
-/// An agent on OpenClaw in a container, with a model that works.
-struct Claw<'a> {
-    stack: &'a LocalStack,
-    model: &'a ScriptedModel,
-    id: String,
-}
-
-impl<'a> Claw<'a> {
-    fn spawn(stack: &'a LocalStack, model: &'a ScriptedModel, kind: &str) -> Self {
-        let began = Instant::now();
-        let spawned = stack.json(&[&["spawn", "--type", kind], &words(&model.env_with_model())[..]].concat());
-        println!("agent-{kind}: {} in {:.1} s", spawned["agent"]["state"], began.elapsed().as_secs_f32());
-        assert_eq!((&spawned["agent"]["state"], &spawned["agent"]["runtime"]), (&json!("ready"), &json!(CONTAINER)));
-        Self { stack, model, id: spawned["agent"]["id"].as_str().unwrap().to_owned() }
-    }
-
-    /// Asks it; the answer, and what the model was asked of this turn.
-    fn ask(&self, question: &str) -> (String, Vec<Exchange>) {
-        let (before, began) = (self.model.exchanges().len(), Instant::now());
-        let said = stdout_of(&self.stack.run(&["ask", question]));
-        println!("  an answer in {:.1} s", began.elapsed().as_secs_f32());
-        (said, self.model.exchanges().split_off(before))
-    }
-
-    /// Has a tool used; the nonce of the reply that called it, which is in what the tool has said and in the answer.
-    fn works(&self, verb: &str) -> String {
-        let word = nonce();
-        let (said, asked) = self.ask(&format!("{verb} {word}"));
-        let [called, ended] = nonces(&asked);
-        let result = format!("result {}", backwards(&format!("{word} {called}")));
-        assert!(asked[1].request.to_string().contains(&result), "{}", asked[1].request);
-        assert!(said.contains(&ended) && said.contains(&result), "{said}");
-        called
-    }
+/// Has an agent work in a container, stops it, and finds its work as it was.
+fn works_in_a_container(worker: &Worker<'_>, name: &str) {
+    assert_eq!(worker.runtime, CONTAINER);
+    tell(worker, &format!("{name} ready"), worker.ready_in);
+    let made = worker.make();
+    tell(worker, "its first work", made.took);
+    tell(worker, "again", worker.again(&made));
+    tell(worker, "started again", worker.stop_and_start());
+    worker.has_work(&made);
+    tell(worker, "back at its work", worker.again(&made));
 }
 
 #[tokio::test]
 async fn soak_agents_coding_and_chat_work_in_containers_where_they_cannot_be_emulated() {
-    let model = ScriptedModel::start(program);
-    starter_image("agent-chat", "chat");
-    starter_image("agent-coding", "coding");
-    let stack = LocalStack::with_images(&model.reachable());
-    stack.up(&["--no-agent"]);
+    let (model, stack) = workplace(&[Starter::Coding], "");
 
     // The seed's own request, of an agent that has no model.
     let began = Instant::now();
@@ -197,79 +142,35 @@ async fn soak_agents_coding_and_chat_work_in_containers_where_they_cannot_be_emu
     assert_eq!((&spawned["success"], &spawned["agent"]["runtime"]), (&json!(true), &json!(CONTAINER)), "{spawned}");
     stack.run(&["rm", spawned["agent"]["id"].as_str().unwrap()]);
 
-    let coding = Claw::spawn(&stack, &model, "coding");
-    let committed = coding.works("CODE");
-    let log = |stack: &LocalStack| exec(stack, &coding.id, "git -C /workspace/prog log --format='%an %s'");
-    assert_eq!(log(&stack).trim(), format!("agent made {committed}"));
-    stack.run(&["stop", &coding.id]);
-    let began = Instant::now();
-    let started = stack.json(&[&["start", &coding.id], &words(&model.env_with_model())[..]].concat());
-    println!("agent-coding, again: {} in {:.1} s", started["agent"]["state"], began.elapsed().as_secs_f32());
-    assert_eq!(started["agent"]["runtime"], CONTAINER, "{started}");
-    assert_eq!(log(&stack).trim(), format!("agent made {committed}"));
-    let (said, asked) = coding.ask(&format!("AGAIN {}", nonce()));
-    let [_, ended] = nonces(&asked);
-    assert!(said.contains(&ended) && said.contains(&format!("made {committed}")), "{said}");
-    assert!(said.contains(&backwards(&committed)), "{said}");
-    stack.run(&["rm", &coding.id]);
-
-    let chat = Claw::spawn(&stack, &model, "chat");
-    chat.works("RUN");
-    stack.run(&["rm", &chat.id]);
-    assert_eq!(stack.errors(), Vec::<String>::new());
-}
-
-#[tokio::test]
-async fn soak_agents_nano_works_in_a_container_that_is_asked_for_and_has_its_work_after_a_stop() {
-    let nano = Nano::spawn(&IN_CONTAINER);
-    assert_eq!(nano.status()["agent"]["runtime"], CONTAINER);
-    let made = nano.make();
-    nano.stop_and_start();
-    nano.has_work(&made);
-    nano.again(&made);
-    assert_eq!(nano.status()["agent"]["runtime"], CONTAINER);
-    assert_eq!(nano.stack.errors(), Vec::<String>::new());
-}
-
-#[tokio::test]
-async fn soak_agents_browser_and_base_work_in_containers_that_are_asked_for() {
-    let model = ScriptedModel::start(look);
-    for (folder, name) in [("agent-nano", "nano"), ("agent-browser", "browser"), ("base", "base")] {
-        starter_image(folder, name);
+    for image in [Starter::Coding, Starter::Chat] {
+        let worker = Worker::spawn(&stack, &model, image, &[]);
+        works_in_a_container(&worker, image.name());
+        worker.remove();
     }
-    let stack = LocalStack::with_images(&model.reachable());
-    stack.up(&["--no-agent"]);
-    let spawn = |kind: &str, more: &[&str]| {
-        let began = Instant::now();
-        let spawned = stack.json(&[&["spawn", "--type", kind], &IN_CONTAINER[..], &BASIC[..], more].concat());
-        println!("{kind}: {} in {:.1} s", spawned["agent"]["state"], began.elapsed().as_secs_f32());
-        assert_eq!((&spawned["agent"]["state"], &spawned["agent"]["runtime"]), (&json!("ready"), &json!(CONTAINER)));
-        spawned["agent"]["id"].as_str().unwrap().to_owned()
-    };
-
-    let browser = spawn("browser", &words(&model.env_with_model()));
-    let (url, word) = model.page();
-    let before = model.exchanges().len();
-    let said = stdout_of(&stack.run(&["ask", &format!("LOOK {url}")]));
-    let [_, _, ended] = nonces(&model.exchanges().split_off(before));
-    assert!(said.contains(&ended) && said.contains(&format!("turned {}", backwards(word))), "{said}");
-    stack.run(&["rm", &browser]);
-
-    let base = spawn("base", &[]);
-    let word = nonce();
-    let inside = |command: &str| exec(&stack, &base, command).trim().to_owned();
-    assert_eq!(inside("id -un; pwd; echo $HOME"), "user\n/home/user\n/home/user");
-    assert_eq!(inside(&format!("python3 -c 'print(\"{word}\"[::-1])'")), backwards(&word));
-    let node = format!("node -e 'console.log(\"{word}\".split(\"\").reverse().join(\"\"))'");
-    assert_eq!(inside(&node), backwards(&word));
-    let committed = inside(&format!(
-        "mkdir -p ~/made && cd ~/made && git init -q . && echo {word} > it && git add it && git commit -qm 'made {word}' && \
-         git log --format='%an %s'"
-    ));
-    assert_eq!(committed, format!("user made {word}"));
-    // No container's process has privileges to gain: sudo says so.
-    let sudo = stack.output(&["exec", &base, "--", "sudo", "-n", "true"]);
-    assert!(!sudo.status.success() && stderr_of(&sudo).contains("no new privileges"), "{}", stderr_of(&sudo));
-    stack.run(&["rm", &base]);
     assert_eq!(stack.errors(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn soak_agents_nano_browser_and_base_work_in_containers_that_are_asked_for() {
+    let images = [Starter::Nano, Starter::Browser, Starter::Base];
+    let (model, stack) = workplace(&images, "");
+    for image in images {
+        let worker = Worker::spawn(&stack, &model, image, &[&IN_CONTAINER[..], &BASIC].concat());
+        works_in_a_container(&worker, image.name());
+        if image == Starter::Base {
+            has_no_privileges(&stack, &worker);
+        }
+        worker.remove();
+    }
+    assert_eq!(stack.errors(), Vec::<String>::new());
+}
+
+/// It is `user` in its home, with Python and Node, and gains no privileges: sudo says so.
+fn has_no_privileges(stack: &LocalStack, base: &Worker<'_>) {
+    assert_eq!(base.exec("id -un; pwd; echo $HOME"), "user\n/home/user\n/home/user\n");
+    let word = nonce();
+    let node = format!("node -e 'console.log(\"{word}\".split(\"\").reverse().join(\"\"))'");
+    assert_eq!(base.exec(&node).trim(), backwards(&word));
+    let sudo = stack.output(&["exec", &base.id, "--", "sudo", "-n", "true"]);
+    assert!(!sudo.status.success() && stderr_of(&sudo).contains("no new privileges"), "{}", stderr_of(&sudo));
 }
