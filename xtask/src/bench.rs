@@ -7,6 +7,7 @@ mod boot;
 mod containers;
 mod figures;
 mod hands;
+mod images;
 mod indexing;
 mod local;
 mod machine;
@@ -44,6 +45,11 @@ struct Report {
     figures: Vec<Figure>,
 }
 
+/// Measures the images of packages alone.
+pub(crate) fn images() -> Result<()> {
+    images::run()
+}
+
 /// Runs the groups whose name holds `only`.
 pub(crate) fn run(only: Option<&str>) -> Result<()> {
     let machine = Machine::read()?;
@@ -61,20 +67,29 @@ pub(crate) fn run(only: Option<&str>) -> Result<()> {
         figures.extend(measured);
     }
     let report = Report { machine, figures };
-    let dir = crate::root().join("bench/results");
-    fs::create_dir_all(&dir)?;
-    let path = dir.join(only.map_or_else(|| "latest.json".to_owned(), |only| format!("{only}.json")));
-    fs::write(&path, serde_json::to_string_pretty(&report)? + "\n")
-        .with_context(|| format!("write {}", path.display()))?;
-    println!("written to {}", path.display());
+    write_down(only.unwrap_or("latest"), &report)?;
     let missed: Vec<&str> =
         report.figures.iter().filter(|figure| figure.missed()).map(|figure| &*figure.name).collect();
     anyhow::ensure!(missed.is_empty(), "{} bars are missed: {}", missed.len(), missed.join("; "));
     Ok(())
 }
 
+/// Writes what was measured to `bench/results/<name>.json`.
+fn write_down(name: &str, report: &impl Serialize) -> Result<()> {
+    let dir = crate::root().join("bench/results");
+    fs::create_dir_all(&dir)?;
+    let path = dir.join(format!("{name}.json"));
+    fs::write(&path, serde_json::to_string_pretty(report)? + "\n")
+        .with_context(|| format!("write {}", path.display()))?;
+    println!("written to {}", path.display());
+    Ok(())
+}
+
 /// Where databases and disks of a benchmark lie: on a real disk, never in memory.
-fn scratch() -> PathBuf {
+pub(crate) fn scratch() -> PathBuf {
+    if let Some(folder) = std::env::var_os(crate::guard::SCRATCH) {
+        return PathBuf::from(folder);
+    }
     let cache = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| crate::root().join("target"), PathBuf::from);
     cache.parent().map_or(cache.clone(), PathBuf::from)
 }

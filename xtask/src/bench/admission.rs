@@ -51,11 +51,11 @@ type Sender = SendRequest<Full<Bytes>>;
 /// Measures on SQLite, and returns the figures.
 pub(super) fn run() -> Result<Vec<Figure>> {
     let dir = tempfile::TempDir::with_prefix_in("palatine-bench-", super::scratch())?;
-    let mut server = Server::start(dir.path(), None)?;
+    let server = Server::start(dir.path(), None)?;
     pin(1)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(load(&server));
-    server.end()?;
+    drop(server);
     outcome
 }
 
@@ -64,10 +64,10 @@ pub(super) fn run_on_postgres() -> Result<Vec<Figure>> {
     let dir = tempfile::TempDir::with_prefix_in("palatine-bench-", super::scratch())?;
     pin(1)?;
     let database = fixtures::Postgres::start();
-    let mut server = Server::start(dir.path(), Some(&database.url("postgres")))?;
+    let server = Server::start(dir.path(), Some(&database.url("postgres")))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let outcome = runtime.block_on(load_on_postgres(&server));
-    server.end()?;
+    drop(server);
     outcome
 }
 
@@ -276,10 +276,11 @@ impl Server {
         }
         Ok(sum)
     }
+}
 
-    fn end(&mut self) -> Result<()> {
-        self.child.kill()?;
-        self.child.wait()?;
-        Ok(())
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
     }
 }

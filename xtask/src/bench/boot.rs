@@ -141,6 +141,10 @@ impl BareNetwork {
             "link set tap0 up".to_owned(),
             "link set lo up".to_owned(),
         ];
+        // One that was killed has left its own.
+        if Path::new("/run/netns").join(NAMESPACE).exists() {
+            drop(Self);
+        }
         ip(&format!("netns add {NAMESPACE}"))?;
         let network = Self;
         for words in inside {

@@ -120,6 +120,10 @@ impl ByHand {
 
     fn lay(node: &Path, folder: &Path, place: &Path) -> Result<()> {
         ensure!(node.exists(), "{} is not there", node.display());
+        if folder.exists() {
+            // One that was killed has left it.
+            fs::remove_dir_all(folder)?;
+        }
         DirBuilder::new().mode(0o711).create(folder)?;
         fs::set_permissions(folder, Permissions::from_mode(0o711))?;
         for part in PARTS {
