@@ -185,17 +185,17 @@ fn files(root: &Path, folder: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
-fn soak_agents_opencode_changes_a_folder_by_a_patch_and_nothing_else() {
+fn soak_hands_opencode_changes_a_folder_by_a_patch_and_nothing_else() {
     changes_a_folder_by_a_patch_and_nothing_else(Coder::Opencode);
 }
 
 #[test]
-fn soak_agents_claude_changes_a_folder_by_a_patch_and_nothing_else() {
+fn soak_hands_claude_changes_a_folder_by_a_patch_and_nothing_else() {
     changes_a_folder_by_a_patch_and_nothing_else(Coder::Claude);
 }
 
 #[test]
-fn soak_agents_codex_changes_a_folder_by_a_patch_and_nothing_else() {
+fn soak_hands_codex_changes_a_folder_by_a_patch_and_nothing_else() {
     changes_a_folder_by_a_patch_and_nothing_else(Coder::Codex);
 }
 
@@ -250,7 +250,7 @@ fn changes_a_folder_by_a_patch_and_nothing_else(coder: Coder) {
 }
 
 #[tokio::test]
-async fn soak_agents_a_coding_agent_that_is_interrupted_is_stopped_and_has_changed_nothing() {
+async fn soak_hands_a_coding_agent_that_is_interrupted_is_stopped_and_has_changed_nothing() {
     let project = Project::begin(Coder::Opencode);
     let before = project.files();
     let mut command = project.command(&["--apply", "SLEEP"]);

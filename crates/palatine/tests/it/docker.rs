@@ -1,4 +1,4 @@
-//! Docker in `agent-coding`, in a machine of its own and in a container: `./dev soak agents` runs it. OpenClaw does not
+//! Docker in `agent-coding`, in a machine of its own and in a container: `./dev soak hands` runs it. OpenClaw does not
 //! live in an emulated machine, so the image's own start has a program that does in its place.
 
 #![expect(clippy::print_stdout, reason = "what a daemon takes of time and memory, for who runs the soak")]
@@ -93,7 +93,7 @@ fn told(stack: &LocalStack, id: &str, command: &str) -> String {
 const DAEMON: &str = "sudo ps -eo comm= | grep -xE 'dockerd|containerd' | wc -l";
 
 #[tokio::test]
-async fn soak_agents_coding_builds_and_runs_containers_in_a_machine_and_has_them_after_a_stop() {
+async fn soak_hands_coding_builds_and_runs_containers_in_a_machine_and_has_them_after_a_stop() {
     let (stack, made, word) = (stack(), nonce(), nonce());
     let id = spawn(&stack, "qemu");
     let inside = |command: &str| told(&stack, &id, command);

@@ -154,7 +154,7 @@ impl Waiting {
 }
 
 #[test]
-fn soak_agents_base_passes_what_e2bs_own_tests_try_of_its_sdks() {
+fn soak_hands_base_passes_what_e2bs_own_tests_try_of_its_sdks() {
     starter_image("base", "base");
     let stack = LocalStack::with_images("");
     stack.up(&["--no-agent"]);
