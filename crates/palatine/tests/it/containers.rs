@@ -1,8 +1,6 @@
 //! Containers of a stack of `palatine up`, where there is no KVM: what cannot live under emulation runs in one, and the
 //! answer says so. The agents of `images/` in them are `./dev soak agents`.
 
-#![expect(clippy::print_stdout, reason = "what an agent takes of time, for who runs the soak")]
-
 use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};

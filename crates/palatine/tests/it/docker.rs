@@ -6,9 +6,7 @@
 use std::fs;
 use std::time::Instant;
 
-use fixtures::{LocalStack, assets, nonce, starter_image, stderr_of, stdout_of, until};
-
-use crate::agents::{backwards, exec};
+use fixtures::{LocalStack, assets, backwards, exec, nonce, starter_image, stderr_of, stdout_of, until};
 
 /// `agent-coding`, but for OpenClaw.
 const RECIPE: &str = r#"
