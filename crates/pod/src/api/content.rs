@@ -149,7 +149,7 @@ async fn import(
     tree: &FileTree,
     query: ArchiveQuery,
     body: Body,
-    held: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    (permit, turn): (OwnedSemaphorePermit, OwnedSemaphorePermit),
 ) -> ContentResult<Response> {
     let name = query.import.unwrap_or_default();
     if name.len() > MAX_NAME || !name.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
@@ -157,8 +157,8 @@ async fn import(
         return Err(ContentFailure::new(Code::InvalidRequest, said));
     }
     let request = ImportRequest { name, replace: query.replace.unwrap_or(false) };
-    let done = taken(body, |pieces| tree.receive_archive(request, pieces)).await;
-    drop(held);
+    let done = taken(body, |pieces| tree.receive_archive(request, turn, pieces)).await;
+    drop(permit);
     Ok((StatusCode::CREATED, Json(done?)).into_response())
 }
 

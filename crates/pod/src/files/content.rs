@@ -14,7 +14,7 @@ use rustix::process::{chdir, chroot};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use wire::content::{ImportedArchive, VolumeEntryChange, VolumeEntryStat, VolumeEntryType};
 
 use super::compose;
@@ -159,16 +159,20 @@ impl FileTree {
         })
     }
 
-    /// Takes an archive in: all that it holds is on disk, or nothing.
+    /// Takes an archive in: all that it holds is on disk, or nothing. `turn` is given back when nothing more
+    /// is done for it, also where its caller is gone before.
     pub(crate) async fn receive_archive(
         &self,
         request: ImportRequest,
+        turn: OwnedSemaphorePermit,
         pieces: mpsc::Receiver<Piece>,
     ) -> Result<ImportedArchive, FileError> {
         let root = Arc::clone(&self.root);
         start(&self.user, move |_| {
             enter(&root)?;
-            unpack::unpack(Path::new("/"), &request, pieces)
+            let done = unpack::unpack(Path::new("/"), &request, pieces);
+            drop(turn);
+            done
         })
         .await
     }
