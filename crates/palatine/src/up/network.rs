@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use alloy_primitives::keccak256;
 use anyhow::{Context, Result, bail};
 use rustix::fs::{FlockOperation, flock};
+use sandbox::drivers::container::ContainerSettings;
 use serde::{Deserialize, Serialize};
 
 use super::state::StateDir;
@@ -25,9 +26,15 @@ const PIECES: u32 = 1 << (PREFIX - 10);
 /// The first user of all stacks, and how many each has.
 const FIRST_UID: u32 = 1_879_048_192;
 const UIDS: u32 = 4096;
-/// The first users of containers, the last of them nodes' own default. There are few such ranges: where many stacks
-/// have containers some share one, and nothing else.
-const CONTAINER_UIDS: [u32; 6] = [0x1000_0000, 0x2000_0000, 0x3000_0000, 0x4000_0000, 0x5000_0000, 0x6000_0000];
+/// The first of the users of containers, before nodes' own default: so many pieces of 65,536 for each guest. Where there
+/// are more stacks than that some share one, and two of those run containers one after the other.
+const CONTAINER_UID: u32 = 0x2000_0000;
+const CONTAINER_UIDS: u32 = (1 << (32 - PREFIX - 2)) * ContainerSettings::USERS;
+const CONTAINER_PIECES: u32 = 16;
+/// All of which a node may use, whatever its range.
+const ALL_CONTAINER_UIDS: u32 = 4 * CONTAINER_UIDS;
+/// Where stacks of before have them.
+const CONTAINER_UIDS_BEFORE: [u32; 6] = [0x1000_0000, 0x2000_0000, 0x3000_0000, 0x4000_0000, 0x5000_0000, 0x6000_0000];
 /// How many choices are tried before none is found.
 const TRIES: u32 = 1000;
 
@@ -42,6 +49,10 @@ pub(super) struct StackResources {
     pub(super) range: String,
     /// `[node] first_uid`.
     pub(super) first_uid: u32,
+    /// `[node] first_container_uid`, where the operator says nothing else; of a stack of before it follows from the
+    /// machines' users.
+    #[serde(default)]
+    first_container_uid: Option<u32>,
 }
 
 /// What the operator's configuration says of a stack's own: it goes before any choice.
@@ -70,6 +81,7 @@ impl StackResources {
             name: name.unwrap_or(self.name),
             range: range.unwrap_or(self.range),
             first_uid: first_uid.unwrap_or(self.first_uid),
+            first_container_uid: self.first_container_uid,
         }
     }
 
@@ -87,18 +99,28 @@ impl StackResources {
             range: format!("{base}/{PREFIX}"),
             // Behind the range of a node that was set up by hand.
             first_uid: FIRST_UID + (piece + 1) * UIDS,
+            first_container_uid: Some(CONTAINER_UID + (piece % CONTAINER_PIECES) * CONTAINER_UIDS),
         }
     }
 
     /// `[node] first_container_uid`, where the operator says nothing else: always the same for a stack.
     pub(super) fn first_container_uid(&self) -> u32 {
-        let ranges = CONTAINER_UIDS.into_iter().cycle().skip((self.first_uid / UIDS) as usize % CONTAINER_UIDS.len());
-        // The operator may have put the machines' users into one of them.
-        let is_apart = |first: &u32| {
-            self.first_uid.checked_add(u32::from(u16::MAX)).is_none_or(|last| last < *first)
-                || self.first_uid >= first.saturating_add(CONTAINER_UIDS[0])
+        // The operator may have put the machines' users there.
+        let is_apart = |first: u32| {
+            self.first_uid.checked_add(u32::from(u16::MAX)).is_none_or(|last| last < first)
+                || self.first_uid >= first.saturating_add(ALL_CONTAINER_UIDS)
         };
-        ranges.take(CONTAINER_UIDS.len()).find(is_apart).unwrap_or(CONTAINER_UIDS[0])
+        if let Some(first) = self.first_container_uid.filter(|first| is_apart(*first)) {
+            return first;
+        }
+        let before = CONTAINER_UIDS_BEFORE;
+        let mut ranges = before.into_iter().cycle().skip((self.first_uid / UIDS) as usize % before.len());
+        ranges.by_ref().take(before.len()).find(|first| is_apart(*first)).unwrap_or(before[0])
+    }
+
+    /// Whether another stack has some of the users of its containers.
+    fn shares_containers_with(&self, other: &Self) -> bool {
+        self.state != other.state && self.first_container_uid().abs_diff(other.first_container_uid()) < CONTAINER_UIDS
     }
 
     fn conflicts_with(&self, other: &Self) -> bool {
@@ -145,9 +167,15 @@ fn allocate_in(dir: &Path, state: &StateDir, wanted: &OperatorSettings) -> Resul
         );
     }
     let free = |allocation: &StackResources| !others.iter().any(|other| allocation.conflicts_with(other));
+    let apart = |allocation: &StackResources| !others.iter().any(|other| allocation.shares_containers_with(other));
     let allocation = match last.clone().map(|allocation| allocation.with(wanted)).filter(free) {
         Some(allocation) => allocation,
-        None => choose(&root, free)?.with(wanted),
+        None => match choose(&root, |allocation| free(allocation) && apart(allocation))? {
+            Some(allocation) => allocation.with(wanted),
+            None => {
+                choose(&root, free)?.context("no private range of 10.64.0.0/10 is free on this machine")?.with(wanted)
+            }
+        },
     };
     if last.as_ref() != Some(&allocation) {
         write("network", &state.network(), &allocation)?;
@@ -157,12 +185,11 @@ fn allocate_in(dir: &Path, state: &StateDir, wanted: &OperatorSettings) -> Resul
 }
 
 /// The first choice that neither another stack nor the machine has.
-fn choose(state: &Path, free: impl Fn(&StackResources) -> bool) -> Result<StackResources> {
+fn choose(state: &Path, free: impl Fn(&StackResources) -> bool) -> Result<Option<StackResources>> {
     let links = names("/sys/class/net").into_iter().chain(names("/run/netns")).collect();
     let routes = fs::read_to_string("/proc/net/route").context("read the machine's routes")?;
     let mut choices = (0..TRIES).map(|number| StackResources::choice(state, number));
-    let found = choices.find(|allocation| free(allocation) && !allocation.is_taken(&links, &routes));
-    found.context("no private range of 10.64.0.0/10 is free on this machine")
+    Ok(choices.find(|allocation| free(allocation) && !allocation.is_taken(&links, &routes)))
 }
 
 /// Whether the operator now wants something else than what this stack had last.
@@ -250,14 +277,46 @@ mod tests {
         let of = |first_uid| StackResources { first_uid, ..StackResources::choice(Path::new("/a"), 0) };
         for number in 0..64 {
             let stack = StackResources::choice(Path::new("/a"), number);
-            assert!(CONTAINER_UIDS.contains(&stack.first_container_uid()));
-            assert!(stack.first_container_uid() + CONTAINER_UIDS[0] <= stack.first_uid);
+            let first = stack.first_container_uid();
+            assert_eq!(Some(first), stack.first_container_uid);
+            assert!(first >= CONTAINER_UID && first + ALL_CONTAINER_UIDS <= stack.first_uid, "{first}");
+            // Nodes' own default begins there.
+            assert!(first + CONTAINER_UIDS <= hypercore::Config::default().first_container_uid);
         }
-        for first in CONTAINER_UIDS.into_iter().flat_map(|first| [first, first + 7 * UIDS, first - 5]) {
+        for first in CONTAINER_UIDS_BEFORE.into_iter().flat_map(|first| [first, first + 7 * UIDS, first - 5]) {
             let containers = of(first).first_container_uid();
             let machines = first..=first + u32::from(u16::MAX);
-            assert!(!machines.contains(&containers) && !(containers..containers + CONTAINER_UIDS[0]).contains(&first));
+            assert!(!machines.contains(&containers) && !(containers..containers + ALL_CONTAINER_UIDS).contains(&first));
         }
+    }
+
+    #[test]
+    fn stacks_have_users_of_containers_of_their_own_as_long_as_there_are_some_and_keep_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let claims_dir = dir.path().join("claims");
+        let stacks = 0..CONTAINER_PIECES + 2;
+        let states = stacks.map(|number| {
+            let state = StateDir::at(Some(&dir.path().join(number.to_string()))).unwrap();
+            fs::create_dir(state.root()).unwrap();
+            state
+        });
+        let states: Vec<_> = states.collect();
+        let none = OperatorSettings::default();
+        let allocate = |state| allocate_in(&claims_dir, state, &none).unwrap();
+        let first: Vec<_> = states.iter().map(|state| allocate(state).first_container_uid()).collect();
+        let apart: BTreeSet<_> = first.iter().take(CONTAINER_PIECES as usize).collect();
+        assert_eq!(apart.len(), CONTAINER_PIECES as usize, "{first:x?}");
+        let again: Vec<_> = states.iter().map(|state| allocate(state).first_container_uid()).collect();
+        assert_eq!(again, first);
+
+        // One of before says nothing of them, and has what it had.
+        let text = fs::read_to_string(states[0].network()).unwrap();
+        let mut before: serde_json::Value = serde_json::from_str(&text).unwrap();
+        before.as_object_mut().unwrap().remove("first_container_uid").unwrap();
+        fs::write(states[0].network(), before.to_string()).unwrap();
+        let kept = allocate(&states[0]).first_container_uid();
+        assert!(CONTAINER_UIDS_BEFORE.contains(&kept), "{kept:x}");
+        assert_eq!(allocate(&states[0]).first_container_uid(), kept);
     }
 
     #[test]
