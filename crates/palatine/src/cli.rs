@@ -18,7 +18,7 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use domain::{PodId, Usdc, VolumeMount};
 
 pub(crate) use coder::CodingAgent;
-pub(crate) use image::{ImageCommand, ImageStoreArgs};
+pub(crate) use image::{FromContainerd, ImageCommand, ImageStoreArgs};
 pub(crate) use key::{CreateKey, KeyCommand};
 pub(crate) use money::{CreateTask, Price, Signer, VaultCommand, VaultName, VaultTaskArg, WalletCommand};
 pub(crate) use pod::{PodCommand, PodIdentity};
@@ -337,7 +337,8 @@ pub(crate) struct Run {
     /// Less memory than your tier gives, in MiB, such as where several agents share it
     #[arg(long, value_name = "MIB")]
     pub(crate) memory: Option<u32>,
-    /// What it is to run in: qemu, container-runc, … The strongest that works, of what your tier allows, by default
+    /// What it is to run in: qemu, container-runc, … By default what it ran in before, or the strongest that works, of what
+    /// your tier allows
     #[arg(long, value_name = "NAME")]
     pub(crate) runtime: Option<String>,
     /// An image of your own, by digest, where the operator lets your tier bring one

@@ -47,11 +47,13 @@ pub(crate) enum ImageCommand {
     },
     /// Take in an OCI layout or archive (docker save, podman, skopeo): as an image of your own, as push does; with --node for everybody
     Import {
-        /// The layout's folder or the archive
+        /// The layout's folder or the archive; with --containerd the image's name there, in full
         #[arg(value_hint = ValueHint::AnyPath)]
         path: PathBuf,
         /// Its name: what `agent_type` will say
         name: String,
+        #[command(flatten)]
+        from: FromContainerd,
     },
     /// Take an image from a registry, by digest, into the store of this machine's node
     Pull {
@@ -99,6 +101,7 @@ impl ImageCommand {
     pub(crate) const fn is_for_gateway(&self, store: &ImageStoreArgs) -> bool {
         match self {
             Self::Push(_) | Self::Tag { .. } | Self::Publish { .. } => true,
+            Self::Import { from, .. } if from.containerd.is_some() => false,
             Self::Import { .. } | Self::Build { .. } | Self::Ls | Self::Rm { .. } => !store.is_named(),
             Self::Pull { .. } | Self::Export { .. } => false,
         }
@@ -111,6 +114,17 @@ impl ImageCommand {
             Self::Export { .. } | Self::Ls | Self::Push(_) | Self::Tag { .. } | Self::Publish { .. } => false,
         }
     }
+}
+
+/// Where an image is taken from that is in a containerd of this machine.
+#[derive(Debug, Args)]
+pub(crate) struct FromContainerd {
+    /// Take it from the operator's own containerd (images.containerd, or this socket), for everybody
+    #[arg(long, value_name = "SOCKET", num_args = 0..=1, require_equals = true, value_hint = ValueHint::FilePath)]
+    pub(crate) containerd: Option<Option<PathBuf>>,
+    /// Its namespace there: k8s.io has those of Kubernetes, moby those of docker
+    #[arg(long, requires = "containerd", default_value = "default")]
+    pub(crate) namespace: String,
 }
 
 #[derive(Debug, Args)]

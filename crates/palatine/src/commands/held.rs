@@ -23,7 +23,7 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: ImageCommand
             }
             show(json, &image, output::held_image)?;
         }
-        ImageCommand::Import { path, name } => {
+        ImageCommand::Import { path, name, .. } => {
             let image: ImageRef = name.parse().context("name the image")?;
             show(json, &push(&client, &path, &image).await?, output::held_image)?;
         }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use client::NodeClient;
 use domain::ImageDigest;
-use image::{BuildOptions, ImageStore, ImageSummary};
+use image::{BuildOptions, ContainerdSource, ImageStore, ImageSummary};
 
 use crate::answers::{ExportedImage, ImageRow, RemovedStoreImage};
-use crate::cli::{ImageCommand, ImageStoreArgs};
+use crate::cli::{FromContainerd, ImageCommand, ImageStoreArgs};
 use crate::commands::build::BuildProgress;
 use crate::config::Config;
 use crate::output::{self, show};
@@ -28,7 +28,17 @@ pub(crate) fn run(state: &StateDir, named: &ImageStoreArgs, command: ImageComman
         show(json, &shown, |shown| format!("{} {}", shown.names.join(" "), shown.digest))
     };
     match command {
-        ImageCommand::Import { path, name } => {
+        ImageCommand::Import { path, name, from: FromContainerd { containerd: Some(socket), namespace } } => {
+            let socket = socket.unwrap_or_else(|| location.images.containerd.clone());
+            let image = path.to_str().context("an image's name in containerd is text")?.to_owned();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let step = Arc::new(Step::start("Taking the image from containerd"));
+            let source = ContainerdSource { socket, namespace, image };
+            let image = runtime.block_on(store.import_from_containerd(&source, &name, step.clone()))?;
+            step.finish();
+            imported(name, image)?;
+        }
+        ImageCommand::Import { path, name, .. } => {
             let step = Step::start("Importing the image");
             let image = store.import(&path, &name, &step)?;
             step.done();
@@ -151,6 +161,28 @@ mod tests {
         for words in [["--store", "dir", "ls"], ["ls", "--store", "dir"]] {
             assert_eq!(named(&words).store, Some(PathBuf::from("dir")));
         }
+    }
+
+    #[test]
+    fn an_image_is_taken_from_a_containerd_by_this_machine_and_by_no_gateway() {
+        let parse = |words: &[&str]| {
+            let words = ["palatine", "image", "import"].iter().chain(words);
+            Cli::try_parse_from(words).map(|cli| match cli.command {
+                Command::Image { store, command } => (command.is_for_gateway(&store), command),
+                _ => unreachable!(),
+            })
+        };
+        let taken = |words: &[&str]| match parse(words).unwrap() {
+            (false, ImageCommand::Import { path, from, .. }) => (path, from.containerd.unwrap(), from.namespace),
+            other => panic!("{other:?}"),
+        };
+        let image = PathBuf::from("docker.io/library/echo:1");
+        let words = ["--containerd", "docker.io/library/echo:1", "echo"];
+        assert_eq!(taken(&words), (image.clone(), None, "default".to_owned()));
+        let words = ["docker.io/library/echo:1", "echo", "--containerd=/run/k3s.sock", "--namespace", "k8s.io"];
+        assert_eq!(taken(&words), (image, Some(PathBuf::from("/run/k3s.sock")), "k8s.io".to_owned()));
+        assert!(parse(&["./layout", "echo"]).unwrap().0, "as an image of one's own");
+        assert!(parse(&["./layout", "echo", "--namespace", "k8s.io"]).is_err());
     }
 
     #[test]
