@@ -8,6 +8,7 @@ use tokio::sync::{Mutex, Notify, RwLock};
 use wire::v1::node::RuntimeName;
 
 use crate::Config;
+use crate::builders::Builders;
 use crate::helpers::Helpers;
 use crate::images::ImageCatalog;
 use crate::journal::Journal;
@@ -31,6 +32,8 @@ pub(crate) struct NodeContext {
     pub(crate) uploads: Option<Arc<Uploads>>,
     /// The helpers there are.
     pub(crate) helpers: Helpers,
+    /// The machines in which images are built.
+    pub(crate) builders: Builders,
     /// Shared by whoever finds an image for a run until the run has its place; held alone by
     /// whoever removes images.
     pub(crate) image_use: RwLock<()>,

@@ -11,7 +11,7 @@
 //! | `ledger` | what is remembered of sandboxes; environments, sealed |
 //! | `journal`, `heartbeat` | what was seen, for the bill; when the node last lived |
 //! | `quarantine`, `retention` | what cannot be read; disks that outlived their run |
-//! | `uploads` | archives of holders' images and builds, until images are made of them; `buildlog`: what a build says |
+//! | `uploads` | archives of holders' images and builds, until images are made of them; `buildlog`: what a build says; `builders`: the machines that builds run in, until their end |
 //! | `upkeep`, `reserve` | what the node does by itself; room for its own records |
 //! | `context` | what all sandboxes of a node have in common |
 //! | `logs` | what agents and consoles have said, bounded |
@@ -32,6 +32,7 @@
 //!   heartbeat before: at most a second less than it lived, never more.
 
 mod api;
+mod builders;
 mod buildlog;
 mod config;
 mod context;

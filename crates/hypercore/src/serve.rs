@@ -26,6 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tower::ServiceExt;
 
 use crate::api::{Api, routes};
+use crate::builders::Builders;
 use crate::context::NodeContext;
 use crate::heartbeat::HeartbeatFile;
 use crate::helpers::Helpers;
@@ -183,6 +184,7 @@ pub async fn serve(
         resolvers: parts.resolvers.iter().map(Ipv4Addr::to_string).collect(),
         registry: Registry::new(capacity),
         helpers: Helpers::default(),
+        builders: Builders::default(),
         kept: tokio::sync::Mutex::new(()),
         disks_changed: tokio::sync::Notify::new(),
     });
@@ -201,6 +203,7 @@ pub async fn serve(
     node.close();
     // Nobody would find them again.
     node.end_helpers().await;
+    node.shared.builders.end_all().await;
     match on_shutdown {
         ShutdownPolicy::Stop => node.halt().await,
         ShutdownPolicy::Leave => node.leave().await,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use domain::{OutOfBounds, check_bounds};
 use serde::{Deserialize, Serialize};
-use wire::v1::images::BuildRuntime;
+use wire::v1::images::BuildKind;
 
 use crate::recipe::StepLimits;
 
@@ -39,16 +39,20 @@ pub struct Config {
     /// Take in only images that one of `trusted_keys` has signed, for everybody and for holders
     /// alike; what a recipe here builds needs no signature. Default `false`.
     pub require_signature: bool,
-    /// What holders' builds may run in on this node: `container-bubblewrap`, namespaces of their
-    /// own without rights, network or more of the host than its programs, whose kernel is the
-    /// node's: a fault in that is a way out. Default none: holders bring what was built elsewhere.
-    pub build_runtimes: Vec<BuildRuntime>,
+    /// What holders' builds may run in on this node; the strongest that works is taken, and named in the
+    /// answer. `qemu`: a machine of its own without a network, the same wall as an agent's; it takes its
+    /// share of `node.memory_mib` meanwhile. `container-bubblewrap`: namespaces of their own without
+    /// rights, network or more of the host than its programs, whose kernel is the node's: a fault in that
+    /// is a way out. Default `["qemu"]`; none, and holders bring what was built elsewhere.
+    pub build_runtimes: Vec<BuildKind>,
     /// Holders' builds at once. Default 1.
     pub builds_at_once: usize,
     /// Seconds that one of them may take. Default 1800.
     pub build_timeout_s: u64,
-    /// Mebibytes of memory that one may use, beside what `node.memory_mib` gives away. Default
-    /// 2048.
+    /// Virtual processors of a build's machine. Default 2.
+    pub build_cores: u32,
+    /// Mebibytes of memory that one may use; in no machine, beside what `node.memory_mib` gives
+    /// away. Default 2048.
     pub build_memory_mib: u64,
     /// Processes and threads that one may have at once. Default 1024.
     pub build_processes: u64,
@@ -69,9 +73,10 @@ impl Default for Config {
             containerd: "/run/containerd/containerd.sock".into(),
             trusted_keys: Vec::new(),
             require_signature: false,
-            build_runtimes: Vec::new(),
+            build_runtimes: vec![BuildKind::Qemu],
             builds_at_once: 1,
             build_timeout_s: 1_800,
+            build_cores: 2,
             build_memory_mib: 2_048,
             build_processes: 1_024,
             build_disk_mib: 8_192,
@@ -141,6 +146,7 @@ impl Config {
                 ("pull_timeout_s", self.pull_timeout_s, 1..=u64::MAX),
                 ("builds_at_once", count(self.builds_at_once), 1..=64),
                 ("build_timeout_s", self.build_timeout_s, 1..=u64::MAX),
+                ("build_cores", self.build_cores.into(), 1..=64),
                 ("build_memory_mib", self.build_memory_mib, 64..=u64::MAX),
                 ("build_processes", self.build_processes, 16..=u64::MAX),
                 ("build_disk_mib", self.build_disk_mib, 16..=u64::MAX),

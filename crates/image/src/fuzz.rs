@@ -94,6 +94,9 @@ pub fn archive(bytes: &[u8]) {
     assert!(import("signed", Some(&TrustedKeys::none())).is_err(), "nobody has signed it");
     if let Ok((text, name)) = crate::build::read_packed(&path("archive"), None, 1 << 20) {
         assert!(text.len() <= 4 << 20 && !name.is_empty(), "a Containerfile is bounded");
+        if let Ok(plan) = crate::build::Plan::of(&name, &text) {
+            assert!(name != "image.toml" || !plan.script.contains('\0'), "a shell reads all of it");
+        }
     }
     assert_eq!(names(dir.path()), ["archive", "blobs", "scratch", "signed", "unpacked"]);
     for name in names(&path("blobs")) {

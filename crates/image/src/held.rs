@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! pins/<pin>     the digest that a holder's image means
+//! built/<pin>    what it was built in, if it was built here
 //! going/<hex>    an image that lost its last pin, and goes when nothing runs from it
 //! ```
 //!
@@ -12,10 +13,11 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use domain::{ArchiveSum, ImageDigest, ImageId};
+use wire::v1::images::BuildRuntime;
 
 use crate::assemble::assemble;
 use crate::blobs::BlobStore;
-use crate::build::{BuildFiles, ContainerfileBuild, build_containerfile, read_packed};
+use crate::build::{BuildFiles, ContainerfileBuild, Plan, build_containerfile, read_packed};
 use crate::digest::{BlobDigest, HashingReader};
 use crate::image::Image;
 use crate::lock::Lock;
@@ -25,6 +27,9 @@ use crate::signature::TrustedKeys;
 use crate::source;
 use crate::store::{Removed, entries, unlink};
 use crate::{BuildError, Config, ImageError, ImageStore, Progress};
+
+/// The folder of what images were built in.
+const BUILT: &str = "built";
 
 impl ImageStore {
     /// Takes in an archive of this SHA-256 under a pin, unpacked to `max_mib` at most. Where it holds several
@@ -73,16 +78,64 @@ impl ImageStore {
         let (text, file) = read_packed(build.archive, build.containerfile, most)?;
         let names = self.names()?;
         let request = ContainerfileBuild {
-            files: BuildFiles::Archive { path: build.archive, file: &file },
-            text: &text,
+            files: BuildFiles::Archive { path: build.archive },
+            plan: &Plan::of(&file, &text)?,
             epoch: build.epoch,
-            // By names alone: a digest would mean any holder's.
-            known: &|below| names.get(below).or_else(|| build.bases.get(below)).copied().map(BlobDigest::from),
+            known: &|below| known(&names, build.bases, below),
             limits: build.limits,
         };
         let built = build_containerfile(&request, &self.blobs(), scratch.path(), self.config(), to)?;
         let staging = Staging { scratch: scratch.path(), bounds: self.bounds(max_mib), trusted: None, to };
-        self.hold(&built, name, pin, &staging)
+        self.hold_built(&built, name, pin, BuildRuntime::ContainerBubblewrap, &staging)
+    }
+
+    /// Makes an image of the archive that a build elsewhere has left, and keeps it under a pin: as of any archive of
+    /// a stranger's. Blocks; needs root. Nothing is left of what fails.
+    ///
+    /// # Errors
+    /// Says what is wrong with the image, or what is missing here.
+    pub fn take_built(
+        &self,
+        archive: &Path,
+        name: &str,
+        pin: ImageId,
+        max_mib: u64,
+        runtime: BuildRuntime,
+        to: &dyn Progress,
+    ) -> Result<Image, ImageError> {
+        if self.config().require_signature {
+            return Err(BuildError::Unsigned.into());
+        }
+        let _lock = self.shared()?;
+        let scratch = self.scratch()?;
+        let staging = Staging { scratch: scratch.path(), bounds: self.bounds(max_mib), trusted: None, to };
+        self.hold_built(archive, name, pin, runtime, &staging)
+    }
+
+    /// What an image was built in goes before its pin: none has one without the other.
+    fn hold_built(
+        &self,
+        archive: &Path,
+        name: &str,
+        pin: ImageId,
+        runtime: BuildRuntime,
+        at: &Staging<'_>,
+    ) -> Result<Image, ImageError> {
+        self.make(BUILT)?;
+        let path = self.built_path(pin);
+        let written = durable::replace("image pin", &path, runtime.as_str().as_bytes());
+        written.map_err(|source| ImageError::file("write", &path, source))?;
+        let held = self.hold(archive, name, pin, at);
+        if held.is_err() {
+            unlink(&path)?;
+        }
+        held
+    }
+
+    /// What the image under a pin was built in, if it was built here.
+    #[must_use]
+    pub fn built_in(&self, pin: ImageId) -> Option<BuildRuntime> {
+        BuildRuntime::named(fs::read_to_string(self.built_path(pin)).ok()?.trim())
     }
 
     /// Makes an image of an archive, and keeps it under a pin.
@@ -152,11 +205,11 @@ impl ImageStore {
     pub fn unpin(&self, pin: ImageId) -> Result<(), ImageError> {
         // A sweep between the two steps would find the pin there, and the image on its way nowhere.
         let _lock = self.shared()?;
-        let Some(digest) = self.pinned(pin) else { return unlink(&self.pin_path(pin)).map(drop) };
+        let Some(digest) = self.pinned(pin) else { return self.forget_pin(pin) };
         let _turn = self.turn(&digest)?;
         self.going(&digest)?;
         durable::failpoint("image pin", "going");
-        unlink(&self.pin_path(pin)).map(drop)
+        self.forget_pin(pin)
     }
 
     /// Removes the images that lost their last pin and that nothing runs from. Where others work on
@@ -225,6 +278,15 @@ impl ImageStore {
         Ok(files.map(|data| data.len()).sum())
     }
 
+    fn forget_pin(&self, pin: ImageId) -> Result<(), ImageError> {
+        unlink(&self.pin_path(pin))?;
+        unlink(&self.built_path(pin)).map(drop)
+    }
+
+    fn built_path(&self, pin: ImageId) -> PathBuf {
+        self.dir(BUILT).join(pin.to_string())
+    }
+
     fn pin(&self, digest: &ImageDigest, pin: ImageId) -> Result<(), ImageError> {
         self.make("pins")?;
         self.write(&self.pin_path(pin), digest.to_string().as_bytes())
@@ -255,6 +317,16 @@ impl ImageStore {
     }
 }
 
+/// What a name means to a holder: an operator's image, or one of its own. By names alone: a digest would mean any
+/// holder's.
+pub(crate) fn known(
+    names: &BTreeMap<String, ImageDigest>,
+    own: &BTreeMap<String, ImageDigest>,
+    name: &str,
+) -> Option<BlobDigest> {
+    names.get(name).or_else(|| own.get(name)).copied().map(BlobDigest::from)
+}
+
 /// A context that a holder has sent to be built.
 #[derive(Clone, Copy, Debug)]
 pub struct HeldBuild<'a> {
@@ -262,7 +334,7 @@ pub struct HeldBuild<'a> {
     pub archive: &'a Path,
     /// The SHA-256 of the archive.
     pub sum: ArchiveSum,
-    /// The Containerfile's name in it; by default `Containerfile`, or else `Dockerfile`.
+    /// The name of its Containerfile, or of its recipe; by default whichever is called as usual.
     pub containerfile: Option<&'a str>,
     /// No file of the image is younger: seconds since 1970.
     pub epoch: i64,
@@ -281,7 +353,7 @@ struct Staging<'a> {
 }
 
 /// Whether these are the bytes that were to come.
-fn verify(archive: &Path, sum: ArchiveSum, to: &dyn Progress) -> Result<(), ImageError> {
+pub(crate) fn verify(archive: &Path, sum: ArchiveSum, to: &dyn Progress) -> Result<(), ImageError> {
     let failed = |source| ImageError::file("read", archive, source);
     let file = File::open(archive).map_err(failed)?;
     to.step("verify the archive", file.metadata().ok().map(|data| data.len()));

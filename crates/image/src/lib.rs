@@ -7,6 +7,7 @@
 //! | [`recipe`] | the local recipe, `image.toml`; `build` makes images of it |
 //! | [`kernel`] | the distribution's kernel and an initramfs with `pod` as `/init` |
 
+mod apart;
 mod assemble;
 mod blobs;
 mod build;
@@ -23,7 +24,9 @@ pub mod fuzz;
 mod held;
 mod image;
 mod layer;
+mod linked;
 mod lock;
+mod programs;
 mod progress;
 mod served;
 mod signature;
@@ -35,7 +38,8 @@ pub mod contract;
 pub mod kernel;
 pub mod recipe;
 
-pub use build::{BuildError, find_containerfile as containerfile};
+pub use apart::{ApartBuild, ContextLook};
+pub use build::{BuildError, find_containerfile as containerfile, last as last_lines, plain_line};
 pub use config::{Config, ConfigError};
 pub use digest::DigestError;
 pub use error::ImageError;
@@ -43,6 +47,7 @@ pub use held::HeldBuild;
 pub use image::{Image, ImageSummary, Removal};
 pub use layer::{LayerError, unpack};
 pub use lock::LockError;
+pub use programs::missing as missing_to_build;
 pub use progress::{NoProgress, Progress};
 pub use served::{Served, StoreServer};
 pub use signature::SignatureError;

@@ -7,7 +7,8 @@
 //! images/<hex>.json     how the image is run; an image is there when this is
 //! names/<name>          the digest a name means
 //! cache/<key>.json      which layer a build's step left
-//! pins/, going/         images that holders bring (`held`)
+//! pins/, built/, going/ images that holders bring (`held`)
+//! programs/<hex>.erofs  what machines boot in which holders' images are built (`programs`)
 //! served/               who serves the store (`served`)
 //! tmp/                  what is not finished
 //! lock                  held shared while taking in, alone while removing
@@ -30,8 +31,8 @@ use tempfile::{NamedTempFile, TempDir};
 use crate::assemble::{assemble, unpack};
 use crate::blobs::{BlobStore, publish, settle};
 use crate::build::{
-    BuildError, BuildFiles, BuildRequest, ContainerfileBuild, LIMITS, LayerCache, build, build_containerfile,
-    find_containerfile, read_containerfile,
+    BuildError, BuildFiles, BuildRequest, ContainerfileBuild, LIMITS, LayerCache, Plan, build, build_containerfile,
+    file_name, find_containerfile, read_containerfile,
 };
 use crate::digest::BlobDigest;
 use crate::erase::erase_folder;
@@ -234,9 +235,10 @@ impl ImageStore {
         let _lock = self.shared()?;
         let scratch = self.scratch()?;
         let context = options.context.or(file.parent()).unwrap_or(&file);
+        let plan = Plan::of_containerfile(&file_name(&file)?, &read_containerfile(&file)?);
         let request = ContainerfileBuild {
             files: BuildFiles::Folder { file: &file, context },
-            text: &read_containerfile(&file)?,
+            plan: &plan,
             limits: LIMITS,
             epoch: options.epoch,
             known: &|below| self.resolve(below).ok().map(BlobDigest::from),

@@ -525,8 +525,9 @@ pub(crate) fn removed_volumes(answer: &RemovedVolumes) -> String {
 
 pub(crate) fn held_image(image: &HolderImage) -> String {
     let whose = if image.published { "published" } else { "private" };
+    let built = image.built_in.map(|runtime| format!(", built in {}", runtime.as_str())).unwrap_or_default();
     format!(
-        "{} {} ({}, {whose})\nspawn it: palatine spawn --type {}",
+        "{} {} ({}, {whose}{built})\nspawn it: palatine spawn --type {}",
         image.image,
         image.digest,
         mib(image.bytes),
@@ -537,8 +538,14 @@ pub(crate) fn held_image(image: &HolderImage) -> String {
 pub(crate) fn held_images(all: &ImagesResponse) -> String {
     let mut table = table(["TYPE", "WHOSE", "DISK", "DIGEST"]);
     for image in &all.own {
-        let whose = if image.published { "yours, published" } else { "yours" };
-        table.add_row([image.image.to_string(), whose.to_owned(), mib(image.bytes), image.digest.to_string()]);
+        let published = if image.published { ", published" } else { "" };
+        let built = image.built_in.map(|runtime| format!(", built in {}", runtime.as_str())).unwrap_or_default();
+        table.add_row([
+            image.image.to_string(),
+            format!("yours{published}{built}"),
+            mib(image.bytes),
+            image.digest.to_string(),
+        ]);
     }
     for upload in &all.uploads {
         let how = match &upload.state {
@@ -557,7 +564,12 @@ pub(crate) fn held_images(all: &ImagesResponse) -> String {
         table.add_row([image.name.clone(), "the operator's".to_owned(), "-".to_owned(), image.digest.to_string()]);
     }
     let of = all.quota_bytes.map(|quota| format!(" of {}", mib(quota))).unwrap_or_default();
-    format!("{table}\nYours take {}{of}", mib(all.used_bytes))
+    let more = if all.published_more {
+        "\nOthers have published more than are listed here: each is spawned by <its wallet>/<its name> all the same."
+    } else {
+        ""
+    };
+    format!("{table}\nYours take {}{of}{more}", mib(all.used_bytes))
 }
 
 pub(crate) fn images(list: &[ImageRow]) -> String {

@@ -71,6 +71,8 @@ pub struct ReadyImage {
     pub bytes: u64,
     /// What it needs, as JSON.
     pub needs: String,
+    /// What it was built in, if its node has built it.
+    pub built_in: Option<String>,
 }
 
 /// What a wallet's images may be.
@@ -231,11 +233,12 @@ pub(crate) struct ImageRow {
     pub(crate) failed: (Option<String>, Option<String>),
     pub(crate) published: i64,
     pub(crate) times: (i64, i64),
+    pub(crate) built_in: Option<String>,
 }
 
 /// In this order in either database.
 pub(crate) const COLUMNS: &str = "id, pin, wallet, name, tag, state, node, size, archive, digest, bytes, needs, code, \
-                                  error, published, created_at, expires_at";
+                                  error, published, created_at, expires_at, built_in";
 
 impl ImageRow {
     pub(crate) fn record(self) -> Result<HeldImageRecord, StoreError> {
@@ -246,7 +249,7 @@ impl ImageRow {
             ("gone", ..) => HeldImageState::Gone,
             ("ready", (Some(digest), Some(bytes), Some(needs)), _) => {
                 let (digest, bytes) = (ImageDigest(digest), crate::codec::natural(bytes));
-                HeldImageState::Ready(ReadyImage { digest, bytes, needs })
+                HeldImageState::Ready(ReadyImage { digest, bytes, needs, built_in: self.built_in })
             }
             ("failed", _, (Some(code), Some(error))) => HeldImageState::Failed { code, error },
             _ => return Err(wrong),

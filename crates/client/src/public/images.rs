@@ -43,6 +43,14 @@ impl GatewayClient {
         self.signed(Call::get("list the images", "/images", self.limits.read)).await
     }
 
+    /// One of one's own images.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn image(&self, image: &ImageRef) -> Result<ImageResponse, ClientError> {
+        self.signed(Call::get("look at an image", path(image), self.limits.read)).await
+    }
+
     /// Begins the upload of an archive, or goes on with the one that was begun.
     ///
     /// # Errors

@@ -223,7 +223,8 @@ impl FakeUpload {
 
     fn held(&self, bytes: u64) -> HeldImage {
         let digest = ImageDigest(self.spec.sha256.0);
-        HeldImage::Held { digest, bytes, needs: ImageNeeds::default() }
+        let built_in = self.build.as_ref().map(|_| BuildRuntime::ContainerBubblewrap);
+        HeldImage::Held { digest, bytes, needs: ImageNeeds::default(), built_in }
     }
 }
 

@@ -2,10 +2,11 @@
 //! tier, and gone from the node when nobody has them any more.
 
 use auth::Keypair;
-use domain::{ArchiveSum, Tier, TierName, Tiers};
+use domain::{ArchiveSum, ImageDigest, ImageId, ImageRef, Tier, TierName, Tiers, UnixMillis, Wallet};
 use reqwest::{Method, RequestBuilder};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use store::{ImageQuota, NewImageUpload, ReadyImage};
 
 use crate::edge::{Answer, Edge, PATIENCE, Setup, holder};
 use crate::raw::send;
@@ -421,5 +422,51 @@ async fn a_context_is_built_on_what_its_holder_may_build_on_and_the_answer_says_
     edge.setup.node.finish_imports();
     let done = upload.status(&edge).await;
     assert_eq!(done.body["state"]["name"], "imported", "{done:?}");
+    // What it was built in stays with it; what was brought as an archive has none.
+    assert_eq!(done.body["state"]["image"]["built_in"], "container-bubblewrap", "{done:?}");
+    let listed = edge.get(&owner, "/images").await.body;
+    let built = |image: &Value| image["built_in"].as_str().map(str::to_owned);
+    let own: Vec<_> = listed["own"].as_array().unwrap().iter().map(built).collect();
+    assert_eq!(own, [Some("container-bubblewrap".to_owned()), None], "{listed}");
     assert!(spawn(&edge, &owner, "work").await.status == 200);
+}
+
+#[tokio::test]
+async fn a_list_of_published_images_that_has_not_all_of_them_says_so() {
+    let (edge, owner) = (Edge::start().await, holder());
+    let publish = async |number: u64| {
+        let (id, wallet) = (ImageId::from_bits(number), Wallet([7; 32]));
+        let image = ImageRef::new(&format!("work{number}"), "latest").unwrap();
+        let quota = ImageQuota { bytes: u64::MAX / 2, images: 1_000, uploads: 1_000 };
+        let (now, expires_at) = (UnixMillis(number), UnixMillis(u64::MAX / 4));
+        let archive = ArchiveSum([1; 32]);
+        let upload = NewImageUpload {
+            id,
+            wallet,
+            image: image.clone(),
+            node: "one".into(),
+            size: 1,
+            archive,
+            quota,
+            now,
+            expires_at,
+        };
+        edge.store.begin_image(upload).await.unwrap();
+        let ready = ReadyImage { digest: ImageDigest([2; 32]), bytes: 1, needs: "{}".into(), built_in: None };
+        edge.store.finish_image(id, ready, quota.bytes, now).await.unwrap();
+        edge.store.publish_image(wallet, image, true).await.unwrap().unwrap();
+    };
+    let seen = async || {
+        let listed = edge.get(&owner, "/images").await.body;
+        (listed["published"].as_array().unwrap().len(), listed["published_more"].as_bool())
+    };
+    for number in 1..=500 {
+        publish(number).await;
+    }
+    assert_eq!(seen().await, (500, None));
+    publish(501).await;
+    assert_eq!(seen().await, (500, Some(true)));
+    // One that is left away is there all the same.
+    let oldest = edge.get(&owner, &format!("/images/work1?wallet={}", Wallet([7; 32]))).await;
+    assert_eq!((oldest.status, &oldest.body["image"]["published"]), (200, &json!(true)), "{oldest:?}");
 }

@@ -16,7 +16,7 @@ use wire::v1::images::{ArchiveSpec, BuildLogPart, HeldImage, ImportSpec, UPLOAD_
 use super::fault::{ApiError, json};
 use super::state::Api;
 use crate::streams::ConnectionPermit;
-use crate::uploads::{UploadError, Uploads};
+use crate::uploads::{BuildMachines, UploadError, Uploads};
 
 /// Says that an archive is to come; the same again changes nothing.
 #[utoipa::path(
@@ -112,7 +112,8 @@ pub(crate) async fn import(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let (id, spec) = (image(path)?, read::<ImportSpec>(body)?);
-    Ok(json(StatusCode::OK, &uploads(&api)?.import(id, spec).await?))
+    let machines: Arc<dyn BuildMachines> = Arc::clone(&api.node.shared) as _;
+    Ok(json(StatusCode::OK, &uploads(&api)?.import(id, spec, machines).await?))
 }
 
 /// What the build of an image has said, from this byte on: the last of it, while the node goes on.
@@ -193,9 +194,11 @@ impl From<UploadError> for ApiError {
             UploadError::Offset(_) => Code::UploadOffset,
             UploadError::TooLong { .. } => Code::BodyTooLarge,
             UploadError::Broken | UploadError::Containerfile | UploadError::Date => Code::InvalidRequest,
-            UploadError::NoBuilds => Code::ImageRefused,
-            UploadError::NoRoom | UploadError::TooMany => Code::NoCapacity,
-            UploadError::Disk(_) | UploadError::Images(_) => {
+            UploadError::NoBuilds | UploadError::NoBuildMachines | UploadError::NoBuildPrograms(_) => {
+                Code::ImageRefused
+            }
+            UploadError::NoRoom | UploadError::TooMany | UploadError::NoMachineRoom => Code::NoCapacity,
+            UploadError::Disk(_) | UploadError::Images(_) | UploadError::Machine(_) => {
                 return Self::internal(&error, "the node cannot work on the upload");
             }
         };

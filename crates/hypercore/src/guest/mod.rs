@@ -3,12 +3,14 @@
 
 mod boot;
 mod connection;
+mod errand;
 mod follow;
 mod pod;
 mod splitter;
 
 pub(crate) use boot::{BootLimits, BootOverdue, while_booting};
 pub(crate) use connection::{PodConnection, PodError};
+pub(crate) use errand::ErrandError;
 pub(crate) use follow::follow;
 pub(crate) use pod::{IdentityDelivery, PodClient};
 #[cfg(feature = "fuzz")]

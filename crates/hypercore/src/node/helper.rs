@@ -31,15 +31,20 @@ const ENTROPY_BYTES: usize = 64;
 /// The names of helpers are those of runs far from now: no gateway mints one.
 const NAMES: u64 = u64::MAX << 22;
 
+/// A name for a machine of the node's own.
+pub(super) fn own_run() -> io::Result<RunId> {
+    let mut bits = [0; 8];
+    random(&mut bits)?;
+    Ok(RunId::from_bits(NAMES | u64::from_be_bytes(bits)))
+}
+
 impl NodeContext {
     /// Gives a helper its place, unless its disk has one.
     pub(super) fn new_helper(&self, disk: OwnedDisk, holder: &str) -> Result<Option<NewHelper>, HelperError> {
         if self.helpers.has(disk) {
             return Ok(None);
         }
-        let mut bits = [0; 8];
-        random(&mut bits).map_err(|error| HelperError::Start(error.to_string()))?;
-        let run = RunId::from_bits(NAMES | u64::from_be_bytes(bits));
+        let run = own_run().map_err(|error| HelperError::Start(error.to_string()))?;
         let number = self.registry.enter_helper(run, HELPER).map_err(|error| HelperError::Full(Some(error)))?;
         Ok(Some(self.helpers.enter(disk, Slot { run, number }, holder)))
     }

@@ -1,5 +1,6 @@
 //! The node: what its API asks of it.
 
+mod builder;
 mod content;
 mod copies;
 mod create;

@@ -207,7 +207,7 @@ async fn a_forgotten_image_goes_when_nothing_runs_from_it_and_nobody_else_has_it
 
 fn building() -> TestNode {
     needs::needs!(root, cgroups);
-    let build_runtimes = vec![wire::v1::images::BuildRuntime::ContainerBubblewrap];
+    let build_runtimes = vec![wire::v1::images::BuildKind::ContainerBubblewrap];
     with(image::Config { build_runtimes, build_disk_mib: 512, ..image::Config::default() })
 }
 
@@ -222,7 +222,7 @@ async fn sent(daemon: &Daemon, path: &str, archive: &[u8]) {
 
 #[tokio::test]
 async fn a_context_is_built_in_what_the_answer_names_with_its_log_and_refused_where_nothing_is_built() {
-    let host = node();
+    let host = with(image::Config { build_runtimes: Vec::new(), ..image::Config::default() });
     let daemon = host.daemon().await;
     let archive = fixtures::build_context("RUN echo a line of the build\n");
     sent(&daemon, ONE, &archive).await;
@@ -242,6 +242,7 @@ async fn a_context_is_built_in_what_the_answer_names_with_its_log_and_refused_wh
     assert_eq!((&begun["name"], &begun["runtime"]), (&json!("importing"), &json!("container-bubblewrap")), "{begun}");
     let held = made(&daemon, ONE, build_spec(), BUILT).await;
     assert_eq!(held["name"], "held", "{held} {}", get(&daemon, &format!("{ONE}/log")).await);
+    assert_eq!(held["built_in"], "container-bubblewrap", "{held}");
     let log = get(&daemon, &format!("{ONE}/log")).await;
     let text = log["text"].as_str().unwrap();
     assert!(text.contains("a line of the build\n") && text.contains("(container-bubblewrap)"), "{text}");

@@ -136,6 +136,7 @@ impl TestNode {
             resolvers: vec!["9.9.9.9".to_owned()],
             registry: Registry::new(capacity),
             helpers: Helpers::default(),
+            builders: Default::default(),
             uploads: self.images.clone().map(|store| Arc::new(Uploads::new(store, 0))),
             image_use: tokio::sync::RwLock::new(()),
             kept: tokio::sync::Mutex::new(()),

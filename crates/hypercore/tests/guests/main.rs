@@ -1,6 +1,7 @@
 //! Real guests: real QEMU, the real `pod`, the real reference agent. Needs root and
 //! what `./dev` prepares.
 
+mod builds;
 mod confined;
 mod containers;
 mod crash;

@@ -348,7 +348,8 @@ impl Watch<'_> {
 }
 
 /// The last whole lines of a text.
-fn last(text: &str) -> &str {
+#[must_use]
+pub fn last(text: &str) -> &str {
     let from = (text.len().saturating_sub(MAX_SAID)..=text.len()).find(|at| text.is_char_boundary(*at));
     let cut = &text[from.unwrap_or(text.len())..];
     if cut.len() == text.len() { cut } else { cut.split_once('\n').map_or(cut, |(_, rest)| rest) }
@@ -361,9 +362,14 @@ fn one_line(from: &mut impl BufRead) -> Option<String> {
     if read == 0 {
         return None;
     }
-    let text = String::from_utf8_lossy(&line);
-    // What moves a terminal's cursor is not for ours.
-    Some(text.trim_end().chars().filter(|c| !c.is_control() || *c == '\t').collect())
+    Some(plain_line(&line))
+}
+
+/// A line as text, without its end and without what moves a terminal's cursor, which is not for ours.
+#[must_use]
+pub fn plain_line(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    text.trim_end().chars().filter(|c| !c.is_control() || *c == '\t').collect()
 }
 
 /// Bytes that the files below a folder take, or would without holes, whoever is at work in it: what

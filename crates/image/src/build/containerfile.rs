@@ -1,4 +1,5 @@
-//! A Containerfile: the distribution's `buildah` builds it, whole and shut in as a recipe's steps are.
+//! A Containerfile, or a holder's recipe: the distribution's `buildah` builds it, whole and shut in as an
+//! operator's recipe's steps are.
 //!
 //! Its commands have no network, and see of this store the images that it names. What it
 //! makes is taken in as any archive is. A holder's context is an archive, which is unpacked
@@ -17,6 +18,7 @@ use serde_json::json;
 
 use super::BuildError;
 use super::confine::{Bind, Confined, Slash, installed};
+use super::plan::{MAX_BYTES, NAMES, Plan};
 use super::root::SHIFT;
 use crate::blobs::BlobStore;
 use crate::digest::{BlobDigest, HashingReader};
@@ -26,10 +28,6 @@ use crate::layer::{LayerError, read_error, unpack, walk};
 use crate::recipe::{FILE_NAME, StepLimits};
 use crate::{Config, ImageError, Progress};
 
-/// What such a file is called, in the order in which it is looked for.
-const NAMES: [&str; 2] = ["Containerfile", "Dockerfile"];
-/// Bytes of one at most.
-const MAX_BYTES: u64 = 1 << 20;
 /// Images that one may build on at most.
 const MAX_BASES: usize = 16;
 /// For the whole of an operator's: the images below and the archive of the result count as well.
@@ -37,23 +35,25 @@ pub(crate) const LIMITS: StepLimits =
     StepLimits { timeout_s: 3_600, memory_mib: 4_096, processes: 1_024, disk_mib: 16_384 };
 /// The images below, its own files and the result are each one image's number at most.
 const ENTRIES: u64 = 3;
-/// Takes in what is below, builds, and leaves an archive. Pairs of words: a layout's folder, and its image's name.
+/// Unpacks a context that comes as an archive, and does what is planned, with the words that follow.
 const SCRIPT: &str = r#"
-file=$1; shift
 if [ -e /context.tar ]; then
   mkdir "$CONTEXT"
   tar --extract --file /context.tar --directory "$CONTEXT" --no-same-owner --delay-directory-restore
 fi
-while [ $# -gt 0 ]; do
-  buildah tag "$(buildah pull --quiet "oci:/bases/$1:base")" "$2"
-  shift 2
-done
-buildah build --pull=never --network none --layers=false --format oci --timestamp "$SOURCE_DATE_EPOCH" \
-  --tag result --file "$RECIPE/$file" "$CONTEXT"
-buildah push --quiet --disable-compression result oci-archive:/work/result.tar
+exec /bin/sh -eu /etc/plan.sh "$@"
 "#;
 /// What it makes, in the folder that is theirs to write.
 const RESULT: &str = "result.tar";
+/// Where the plan lies among the settings.
+const PLAN: &str = "plan.sh";
+/// What `buildah` is told by its environment wherever it works.
+pub(crate) const ENVIRONMENT: [(&str, &str); 3] = [
+    ("HOME", "/root"),
+    // It is root already, of a user namespace or a machine; each command is only put in a root of its own.
+    ("_CONTAINERS_USERNS_CONFIGURED", "1"),
+    ("BUILDAH_ISOLATION", "chroot"),
+];
 /// Where an archive is unpacked.
 const UNPACKED: &str = "/work/context";
 /// Headers of an archive among which its Containerfile is looked for, at most.
@@ -61,16 +61,17 @@ const MAX_ENTRIES: usize = 1_000_000;
 /// What it says of an image that was not handed in.
 const NOT_KNOWN: &str = "image not known";
 /// What `buildah` looks for in `/etc`: the archive's signature is ours to want, and it asks no registry.
-const SETTINGS: [(&str, &str); 5] = [
+pub(crate) const SETTINGS: [(&str, &str); 4] = [
     ("passwd", "root:x:0:0:root:/root:/bin/sh\n"),
     ("group", "root:x:0:\n"),
     ("containers/policy.json", r#"{"default": [{"type": "insecureAcceptAnything"}]}"#),
     ("containers/registries.conf", "unqualified-search-registries = []\n"),
-    (
-        "containers/storage.conf",
-        "[storage]\ndriver = \"overlay\"\ngraphroot = \"/work/graph\"\nrunroot = \"/work/run\"\n",
-    ),
 ];
+
+/// How `buildah` stores what it works on, in this folder.
+pub(crate) fn storage(work: &str) -> String {
+    format!("[storage]\ndriver = \"overlay\"\ngraphroot = \"{work}/graph\"\nrunroot = \"{work}/run\"\n")
+}
 
 /// Where a build's files are.
 #[derive(Clone, Copy)]
@@ -86,16 +87,14 @@ pub(crate) enum BuildFiles<'a> {
     Archive {
         /// The archive: tar, packed or not.
         path: &'a Path,
-        /// The Containerfile's name in it.
-        file: &'a str,
     },
 }
 
-/// A Containerfile that is to be built.
+/// A Containerfile, or a holder's recipe, that is to be built.
 pub(crate) struct ContainerfileBuild<'a> {
     pub(crate) files: BuildFiles<'a>,
-    /// What stands in it.
-    pub(crate) text: &'a str,
+    /// What is done with them.
+    pub(crate) plan: &'a Plan,
     /// Nothing in the image is younger: seconds since 1970.
     pub(crate) epoch: i64,
     /// The store's images by their names.
@@ -117,7 +116,7 @@ pub(crate) fn read(file: &Path) -> Result<String, ImageError> {
 /// What stands in the Containerfile of an archive, and its name there: the one that is named, or
 /// else the first of the usual ones. Unpacked, the archive has `most` bytes at most.
 pub(crate) fn read_packed(archive: &Path, named: Option<&str>, most: u64) -> Result<(String, String), ImageError> {
-    let names = named.map_or(NAMES.to_vec(), |named| vec![named]);
+    let names = looked_for(named);
     let file = fs::File::open(archive).map_err(|source| ImageError::file("read", archive, source))?;
     let plain = HashingReader::new(unpack(file).map_err(|_| BuildError::NoContext)?, most);
     let found = files_called(&names, plain).map_err(|error| match error {
@@ -125,8 +124,24 @@ pub(crate) fn read_packed(archive: &Path, named: Option<&str>, most: u64) -> Res
         Unread::Archive(_) => BuildError::NoContext,
         Unread::Large(bytes) => BuildError::LargeRecipe { bytes, most: MAX_BYTES },
     })?;
-    let found = names.iter().zip(found).find_map(|(name, text)| Some((text?, (*name).to_owned())));
-    found.ok_or_else(|| BuildError::NoContainerfile(names.join(" or ")).into())
+    let there = names.iter().zip(found).filter_map(|(name, text)| Some((*name, text?))).collect();
+    chosen(&names, there)
+}
+
+/// What is looked for in a context: the one file that is named, or else those that are called as usual.
+pub(crate) fn looked_for(named: Option<&str>) -> Vec<&str> {
+    named.map_or(NAMES.to_vec(), |named| vec![named])
+}
+
+/// The text and the name of the file that is meant, of those that are there, in the order in which they are looked
+/// for. A recipe beside a Containerfile leaves open which is meant.
+pub(crate) fn chosen(names: &[&str], there: Vec<(&str, String)>) -> Result<(String, String), ImageError> {
+    if there.len() > 1 && there.iter().any(|(name, _)| *name == FILE_NAME) {
+        return Err(BuildError::TwoPacked.into());
+    }
+    let first = there.into_iter().next();
+    let (name, text) = first.ok_or_else(|| BuildError::NoContainerfile(names.join(" or ")))?;
+    Ok((text, name.to_owned()))
 }
 
 /// Why the files of an archive are not read.
@@ -144,7 +159,7 @@ impl From<LayerError> for Unread {
 
 /// What stands in the files of these names, of which there are as many as of [`NAMES`] at most.
 fn files_called(names: &[&str], archive: impl Read) -> Result<[Option<String>; NAMES.len()], Unread> {
-    let mut found: [Option<String>; NAMES.len()] = [None, None];
+    let mut found: [Option<String>; NAMES.len()] = Default::default();
     walk(archive, MAX_ENTRIES, |path, bytes, content| {
         let path = Path::new(OsStr::from_bytes(path));
         let path = path.strip_prefix(".").unwrap_or(path);
@@ -168,7 +183,8 @@ pub fn find(path: &Path) -> Result<Option<PathBuf>, BuildError> {
     if !path.is_dir() {
         return Ok(path.extension().is_none_or(|kind| kind != "toml").then(|| path.to_owned()));
     }
-    let Some(file) = NAMES.iter().map(|name| path.join(name)).find(|file| file.is_file()) else { return Ok(None) };
+    let names = NAMES.iter().filter(|name| **name != FILE_NAME);
+    let Some(file) = names.map(|name| path.join(name)).find(|file| file.is_file()) else { return Ok(None) };
     if path.join(FILE_NAME).is_file() {
         return Err(BuildError::TwoRecipes { folder: path.to_owned(), other: file });
     }
@@ -187,7 +203,7 @@ pub(crate) fn build(
     if !rustix::process::geteuid().is_root() {
         return Err(ImageError::NotRoot);
     }
-    let folders = Folders::create(scratch)?;
+    let folders = Folders::create(scratch, &request.plan.script)?;
     let own = [
         (&*folders.bases, "/bases", false),
         (&folders.settings, "/etc", false),
@@ -195,57 +211,54 @@ pub(crate) fn build(
         (&folders.empty, "/sys", false),
         (&folders.work, "/work", true),
     ];
-    let (file, files, recipe, context) = match request.files {
+    let (files, recipe, context) = match request.files {
         BuildFiles::Folder { file, context } => {
             let recipe = file.parent().unwrap_or(context);
-            (file_name(file)?, vec![(context, "/context", false), (recipe, "/recipe", false)], "/recipe", "/context")
+            (vec![(context, "/context", false), (recipe, "/recipe", false)], "/recipe", "/context")
         }
-        BuildFiles::Archive { path, file } => {
+        BuildFiles::Archive { path } => {
             give_away(path)?;
-            (file.to_owned(), vec![(path, "/context.tar", false)], UNPACKED, UNPACKED)
+            (vec![(path, "/context.tar", false)], UNPACKED, UNPACKED)
         }
     };
-    let mut words = vec![file];
-    let Bases { known, unknown } = bases(request)?;
-    // One image may have several names.
-    let images: BTreeSet<_> = known.iter().map(|(_, manifest)| *manifest).collect();
+    let bases = bases(request.plan, request.known)?;
+    let images = bases.images();
     must_fit(&images, blobs, request.limits.disk_mib)?;
-    for manifest in &images {
+    for manifest in images {
         to.step("hand in what it builds on", None);
-        lay_out(*manifest, blobs, &folders.bases.join(manifest.hex()))?;
+        Layout::of(manifest, blobs)?.write(blobs, &folders.bases.join(manifest.hex()))?;
     }
-    words.extend(known.into_iter().flat_map(|(name, manifest)| [manifest.hex(), name]));
+    let words: Vec<_> = bases.words().collect();
     // Whatever this process's umask is: root in there reads what is its own.
     [&folders.bases, &folders.settings, &folders.empty].into_iter().try_for_each(|folder| give_away(folder))?;
-    to.step("build the Containerfile", None);
+    to.step("build the image", None);
     let env = [
         ("SOURCE_DATE_EPOCH", request.epoch.to_string()),
         ("RECIPE", recipe.to_owned()),
         ("CONTEXT", context.to_owned()),
-        ("HOME", "/root".to_owned()),
+        ("BASES", "/bases".to_owned()),
+        ("WORK", "/work".to_owned()),
         ("TMPDIR", "/work/tmp".to_owned()),
-        // It is root of a user namespace already; each command is only put in a root of its own.
-        ("_CONTAINERS_USERNS_CONFIGURED", "1".to_owned()),
-        ("BUILDAH_ISOLATION", "chroot".to_owned()),
     ];
+    let env = env.into_iter().chain(ENVIRONMENT.map(|(name, value)| (name, value.to_owned())));
     let confined = Confined {
         slash: Slash::HostPrograms,
         binds: files.into_iter().chain(own).map(|(from, at, writable)| Bind { from, at, writable }).collect(),
-        env: env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+        env: env.map(|(name, value)| (name.to_owned(), value)).collect(),
         mounts: true,
         limits: request.limits,
         watched: (&folders.work, bounds.max_entries.saturating_mul(ENTRIES)),
     };
     let words: Vec<&str> =
         ["/bin/sh", "-euc", SCRIPT, "build"].into_iter().chain(words.iter().map(String::as_str)).collect();
-    let ran = confined.run(&words, to).map_err(|error| explained(error, &unknown));
+    let ran = confined.run(&words, to).map_err(|error| explained(error, &bases.unknown));
     let result = ran.and_then(|()| folders.result(scratch));
     // Before more is written: it is as large as the build may be, and as deep as it likes.
     folders.forget()?;
     result
 }
 
-fn file_name(file: &Path) -> Result<String, ImageError> {
+pub(crate) fn file_name(file: &Path) -> Result<String, ImageError> {
     let name = file.file_name().and_then(|name| name.to_str());
     name.map(str::to_owned).ok_or_else(|| {
         let source = std::io::Error::new(std::io::ErrorKind::InvalidInput, "its name is no UTF-8");
@@ -253,23 +266,38 @@ fn file_name(file: &Path) -> Result<String, ImageError> {
     })
 }
 
-/// What a Containerfile names.
-#[derive(Default)]
-struct Bases {
+/// What is built on.
+#[derive(Debug, Default)]
+pub(crate) struct Bases {
     /// The store's images.
-    known: Vec<(String, BlobDigest)>,
+    pub(crate) known: Vec<(String, BlobDigest)>,
     /// Stages, and what is not there.
-    unknown: Vec<String>,
+    pub(crate) unknown: Vec<String>,
 }
 
-/// What the file names by `FROM` or `--from=`: the store's images, and what is none. Whether
-/// a name is a stage's, `buildah` judges: what is not handed in is not known to it.
-fn bases(request: &ContainerfileBuild<'_>) -> Result<Bases, ImageError> {
+impl Bases {
+    /// The store's images, each once: one may have several names.
+    pub(crate) fn images(&self) -> BTreeSet<BlobDigest> {
+        self.known.iter().map(|(_, manifest)| *manifest).collect()
+    }
+
+    /// What a plan's script is told of them: where each is, and its name.
+    pub(crate) fn words(&self) -> impl Iterator<Item = String> {
+        self.known.iter().flat_map(|(name, manifest)| [manifest.hex(), name.clone()])
+    }
+}
+
+/// What a plan names: the store's images, and what is none. Whether a name is a stage's, `buildah` judges: what
+/// is not handed in is not known to it.
+pub(crate) fn bases(plan: &Plan, known: &dyn Fn(&str) -> Option<BlobDigest>) -> Result<Bases, ImageError> {
     let mut bases = Bases::default();
-    for name in named(request.text).collect::<BTreeSet<_>>() {
-        match (request.known)(name) {
-            Some(manifest) => bases.known.push((name.to_owned(), manifest)),
-            None => bases.unknown.push(name.to_owned()),
+    for name in &plan.names {
+        match known(name) {
+            Some(manifest) => bases.known.push((name.clone(), manifest)),
+            None if plan.images_alone => {
+                return Err(BuildError::UnknownBase { names: name.clone(), said: String::new() }.into());
+            }
+            None => bases.unknown.push(name.clone()),
         }
     }
     if bases.known.len() > MAX_BASES {
@@ -278,18 +306,8 @@ fn bases(request: &ContainerfileBuild<'_>) -> Result<Bases, ImageError> {
     Ok(bases)
 }
 
-/// What the lines of a Containerfile name as images, or as stages.
-fn named(text: &str) -> impl Iterator<Item = &str> {
-    text.lines().flat_map(|line| {
-        let mut words = line.split_whitespace();
-        let from = words.next().is_some_and(|word| word.eq_ignore_ascii_case("from"));
-        let base = from.then(|| words.clone().find(|word| !word.starts_with("--"))).flatten();
-        base.into_iter().chain(words.filter_map(|word| word.strip_prefix("--from=")))
-    })
-}
-
 /// `buildah` says only that an image is not known to it.
-fn explained(error: ImageError, unknown: &[String]) -> ImageError {
+pub(crate) fn explained(error: ImageError, unknown: &[String]) -> ImageError {
     match error {
         ImageError::Build(BuildError::Ended { said, .. }) if said.contains(NOT_KNOWN) => {
             BuildError::UnknownBase { names: unknown.join(", "), said }.into()
@@ -300,7 +318,7 @@ fn explained(error: ImageError, unknown: &[String]) -> ImageError {
 
 /// Refuses images that are larger together than what a build may write: they are written out here, before anybody
 /// looks at what the build takes.
-fn must_fit(images: &BTreeSet<BlobDigest>, blobs: &BlobStore, mib: u64) -> Result<(), ImageError> {
+pub(crate) fn must_fit(images: &BTreeSet<BlobDigest>, blobs: &BlobStore, mib: u64) -> Result<(), ImageError> {
     let mut bytes = 0_u64;
     for manifest in images {
         let image: ImageManifest = document::json("manifest", &blobs.document(*manifest)?)?;
@@ -310,25 +328,62 @@ fn must_fit(images: &BTreeSet<BlobDigest>, blobs: &BlobStore, mib: u64) -> Resul
     if found_mib > mib { Err(BuildError::LargeBases { found_mib, mib }.into()) } else { Ok(()) }
 }
 
-/// An OCI layout of one image of the store: copies, since the walls' root owns nothing here.
-fn lay_out(manifest: BlobDigest, blobs: &BlobStore, at: &Path) -> Result<(), ImageError> {
-    let failed = |source| ImageError::file("write", at, source);
-    let into = at.join("blobs/sha256");
-    fs::create_dir_all(&into).map_err(failed)?;
-    let bytes = blobs.document(manifest)?;
-    let image: ImageManifest = document::json("manifest", &bytes)?;
-    for descriptor in std::iter::once(image.config()).chain(image.layers()) {
-        let sum = BlobDigest::named(descriptor)?;
-        let mut from = blobs.open(sum)?;
-        let mut file = fs::File::create(into.join(sum.hex())).map_err(failed)?;
-        std::io::copy(&mut from, &mut file).map_err(failed)?;
+/// An OCI layout of one image of the store: its documents, and the blobs that belong to it.
+pub(crate) struct Layout {
+    /// By their paths in it.
+    documents: Vec<(String, Vec<u8>)>,
+    blobs: Vec<BlobDigest>,
+}
+
+impl Layout {
+    pub(crate) fn of(manifest: BlobDigest, blobs: &BlobStore) -> Result<Self, ImageError> {
+        let bytes = blobs.document(manifest)?;
+        let image: ImageManifest = document::json("manifest", &bytes)?;
+        let parts = std::iter::once(image.config()).chain(image.layers());
+        let parts = parts.map(|part| Ok(BlobDigest::named(part)?)).collect::<Result<_, ImageError>>()?;
+        let kind = image.media_type().clone().unwrap_or(MediaType::ImageManifest);
+        let mut named = descriptor(kind, manifest, bytes.len() as u64);
+        named.set_annotations(Some([("org.opencontainers.image.ref.name".to_owned(), "base".to_owned())].into()));
+        let documents = vec![
+            (format!("blobs/sha256/{}", manifest.hex()), bytes),
+            ("oci-layout".to_owned(), json!({"imageLayoutVersion": "1.0.0"}).to_string().into_bytes()),
+            ("index.json".to_owned(), json!({"schemaVersion": 2, "manifests": [named]}).to_string().into_bytes()),
+        ];
+        Ok(Self { documents, blobs: parts })
     }
-    fs::write(into.join(manifest.hex()), &bytes).map_err(failed)?;
-    let kind = image.media_type().clone().unwrap_or(MediaType::ImageManifest);
-    let mut named = descriptor(kind, manifest, bytes.len() as u64);
-    named.set_annotations(Some([("org.opencontainers.image.ref.name".to_owned(), "base".to_owned())].into()));
-    fs::write(at.join("oci-layout"), json!({"imageLayoutVersion": "1.0.0"}).to_string()).map_err(failed)?;
-    fs::write(at.join("index.json"), json!({"schemaVersion": 2, "manifests": [named]}).to_string()).map_err(failed)
+
+    /// As a folder: copies, since the walls' root owns nothing here.
+    fn write(&self, blobs: &BlobStore, at: &Path) -> Result<(), ImageError> {
+        let failed = |source| ImageError::file("write", at, source);
+        fs::create_dir_all(at.join("blobs/sha256")).map_err(failed)?;
+        for blob in &self.blobs {
+            let mut file = fs::File::create(at.join("blobs/sha256").join(blob.hex())).map_err(failed)?;
+            std::io::copy(&mut blobs.open(*blob)?, &mut file).map_err(failed)?;
+        }
+        self.documents.iter().try_for_each(|(path, bytes)| fs::write(at.join(path), bytes)).map_err(failed)
+    }
+
+    /// In an archive, below this folder.
+    pub(crate) fn append(
+        &self,
+        blobs: &BlobStore,
+        at: &str,
+        archive: &mut tar::Builder<fs::File>,
+        file: &Path,
+    ) -> Result<(), ImageError> {
+        let failed = |source| ImageError::file("write", file, source);
+        for blob in &self.blobs {
+            let mut open = blobs.open(*blob)?;
+            archive.append_file(format!("{at}/blobs/sha256/{}", blob.hex()), &mut open).map_err(failed)?;
+        }
+        for (path, bytes) in &self.documents {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            archive.append_data(&mut header, format!("{at}/{path}"), bytes.as_slice()).map_err(failed)?;
+        }
+        Ok(())
+    }
 }
 
 /// Makes root of the walls the owner of what is in a folder of ours.
@@ -353,7 +408,7 @@ struct Folders {
 }
 
 impl Folders {
-    fn create(scratch: &Path) -> Result<Self, ImageError> {
+    fn create(scratch: &Path, plan: &str) -> Result<Self, ImageError> {
         let made = |name: &str| {
             let path = scratch.join(name);
             let created = fs::create_dir_all(&path).map(|()| path.clone());
@@ -362,7 +417,9 @@ impl Folders {
         let folders =
             Self { settings: made("settings")?, bases: made("bases")?, empty: made("empty")?, work: made("work")? };
         made("settings/containers")?;
-        for (name, text) in SETTINGS {
+        let storage = storage("/work");
+        let own = [("containers/storage.conf", storage.as_str()), (PLAN, plan)];
+        for (name, text) in SETTINGS.into_iter().chain(own) {
             let path = folders.settings.join(name);
             fs::write(&path, text).map_err(|source| ImageError::file("write", &path, source))?;
         }
@@ -397,13 +454,6 @@ mod tests {
     use flate2::Compression;
 
     use super::*;
-
-    #[test]
-    fn images_are_named_by_from_and_by_whoever_copies_from_them() {
-        let text = "# FROM nothing\nARG A=1\nfrom --platform=linux/amd64 base AS one\nCOPY --from=tools /a /b\n\
-                    RUN --mount=type=bind x\nFROM\n  FROM scratch\n";
-        assert_eq!(named(text).collect::<Vec<_>>(), ["base", "tools", "scratch"]);
-    }
 
     /// A header of 400 MiB of one letter takes 2 MB to send, and all of them to read.
     #[test]

@@ -113,6 +113,9 @@ pub enum BuildError {
         /// What is there beside the recipe.
         other: PathBuf,
     },
+    /// The same in a context that comes as an archive.
+    #[error("the build's context holds an image.toml and a Containerfile: say which of the two is meant by its name")]
+    TwoPacked,
     /// A Containerfile beyond all reason.
     #[error("the Containerfile has {bytes} bytes; it may have {most}")]
     LargeRecipe {
@@ -156,7 +159,8 @@ pub enum BuildError {
     /// taken in is looked at first.
     #[error(
         "it builds on an image that this store does not have (of: {names}): bring it with `palatine image pull` or \
-         `import`, and name it in FROM as `palatine image ls` shows it; it said last:\n{said}"
+         `import`, and name it in FROM (in a recipe, from) as `palatine image ls` shows it{}",
+        told(said)
     )]
     UnknownBase {
         /// What it names and the store does not have.
@@ -191,6 +195,10 @@ pub enum BuildError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+fn told(said: &str) -> String {
+    if said.is_empty() { String::new() } else { format!("; it said last:\n{said}") }
 }
 
 impl BuildError {

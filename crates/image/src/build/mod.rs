@@ -8,7 +8,8 @@
 //! | `confine` | runs what belongs to the image: in namespaces of its own, bounded (`cgroup`), without calls (`filter`) that no build needs |
 //! | `root`, `tidy`, `pack` | what a step changed, without what changes from build to build, as a layer |
 //! | `work` | what every step is done with |
-//! | `containerfile` | has `buildah` build one, behind the same walls |
+//! | `plan` | what `buildah` is to do with a holder's context, by its Containerfile or its recipe |
+//! | `containerfile` | has `buildah` do it, behind the same walls |
 //! | `documents` | the image's config and manifest |
 //!
 //! Programs of the image run as root of a user namespace whose ids mean nobody on the
@@ -27,15 +28,19 @@ mod pack;
 mod packages;
 mod pins;
 mod pip;
+mod plan;
 mod root;
 mod stages;
 mod tidy;
 mod work;
 
 pub(crate) use cache::LayerCache;
+pub use confine::{last, plain_line};
 pub use containerfile::find as find_containerfile;
 pub(crate) use containerfile::{
-    BuildFiles, ContainerfileBuild, LIMITS, build as build_containerfile, read as read_containerfile, read_packed,
+    Bases, BuildFiles, ContainerfileBuild, ENVIRONMENT, LIMITS, Layout, SETTINGS, bases, build as build_containerfile,
+    chosen, explained, file_name, looked_for, must_fit, read as read_containerfile, read_packed, storage,
 };
 pub use error::BuildError;
+pub(crate) use plan::{MAX_BYTES as MAX_RECIPE_BYTES, Plan};
 pub(crate) use stages::{BuildRequest, build};

@@ -11,9 +11,10 @@ use needs::needs;
 use palatine_image::recipe::StepLimits;
 use palatine_image::{BuildError, HeldBuild, Image, ImageError, NoProgress, Progress};
 use sha2::{Digest, Sha256};
+use wire::v1::images::BuildRuntime;
 
 use crate::build::{Heard, shell};
-use crate::fixture::{Place, Tar, extract, files};
+use crate::fixture::{Place, Tar, extract, files, inode};
 
 const LIMITS: StepLimits = StepLimits { timeout_s: 120, memory_mib: 512, processes: 200, disk_mib: 512 };
 
@@ -253,4 +254,49 @@ fn what_is_no_context_is_told_and_a_build_is_stopped_or_refused_where_signatures
     let store = crate::signature::guarded(&place);
     let refused = store.build_held(&signed_alone, "work", ImageId::from_bits(1), 64, &NoProgress).unwrap_err();
     assert!(matches!(refused, ImageError::Build(BuildError::Unsigned)), "{refused}");
+}
+
+#[test]
+fn a_recipe_is_built_behind_the_walls_too_and_what_would_fetch_is_refused_by_its_line() {
+    needs!(root, cgroups);
+    let place = Place::new();
+    let text = "from = 'scratch'\nentrypoint = ['/bin/sh']\ncmd = ['-c', \"it's cmd\"]\nuser = '7:8'\nstop_signal = 'SIGINT'\n\
+                [env]\nA = 'b c'\n[[tar]]\nfrom = 'shell.tar'\n[[copy]]\nfrom = 'in'\nto = '/out'\nowner = '5:6'\n\
+                [[copy]]\nfrom = 'in/run'\nto = '/run.sh'\nmode = '4711'\n[[write]]\nto = '/w'\ntext = \"a'b\"\n\
+                [[directory]]\npath = '/deep/er'\nmode = '0700'\nowner = '9:10'\n[[run]]\ncommand = 'id > /id; echo $A > /a'\n";
+    let context = |text: &str| {
+        let tar = Tar::new().file("image.toml", text.as_bytes()).file("shell.tar", &shell());
+        tar.file("in/note", b"a note").file("in/run", b"#!/bin/sh").done()
+    };
+    let image = build(&place, &context(text), 1, LIMITS).unwrap();
+    let root = extract(&image, place.dir.path());
+    let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
+    let data = |name: &str| {
+        let data = std::fs::symlink_metadata(root.join(name)).unwrap();
+        (data.uid(), data.gid(), data.mode() & 0o7777)
+    };
+    assert_eq!((read("w").as_str(), read("a").as_str(), read("out/note").as_str()), ("a'b", "b c\n", "a note"));
+    assert!(read("id").starts_with("uid=0"));
+    assert_eq!((data("out/note"), data("w"), inode(&image, "/run.sh").0), ((5, 6, 0o644), (0, 0, 0o644), 0o4711));
+    assert_eq!((data("deep"), data("deep/er")), ((0, 0, 0o755), (9, 10, 0o700)));
+    assert_eq!(image.run.argv, ["/bin/sh", "-c", "it's cmd"]);
+    assert_eq!(
+        (image.run.user.as_str(), image.run.env["A"].as_str(), image.run.stop_signal.as_str()),
+        ("7:8", "b c", "SIGINT")
+    );
+    assert_eq!(place.store.built_in(ImageId::from_bits(1)), Some(BuildRuntime::ContainerBubblewrap));
+    assert_eq!(build(&place, &context(text), 2, LIMITS).unwrap().digest, image.digest, "the same gives the same");
+
+    let fetches = "from = 'scratch'\n\n[[packages]]\nsuite = 'bookworm'\ninclude = ['git']\n";
+    let refused = build(&place, &context(fetches), 3, LIMITS).unwrap_err().to_string();
+    assert!(refused.contains("line 3: [[packages]]") && refused.contains("no network"), "{refused}");
+    let unknown = build(&place, &context("from = 'nowhere'\n"), 3, LIMITS).unwrap_err().to_string();
+    assert!(unknown.contains("does not have (of: nowhere)"), "{unknown}");
+    let both = Tar::new().file("image.toml", text.as_bytes()).file("Containerfile", b"FROM scratch").done();
+    let open = build(&place, &both, 3, LIMITS).unwrap_err();
+    assert!(matches!(open, ImageError::Build(BuildError::TwoPacked)), "{open}");
+    for pin in [1, 2] {
+        place.store.unpin(ImageId::from_bits(pin)).unwrap();
+        assert_eq!(place.store.built_in(ImageId::from_bits(pin)), None, "it goes with its pin");
+    }
 }

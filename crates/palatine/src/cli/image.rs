@@ -62,7 +62,7 @@ pub(crate) enum ImageCommand {
         /// Its name
         name: String,
     },
-    /// Build a Containerfile, on the node that will have the image, as one of your own; with --node, --config or --store for everybody, and recipes too
+    /// Build a Containerfile or an image.toml, on the node that will have the image, as one of your own; with --node, --config or --store for everybody, packages and all
     Build {
         /// The folder with its image.toml, Containerfile or Dockerfile, or one of these files
         #[arg(value_hint = ValueHint::AnyPath)]
@@ -89,6 +89,11 @@ pub(crate) enum ImageCommand {
     },
     /// List the images that you may spawn; with --node, --config or --store, those of a store
     Ls,
+    /// Show one of your images; with --node, --config or --store, one of a store
+    Show {
+        /// Its name
+        name: String,
+    },
     /// Remove one of your images; with --node, --config or --store, one of a store
     Rm {
         /// Its name
@@ -102,7 +107,9 @@ impl ImageCommand {
         match self {
             Self::Push(_) | Self::Tag { .. } | Self::Publish { .. } => true,
             Self::Import { from, .. } if from.containerd.is_some() => false,
-            Self::Import { .. } | Self::Build { .. } | Self::Ls | Self::Rm { .. } => !store.is_named(),
+            Self::Import { .. } | Self::Build { .. } | Self::Ls | Self::Show { .. } | Self::Rm { .. } => {
+                !store.is_named()
+            }
             Self::Pull { .. } | Self::Export { .. } => false,
         }
     }
@@ -111,7 +118,12 @@ impl ImageCommand {
     pub(crate) const fn changes(&self) -> bool {
         match self {
             Self::Import { .. } | Self::Pull { .. } | Self::Build { .. } | Self::Rm { .. } => true,
-            Self::Export { .. } | Self::Ls | Self::Push(_) | Self::Tag { .. } | Self::Publish { .. } => false,
+            Self::Export { .. }
+            | Self::Ls
+            | Self::Show { .. }
+            | Self::Push(_)
+            | Self::Tag { .. }
+            | Self::Publish { .. } => false,
         }
     }
 }

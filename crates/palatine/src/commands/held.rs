@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use client::GatewayClient;
 use domain::ImageRef;
+use image::recipe::{FILE_NAME, Recipe};
 use wire::v1::images::{ContextBuild, ImageChange};
 
 use super::push::{build, push};
@@ -31,10 +32,7 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: ImageCommand
             let image: ImageRef = name.parse().context("name the image")?;
             let (folder, containerfile) = build_files(&dir, context.as_deref(), update)?;
             let how = ContextBuild { containerfile: Some(containerfile), date: u64::try_from(date)? };
-            show(json, &build(&client, &folder, how, &image).await?, |built| {
-                let place = built.runtime.map(|runtime| format!("Built in {}.\n", runtime.as_str()));
-                place.unwrap_or_default() + &output::held_image(&built.image)
-            })?;
+            show(json, &build(&client, &folder, how, &image).await?, |built| output::held_image(&built.image))?;
         }
         ImageCommand::Tag { image, name } => {
             let tagged = change(&client, &name, ImageChange { from: Some(image), published: None }).await?;
@@ -44,6 +42,11 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: ImageCommand
             show(json, &change(&client, &image, published(!undo)).await?, output::held_image)?;
         }
         ImageCommand::Ls => show(json, &client.images().await?, output::held_images)?,
+        ImageCommand::Show { name } => {
+            let named = "the operator's images are shown with --node, --config or --store";
+            let image: ImageRef = name.parse().context(named)?;
+            show(json, &client.image(&image).await?.image, output::held_image)?;
+        }
         ImageCommand::Rm { name } => {
             let image: ImageRef =
                 name.parse().context("the operator's images are removed with --node, --config or --store")?;
@@ -57,20 +60,22 @@ pub(crate) async fn run(target: &Target, state: &StateDir, command: ImageCommand
     Ok(ExitCode::SUCCESS)
 }
 
-/// The folder that is sent as the context, and the Containerfile's path in it.
+/// The folder that is sent as the context, and the path of the Containerfile or the recipe in it.
 fn build_files(path: &Path, context: Option<&Path>, update: bool) -> Result<(PathBuf, String)> {
-    let file = image::containerfile(path)?.filter(|file| file.is_file());
-    let Some(file) = file.filter(|_| !update) else {
+    if update {
         bail!(
-            "{}: a node builds Containerfiles for holders; an image.toml, whose packages are fetched, is its operator's \
-             to build: name the store with --node, --config or --store",
-            path.display()
+            "what is built for a holder fetches nothing, so that there is nothing to look up anew: leave --update away, \
+             or, as the operator, name the store with --node, --config or --store"
         )
-    };
+    }
+    let file = image::containerfile(path)?.unwrap_or_else(|| Recipe::file(path));
+    if !file.is_file() {
+        bail!("{}: there is no Containerfile, Dockerfile or {FILE_NAME}", path.display())
+    }
     let file = file.canonicalize().with_context(|| file.display().to_string())?;
     let folder = match context {
         Some(context) => context.canonicalize().with_context(|| context.display().to_string())?,
-        None => file.parent().context("find the Containerfile's folder")?.to_owned(),
+        None => file.parent().context("find the folder of what is built")?.to_owned(),
     };
     let inner = file.strip_prefix(&folder).ok().and_then(Path::to_str);
     let inner =
@@ -107,9 +112,14 @@ mod tests {
         std::fs::create_dir(root.join("other")).unwrap();
         let apart = build_files(&app, Some(&root.join("other")), false).unwrap_err();
         assert!(apart.to_string().contains("does not lie in the context"), "{apart}");
-        for (path, update) in [(root.join("other"), false), (app, true), (root.join("nowhere"), false)] {
-            let refused = build_files(&path, None, update).unwrap_err().to_string();
-            assert!(refused.contains("--node"), "{refused}");
+        let recipe = root.join("other/image.toml");
+        for path in [root.join("other"), recipe.clone(), root.join("nowhere")] {
+            let refused = build_files(&path, None, false).unwrap_err().to_string();
+            assert!(refused.contains("there is no Containerfile"), "{refused}");
         }
+        std::fs::write(&recipe, "from = 'scratch'").unwrap();
+        let of_recipe = build_files(&root.join("other"), None, false).unwrap();
+        assert_eq!(of_recipe, (root.join("other"), "image.toml".to_owned()));
+        assert!(build_files(&app, None, true).unwrap_err().to_string().contains("--update"));
     }
 }

@@ -72,6 +72,13 @@ pub(crate) fn run(state: &StateDir, named: &ImageStoreArgs, command: ImageComman
             let shown: Vec<ImageRow> = store.list()?.iter().map(ImageRow::from).collect();
             show(json, &shown, |shown| output::images(shown))?;
         }
+        ImageCommand::Show { name } => {
+            let digest = store.resolve(&name)?;
+            let listed = store.list()?;
+            let found = listed.iter().find(|image| image.image.digest == digest);
+            let shown = ImageRow::from(found.with_context(|| format!("the image {name} was removed just now"))?);
+            show(json, &shown, |shown| output::images(std::slice::from_ref(shown)))?;
+        }
         ImageCommand::Rm { name } => {
             let removed = store.remove(&name, &location.in_use()?)?;
             let image::Removal { digest, gone, freed_bytes } = removed;

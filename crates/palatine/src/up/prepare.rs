@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use domain::Wallet;
 use toml::{Table, Value};
-use wire::v1::images::BuildRuntime;
+use wire::v1::images::BuildKind;
 
 use super::containers::Containers;
 use super::evm::Contracts;
@@ -202,9 +202,9 @@ fn set_defaults(config: &mut Table, gateway: SocketAddr) -> Result<()> {
         ("node", "boot_deadline_ms", BOOT_MS.into()),
     ];
     if gateway.ip().is_loopback() {
-        // Whoever builds here has this machine.
-        let runtime = BuildRuntime::ContainerBubblewrap.as_str();
-        settings.push(("images", "build_runtimes", vec![runtime.to_owned()].into()));
+        // Whoever builds here has this machine: where no other machine can be made for it, in its own kernel.
+        let kinds = [BuildKind::Qemu, BuildKind::ContainerBubblewrap].map(|kind| kind.as_str().to_owned());
+        settings.push(("images", "build_runtimes", kinds.to_vec().into()));
     }
     if gateway.ip().is_loopback()
         && let Some(address) = free_path_address(gateway)
@@ -225,7 +225,7 @@ mod tests {
     fn an_agent_has_long_to_be_ready_unless_the_operator_says_otherwise() {
         let mut config: Table = "[control]\nspawn_timeout_ms = 7\n".parse().unwrap();
         set_defaults(&mut config, "192.0.2.1:80".parse().unwrap()).unwrap();
-        assert!(!config.contains_key("images"), "strangers build nothing here");
+        assert!(!config.contains_key("images"), "strangers build in machines of their own alone");
         assert_eq!(config["control"]["spawn_timeout_ms"].as_integer(), Some(7));
         assert_eq!(config["node"]["boot_deadline_ms"].as_integer(), Some(BOOT_MS));
         assert_eq!(config["relayer"]["budgets"]["wallet_percent"].as_integer(), Some(100));

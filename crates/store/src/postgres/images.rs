@@ -140,6 +140,7 @@ fn decode(row: &PgRow) -> sqlx::Result<HeldImageRecord> {
         failed: (row.try_get(12)?, row.try_get(13)?),
         published: row.try_get(14)?,
         times: (row.try_get(15)?, row.try_get(16)?),
+        built_in: row.try_get(17)?,
     };
     row.record().map_err(|error| sqlx::Error::Decode(Box::new(error)))
 }
@@ -174,7 +175,7 @@ async fn insert(conn: &mut PgConnection, record: &HeldImageRecord) -> sqlx::Resu
     };
     let sql = format!(
         "INSERT INTO images ({COLUMNS}) VALUES \
-         ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, NULL, NULL, $13, $14, $15)"
+         ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, NULL, NULL, $13, $14, $15, $16)"
     );
     query(AssertSqlSafe(sql))
         .bind(image_column(record.id))
@@ -192,6 +193,7 @@ async fn insert(conn: &mut PgConnection, record: &HeldImageRecord) -> sqlx::Resu
         .bind(i64::from(record.published))
         .bind(integer(record.created_at.0))
         .bind(integer(record.expires_at.0))
+        .bind(ready.and_then(|ready| ready.built_in.as_ref()))
         .execute(conn)
         .await
         .map(drop)
@@ -283,11 +285,11 @@ impl Finish {
             return Ok(FinishOutcome::OverQuota { used });
         }
         replace(conn, &found.wallet, &found.image).await?;
-        let sql =
-            "UPDATE images SET state = 'ready', digest = $2, bytes = $3, needs = $4, created_at = $5 WHERE id = $1";
-        let ReadyImage { digest, bytes, needs } = &self.ready;
+        let sql = "UPDATE images SET state = 'ready', digest = $2, bytes = $3, needs = $4, created_at = $5, built_in = $6 \
+             WHERE id = $1";
+        let ReadyImage { digest, bytes, needs, built_in } = &self.ready;
         let update = query(sql).bind(image_column(self.id)).bind(digest.0).bind(integer(*bytes)).bind(needs);
-        update.bind(integer(self.now.0)).execute(conn).await?;
+        update.bind(integer(self.now.0)).bind(built_in).execute(conn).await?;
         let state = HeldImageState::Ready(self.ready.clone());
         Ok(FinishOutcome::Ready(Box::new(HeldImageRecord { state, created_at: self.now, ..found })))
     }

@@ -104,6 +104,7 @@ fn row(row: &Row<'_>) -> rusqlite::Result<ImageRow> {
         failed: (row.get(12)?, row.get(13)?),
         published: row.get(14)?,
         times: (row.get(15)?, row.get(16)?),
+        built_in: row.get(17)?,
     })
 }
 
@@ -141,7 +142,7 @@ fn insert(conn: &Connection, record: &HeldImageRecord) -> rusqlite::Result<()> {
     };
     let sql = format!(
         "INSERT INTO images ({COLUMNS}) VALUES \
-         (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, NULL, NULL, ?13, ?14, ?15)"
+         (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, NULL, NULL, ?13, ?14, ?15, ?16)"
     );
     let row = params![
         image_column(record.id),
@@ -159,6 +160,7 @@ fn insert(conn: &Connection, record: &HeldImageRecord) -> rusqlite::Result<()> {
         i64::from(record.published),
         integer(record.created_at.0),
         integer(record.expires_at.0),
+        ready.and_then(|ready| ready.built_in.as_ref()),
     ];
     conn.prepare_cached(&sql)?.execute(row).map(drop)
 }
@@ -231,10 +233,10 @@ impl Command for Finish {
 impl Finish {
     fn write(&self, conn: &Connection, found: &HeldImageRecord) -> rusqlite::Result<()> {
         replace(conn, &found.wallet, &found.image)?;
-        let sql =
-            "UPDATE images SET state = 'ready', digest = ?2, bytes = ?3, needs = ?4, created_at = ?5 WHERE id = ?1";
-        let ReadyImage { digest, bytes, needs } = &self.ready;
-        let row = (image_column(self.id), digest.0, integer(*bytes), needs, integer(self.now.0));
+        let sql = "UPDATE images SET state = 'ready', digest = ?2, bytes = ?3, needs = ?4, created_at = ?5, built_in = ?6 \
+             WHERE id = ?1";
+        let ReadyImage { digest, bytes, needs, built_in } = &self.ready;
+        let row = (image_column(self.id), digest.0, integer(*bytes), needs, integer(self.now.0), built_in);
         conn.prepare_cached(sql)?.execute(row).map(drop)
     }
 }

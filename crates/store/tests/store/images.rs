@@ -32,7 +32,12 @@ fn upload(holder: u64, n: u64, image: &str) -> NewImageUpload {
 }
 
 fn ready(n: u64, bytes_of: u64) -> ReadyImage {
-    ReadyImage { digest: ImageDigest(bytes(n)), bytes: bytes_of, needs: r#"{"min_memory_mib":7}"#.to_owned() }
+    ReadyImage {
+        digest: ImageDigest(bytes(n)),
+        bytes: bytes_of,
+        needs: r#"{"min_memory_mib":7}"#.to_owned(),
+        built_in: Some("qemu-tcg".to_owned()),
+    }
 }
 
 /// Begins it, and must get it.

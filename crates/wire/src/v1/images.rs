@@ -111,6 +111,9 @@ pub struct HolderImage {
     /// What it needs.
     #[serde(default, skip_serializing_if = "ImageNeeds::is_empty")]
     pub needs: ImageNeeds,
+    /// What it was built in; absent where it was built elsewhere, and brought as an archive.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub built_in: Option<BuildRuntime>,
 }
 
 /// The answer of `GET /images`.
@@ -120,8 +123,11 @@ pub struct ImagesResponse {
     pub own: Vec<HolderImage>,
     /// One's own archives on their way, and those of the last hour that were refused.
     pub uploads: Vec<ImageUpload>,
-    /// Those of others that everybody may spawn, newest first: 500 at most.
+    /// Those of others that everybody may spawn, newest first: 500 at most, of each wallet as many as of the others.
     pub published: Vec<HolderImage>,
+    /// Whether there are more: each is found by its name and its wallet (`GET /images/{image}?wallet=`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub published_more: bool,
     /// The operator's.
     pub operator: Vec<OperatorImage>,
     /// What one's own take together, uploads included.
@@ -211,12 +217,13 @@ pub struct CommitRequest {
     pub build: Option<ContextBuild>,
 }
 
-/// How an image is built of a context: by its Containerfile, shut in, without a network. `FROM` and
-/// `COPY --from` name the operator's images and one's own.
+/// How an image is built of a context: by its Containerfile or its `image.toml`, shut in, without a network.
+/// `FROM`, `COPY --from` and `from` name the operator's images and one's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ContextBuild {
-    /// The Containerfile's path in the context: by default `Containerfile`, or else `Dockerfile`.
+    /// The path of the Containerfile, or of the recipe (`*.toml`), in the context: by default `Containerfile`,
+    /// `Dockerfile` or `image.toml`, whichever is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 200)]
     pub containerfile: Option<String>,
@@ -233,20 +240,57 @@ impl ContextBuild {
     pub const MAX_DATE: u64 = 253_402_300_799;
 }
 
-/// What shuts in a holder's build.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// What a holder's build really runs in: never anything else in its place. The strongest comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum BuildRuntime {
+    /// A machine of its own on KVM, without a network: its kernel is its own, and all that reads
+    /// the context runs in it.
+    QemuKvm,
+    /// The same machine, emulated.
+    QemuTcg,
     /// Namespaces of its own, made by bubblewrap: users who are nobody on the host, no network, no
     /// more system calls, memory, processes, disk and time than a build needs. Its kernel is the node's.
     ContainerBubblewrap,
 }
 
 impl BuildRuntime {
+    /// All, the strongest first.
+    pub const ALL: [Self; 3] = [Self::QemuKvm, Self::QemuTcg, Self::ContainerBubblewrap];
+
     /// Its name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::QemuKvm => "qemu-kvm",
+            Self::QemuTcg => "qemu-tcg",
+            Self::ContainerBubblewrap => "container-bubblewrap",
+        }
+    }
+
+    /// The one of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.as_str() == name)
+    }
+}
+
+/// What an operator calls what builds may run in. The strongest comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BuildKind {
+    /// [`BuildRuntime::QemuKvm`] or [`BuildRuntime::QemuTcg`].
+    Qemu,
+    /// [`BuildRuntime::ContainerBubblewrap`].
+    ContainerBubblewrap,
+}
+
+impl BuildKind {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu",
             Self::ContainerBubblewrap => "container-bubblewrap",
         }
     }
@@ -299,5 +343,8 @@ pub enum HeldImage {
         /// What it needs.
         #[serde(default)]
         needs: ImageNeeds,
+        /// What it was built in, if it was built here.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        built_in: Option<BuildRuntime>,
     },
 }

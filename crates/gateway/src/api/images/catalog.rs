@@ -67,7 +67,7 @@ pub(crate) async fn list(
     let uploads = join_all(on_their_way.iter().map(|record| gateway.listed_upload(record))).await;
     // One that has become an image meanwhile is one.
     let records = gateway.parts.store.held_images_of(holder.wallet).await?;
-    let published = gateway.parts.store.published_images(MAX_PUBLISHED).await?;
+    let (published, published_more) = gateway.published().await?;
     let operator = gateway.parts.control.fleet().images().unwrap_or_default();
     let operator = operator.iter().map(|(name, digest)| OperatorImage { name: name.clone(), digest: *digest });
     let quota = gateway.image_quota(&holder.wallet).await.ok();
@@ -75,6 +75,7 @@ pub(crate) async fn list(
         own: records.iter().filter_map(shown).collect(),
         uploads: uploads.into_iter().flatten().filter(|upload| !is_there(&upload.state)).collect(),
         published: published.iter().filter(|record| record.wallet != holder.wallet).filter_map(shown).collect(),
+        published_more,
         operator: operator.collect(),
         used_bytes: used(&records, None),
         quota_bytes: quota.map(|quota| quota.bytes),
@@ -174,6 +175,16 @@ fn is_there(state: &UploadState) -> bool {
 }
 
 impl Gateway {
+    /// What everybody may spawn, as many as one list has, and whether there are more: those that are left away are
+    /// the older ones of whoever has published most.
+    async fn published(&self) -> Result<(Vec<HeldImageRecord>, bool), ApiError> {
+        let all = self.parts.store.published_images(MAX_PUBLISHED + 1).await?;
+        if all.len() <= MAX_PUBLISHED as usize {
+            return Ok((all, false));
+        }
+        Ok((self.parts.store.published_images(MAX_PUBLISHED).await?, true))
+    }
+
     async fn tag(&self, wallet: Wallet, from: ImageRef, to: ImageRef) -> Result<HeldImageRecord, ApiError> {
         self.refuse_operators(&to)?;
         let quota = self.image_quota(&wallet).await.map_err(refused)?;

@@ -6,7 +6,7 @@ use control::AdmitError;
 use domain::{HeldImageName, ImageDigest, ImageId, ImageRef, Wallet};
 use store::{HeldImageRecord, HeldImageState, ImageQuota, OverQuota, ReadyImage};
 use wire::fault::{Code, Fault};
-use wire::v1::images::HolderImage;
+use wire::v1::images::{BuildRuntime, HolderImage};
 use wire::v1::node::ImageNeeds;
 
 use crate::error::ApiError;
@@ -68,6 +68,7 @@ pub(crate) fn shown(record: &HeldImageRecord) -> Option<HolderImage> {
         published: record.published,
         created_at: record.created_at,
         needs: needs(ready),
+        built_in: ready.built_in.as_deref().and_then(BuildRuntime::named),
     })
 }
 
@@ -143,7 +144,14 @@ mod tests {
 
     #[test]
     fn tags_of_one_upload_count_once_and_what_failed_not_at_all() {
-        let ready = || HeldImageState::Ready(ReadyImage { digest: ImageDigest([3; 32]), bytes: 7, needs: "{}".into() });
+        let ready = || {
+            HeldImageState::Ready(ReadyImage {
+                digest: ImageDigest([3; 32]),
+                bytes: 7,
+                needs: "{}".into(),
+                built_in: None,
+            })
+        };
         let failed = HeldImageState::Failed { code: "invalid_image".into(), error: "no".into() };
         let all =
             [record(1, 1, ready()), record(2, 1, ready()), record(3, 3, HeldImageState::Open), record(4, 4, failed)];

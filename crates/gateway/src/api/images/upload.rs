@@ -357,13 +357,14 @@ impl Gateway {
             HeldImage::Importing { step, runtime } => Ok(UploadState::Importing { step, runtime }),
             HeldImage::Failed { code: code @ Code::InvalidImage, error } => self.fail(record, code, error).await,
             HeldImage::Failed { code, error } => Err(Fault::new(code, error).retry_after(LATER_S).into()),
-            HeldImage::Held { digest, bytes, needs } => {
+            HeldImage::Held { digest, bytes, needs, built_in } => {
                 let quota = self.image_quota(&record.wallet).await.map_err(refused)?;
                 let needs = serde_json::to_string(&needs).map_err(|error| {
                     tracing::error!(%error, "what an image needs cannot be written");
                     ApiError::new(Code::Internal, "something failed on our side; the operator's log says what")
                 })?;
-                let (ready, now) = (ReadyImage { digest, bytes, needs }, self.now());
+                let built_in = built_in.map(|runtime| runtime.as_str().to_owned());
+                let (ready, now) = (ReadyImage { digest, bytes, needs, built_in }, self.now());
                 match self.parts.store.finish_image(record.id, ready, quota.bytes, now).await? {
                     FinishOutcome::Ready(record) => {
                         self.images_over.notify_one();
