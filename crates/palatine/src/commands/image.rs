@@ -73,11 +73,7 @@ pub(crate) fn run(state: &StateDir, named: &ImageStoreArgs, command: ImageComman
             show(json, &shown, |shown| output::images(shown))?;
         }
         ImageCommand::Show { name } => {
-            let digest = store.resolve(&name)?;
-            let listed = store.list()?;
-            let found = listed.iter().find(|image| image.image.digest == digest);
-            let shown = ImageRow::from(found.with_context(|| format!("the image {name} was removed just now"))?);
-            show(json, &shown, |shown| output::images(std::slice::from_ref(shown)))?;
+            show(json, &called(&store, &name)?, |shown| output::images(std::slice::from_ref(shown)))?;
         }
         ImageCommand::Rm { name } => {
             let removed = store.remove(&name, &location.in_use()?)?;
@@ -89,6 +85,14 @@ pub(crate) fn run(state: &StateDir, named: &ImageStoreArgs, command: ImageComman
         }
     }
     Ok(())
+}
+
+/// One image of a store, by its name.
+fn called(store: &ImageStore, name: &str) -> Result<ImageRow> {
+    let digest = store.resolve(name)?;
+    let listed = store.list()?;
+    let found = listed.iter().find(|image| image.image.digest == digest);
+    Ok(ImageRow::from(found.with_context(|| format!("the image {name} was removed just now"))?))
 }
 
 /// A store that a node serves is changed by whoever asks that node what it uses.
