@@ -27,6 +27,8 @@ async fn node(name: &'static str, number: u32, limits: &str) -> NodeProcess {
 /// Sends a context, and has it built.
 async fn begin(node: &NodeProcess, id: ImageId, context: &[u8]) -> HeldImage {
     let client = node.client();
+    // What a run of this test has left that was cut off.
+    let _ = client.forget_image(id).await;
     let spec = ArchiveSpec { size: context.len() as u64, sha256: ArchiveSum(Sha256::digest(context).into()) };
     client.begin_image(id, &spec).await.expect("an upload");
     client.append_image(id, 0, Full::from(context.to_vec())).await.expect("it is taken");
