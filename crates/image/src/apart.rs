@@ -50,7 +50,6 @@ mkdir -p /data/bases
 tar --extract --file /data/bases.tar --directory /data/bases
 : > /data/bases.tar
 groups=/sys/fs/cgroup
-mount -t cgroup2 cgroup "$groups"
 echo '+pids +memory' > "$groups/cgroup.subtree_control"
 group=$groups/build
 mkdir "$group"
