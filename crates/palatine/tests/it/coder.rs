@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use fixtures::{LocalStack, Reply, ScriptedModel, Turn, images, nonce, program, starter_image, stderr_of};
+use fixtures::{LocalStack, Reply, ScriptedModel, Turn, nonce, program, starter_image, starters, stderr_of};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -107,7 +107,7 @@ fn coder_image() {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/coder/image.toml");
     fs::copy(from, recipe.join("image.toml")).unwrap();
     let mut command = Command::new(program("palatine"));
-    command.args(["image", "--store"]).arg(images()).arg("build").arg(recipe).arg("coder");
+    command.args(["image", "--store"]).arg(starters()).arg("build").arg(recipe).arg("coder");
     assert!(command.status().unwrap().success(), "the image could not be built");
 }
 
@@ -126,7 +126,7 @@ impl Project {
     fn begin(coder: Coder) -> Self {
         let model = ScriptedModel::start(edit);
         coder_image();
-        let stack = LocalStack::with_images(&model.reachable());
+        let stack = LocalStack::with_images(&starters(), &model.reachable());
         stack.up(&["--no-agent"]);
         let (folder, keys) = (stack.path("project"), stack.path("keys.env"));
         let words = [(); 2].map(|()| nonce());

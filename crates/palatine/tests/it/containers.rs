@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use fixtures::{
-    BASIC, LocalStack, MachineInventory, Starter, Worker, assets, backwards, nonce, stderr_of, stdout_of, until,
-    workplace,
+    BASIC, LocalStack, MachineInventory, Starter, Worker, assets, backwards, images, nonce, stderr_of, stdout_of,
+    until, workplace,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -99,7 +99,7 @@ async fn without_kvm_what_cannot_be_emulated_runs_in_a_container_and_the_answer_
 
 #[tokio::test]
 async fn where_the_operator_names_machines_alone_what_cannot_be_emulated_is_refused() {
-    let stack = LocalStack::with_images("[node]\nruntimes = [\"qemu\"]\n");
+    let stack = LocalStack::with_images(&images(), "[node]\nruntimes = [\"qemu\"]\n");
     stack.up(&["--no-agent"]);
     offer_unemulated(&stack);
     let refused = stack.output(&["spawn", "--type", "unemulated"]);

@@ -194,11 +194,11 @@ fn archive(path: &std::path::Path) {
         }
     };
     let large: Vec<u8> = (0..3_000_000_u32).flat_map(u32::to_le_bytes).collect();
-    add("folder/", tar::EntryType::Directory, 0o750, b"", "");
-    add("folder/large", tar::EntryType::Regular, 0o640, &large, "");
+    add("folder/", tar::EntryType::Directory, 0o755, b"", "");
+    add("folder/large", tar::EntryType::Regular, 0o644, &large, "");
     add(&format!("folder/{}", "n".repeat(150)), tar::EntryType::Regular, 0o4755, b"a long name", "");
     add("folder/link", tar::EntryType::Symlink, 0o777, b"", "../elsewhere/file");
-    add("folder/second", tar::EntryType::Link, 0o640, b"", "folder/large");
+    add("folder/second", tar::EntryType::Link, 0o644, b"", "folder/large");
     drop(builder.into_inner().unwrap());
 }
 

@@ -6,7 +6,7 @@
 use std::fs;
 use std::time::Instant;
 
-use fixtures::{LocalStack, assets, backwards, exec, nonce, starter_image, stderr_of, stdout_of, until};
+use fixtures::{LocalStack, assets, backwards, exec, nonce, starter_image, starters, stderr_of, stdout_of, until};
 
 /// `agent-coding`, but for OpenClaw.
 const RECIPE: &str = r#"
@@ -54,7 +54,7 @@ int main(int count, char **words) {
 fn stack() -> LocalStack {
     starter_image("agent-chat", "chat");
     starter_image("agent-coding", "coding");
-    let stack = LocalStack::with_images("");
+    let stack = LocalStack::with_images(&starters(), "");
     stack.up(&["--no-agent"]);
     let folder = stack.path("docked");
     fs::create_dir(&folder).unwrap();

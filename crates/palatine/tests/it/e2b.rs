@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use fixtures::{LocalStack, assets, starter_image, stdout_of};
+use fixtures::{LocalStack, assets, starter_image, starters, stdout_of};
 use serde_json::Value;
 
 /// The page that says of each of E2B's tests whether it passes here.
@@ -156,7 +156,7 @@ impl Waiting {
 #[test]
 fn soak_hands_base_passes_what_e2bs_own_tests_try_of_its_sdks() {
     starter_image("base", "base");
-    let stack = LocalStack::with_images("");
+    let stack = LocalStack::with_images(&starters(), "");
     stack.up(&["--no-agent"]);
     let spawned = stack.json(&["spawn", "--type", "base", "--cores", "1", "--memory", "1024", "--env", "FOO=bar"]);
     let agent = &spawned["agent"];
