@@ -100,6 +100,8 @@ const PROGRAMS: [(&str, &str); 9] = [
 /// How long the user namespace may take to be there.
 const NAMESPACE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(2);
+/// How long the last words of a step that has ended are waited for, should somebody else hold its pipe.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How often limits are looked at.
 const LOOK: Duration = Duration::from_millis(250);
 /// How often the files are counted, at most: this share of the time goes into counting.
@@ -268,7 +270,9 @@ impl Watch<'_> {
             }
             let ended = child.try_wait().map_err(BuildError::io("wait for a step"))?;
             if let Some(status) = ended {
-                while let Ok(line) = lines.try_recv() {
+                // What it said last may not be read yet.
+                let until = Instant::now() + LAST_WORDS;
+                while let Ok(line) = lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
                     self.hear(&line);
                 }
                 return self.judge(status);
