@@ -16,6 +16,7 @@
 //! | `context` | what all sandboxes of a node have in common |
 //! | `logs` | what agents and consoles have said, bounded |
 //! | `streams` | how many streams into an agent may be open |
+//! | `turns` | fair turns: holders take few places one after another |
 //! | `error_chain` | an error with its causes, in words |
 //!
 //! What must hold, whenever the daemon is killed:
@@ -57,6 +58,7 @@ mod streams;
 mod task;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod upkeep;
 mod uploads;
 

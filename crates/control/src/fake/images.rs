@@ -46,7 +46,7 @@ impl FakeNode {
 #[async_trait]
 impl NodeImages for FakeNode {
     async fn begin(&self, id: ImageId, spec: ArchiveSpec) -> Result<HeldImage, NodeError> {
-        let new = FakeUpload { spec, bytes: Vec::new(), made: None, build: None };
+        let new = FakeUpload { spec, bytes: Vec::new(), made: None, build: None, holder: None };
         self.ask("begin the upload of an image", move |node| {
             node.state().uploads.entry(id).or_insert_with(|| new.clone()).shown()
         })
@@ -83,8 +83,8 @@ impl NodeImages for FakeNode {
 
     async fn log(&self, id: ImageId, from: u64) -> Result<BuildLogPart, NodeError> {
         let said = self.ask("read the log of a build", move |node| {
-            let built = node.state().uploads.get(&id)?.build.clone()?;
-            let text = format!("{built:?}\n");
+            let FakeUpload { build, holder, .. } = node.state().uploads.get(&id)?.clone();
+            let text = format!("{:?} for {holder:?}\n", build?);
             let at = usize::try_from(from).unwrap_or(usize::MAX).min(text.len());
             Some(BuildLogPart { from: at as u64, text: text[at..].to_owned(), next: text.len() as u64 })
         });

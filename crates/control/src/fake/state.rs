@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use domain::{
-    DiskChange, DiskMark, ImageDigest, ImageId, Mark, MarkKind, PodId, RunId, SnapshotId, UnixMillis, VolumeId,
+    DiskChange, DiskMark, ImageDigest, ImageId, Mark, MarkKind, PodId, RunId, SnapshotId, UnixMillis, VolumeId, Wallet,
 };
 use wire::fault::Code;
 use wire::v1::images::{ArchiveSpec, BuildRuntime, BuildSpec, HeldImage, ImportSpec};
@@ -187,6 +187,7 @@ pub(super) struct FakeUpload {
     pub(super) bytes: Vec<u8>,
     pub(super) made: Option<HeldImage>,
     pub(super) build: Option<BuildSpec>,
+    pub(super) holder: Option<Wallet>,
 }
 
 impl FakeUpload {
@@ -199,6 +200,7 @@ impl FakeUpload {
     pub(super) fn make(&mut self, spec: &ImportSpec) -> HeldImage {
         if self.made.is_none() {
             self.build.clone_from(&spec.build);
+            self.holder = spec.holder;
             let runtime = spec.build.as_ref().map(|_| BuildRuntime::ContainerBubblewrap);
             let failed = |error: &str| HeldImage::Failed { code: Code::InvalidImage, error: error.to_owned() };
             self.made = Some(if self.bytes.starts_with(b"bad") {

@@ -417,6 +417,7 @@ async fn a_context_is_built_on_what_its_holder_may_build_on_and_the_answer_says_
     let digest = |image: &Value| image["digest"].as_str().unwrap().to_owned();
     assert!(text.contains("app/Dockerfile") && text.contains("base:v1") && text.contains(&digest(&own)), "{text}");
     assert!(!text.contains(&digest(&theirs)), "another's: {text}");
+    assert!(text.contains(&owner.wallet().to_string()), "its node knows whose turn it is: {text}");
     let stranger = edge.client.get(edge.url(&format!("{}/log", upload.path))).bearer_auth("no token");
     assert_eq!(Answer::of(stranger).await.status, 401);
     edge.setup.node.finish_imports();

@@ -197,6 +197,7 @@ impl From<UploadError> for ApiError {
             UploadError::NoBuilds | UploadError::NoBuildMachines | UploadError::NoBuildPrograms(_) => {
                 Code::ImageRefused
             }
+            UploadError::QueueFull(_) => Code::RateLimited,
             UploadError::NoRoom | UploadError::TooMany | UploadError::NoMachineRoom => Code::NoCapacity,
             UploadError::Disk(_) | UploadError::Images(_) | UploadError::Machine(_) => {
                 return Self::internal(&error, "the node cannot work on the upload");

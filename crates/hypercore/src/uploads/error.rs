@@ -5,6 +5,8 @@ use std::io;
 use image::ImageError;
 use wire::v1::images::ContextBuild;
 
+use crate::turns::QueueFull;
+
 /// Uploads that a node has at once.
 pub(super) const MAX_UPLOADS: usize = 1_000;
 
@@ -33,6 +35,8 @@ pub(crate) enum UploadError {
     NoRoom,
     #[error("this node has {MAX_UPLOADS} uploads already")]
     TooMany,
+    #[error(transparent)]
+    QueueFull(#[from] QueueFull),
     #[error("nothing is built here: the node's operator names nothing to build in (images.build_runtimes)")]
     NoBuilds,
     #[error(

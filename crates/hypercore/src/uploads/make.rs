@@ -19,6 +19,7 @@ use super::receive::Uploads;
 use super::state::{Failure, Upload, Work, blocking, free, lock, missing, read_spec, remove};
 use super::verdict::what_is_wrong;
 use crate::error_chain::error_chain;
+use crate::turns::Waiting;
 
 /// What an import takes of the disk at most, in parts as large as the image may be: the
 /// archive's files, its blobs, the unpacked tree and the disk.
@@ -46,20 +47,27 @@ impl Uploads {
             HeldImage::Receiving { offset, size } if offset < size => Err(UploadError::Missing { offset, size }),
             HeldImage::Receiving { size, .. } => {
                 let max_mib = self.bound(size, spec.max_mib)?;
+                let turns = if spec.build.is_some() { &self.building } else { &self.importing };
+                let waiting = turns.ask(spec.holder)?;
                 let step = "wait for its turn".to_owned();
                 upload.set(Work::Importing(step.clone(), runtime));
                 let making = Making { id, upload: Arc::clone(&upload), spec, max_mib };
-                tokio::spawn(Arc::clone(self).work(making, runtime, machines));
+                tokio::spawn(Arc::clone(self).work(making, waiting, runtime, machines));
                 Ok(HeldImage::Importing { step, runtime })
             }
             there => Ok(there),
         }
     }
 
-    async fn work(self: Arc<Self>, making: Making, runtime: Option<BuildRuntime>, machines: Arc<dyn BuildMachines>) {
-        let turns = if making.spec.build.is_some() { &self.building } else { &self.importing };
+    async fn work(
+        self: Arc<Self>,
+        making: Making,
+        waiting: Waiting,
+        runtime: Option<BuildRuntime>,
+        machines: Arc<dyn BuildMachines>,
+    ) {
         let turn = tokio::select! {
-            turn = Arc::clone(turns).acquire_owned() => turn.ok(),
+            turn = waiting => turn.ok(),
             () = making.upload.stopping.cancelled() => None,
         };
         let Some(_turn) = turn else { return making.upload.set(Work::None) };

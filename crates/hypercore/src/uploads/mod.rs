@@ -10,7 +10,7 @@
 //! What a daemon was killed over is where it was: a part keeps what had arrived, and an import
 //! or a build begins again when it is asked for. One import works at a time, so that what they
 //! take of the disk meanwhile does not add up; builds, which may take long, have places of their
-//! own. A build that nobody wants any more is stopped.
+//! own. Holders have both by turns. A build that nobody wants any more is stopped.
 
 mod error;
 mod machine;

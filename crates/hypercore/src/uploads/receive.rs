@@ -18,6 +18,7 @@ use wire::v1::images::{ArchiveSpec, HeldImage};
 
 use super::error::{MAX_UPLOADS, UploadError};
 use super::state::{Upload, Work, blocking, exists, found, free, full_or, read_spec, remove};
+use crate::turns::Turns;
 
 /// Uploads that are written to at once.
 const MAX_WRITERS: usize = 256;
@@ -35,8 +36,8 @@ pub(crate) struct Uploads {
     /// What must stay free of the disk.
     pub(super) least_free: u64,
     active: Mutex<HashMap<ImageId, Arc<Upload>>>,
-    pub(super) importing: Arc<Semaphore>,
-    pub(super) building: Arc<Semaphore>,
+    pub(super) importing: Turns,
+    pub(super) building: Turns,
     /// Uploads that are written to at once.
     pub(crate) places: Arc<Semaphore>,
 }
@@ -44,9 +45,8 @@ pub(crate) struct Uploads {
 impl Uploads {
     pub(crate) fn new(store: ImageStore, least_free_mib: u64) -> Self {
         let (dir, least_free) = (store.uploads(), least_free_mib.saturating_mul(MIB));
-        let places = |count| Arc::new(Semaphore::new(count));
-        let building = places(store.config().builds_at_once);
-        let (importing, places) = (places(1), places(MAX_WRITERS));
+        let (importing, building) = (Turns::new(1), Turns::new(store.config().builds_at_once));
+        let places = Arc::new(Semaphore::new(MAX_WRITERS));
         Self { store, dir, least_free, active: Mutex::default(), importing, building, places }
     }
 

@@ -33,7 +33,7 @@ async fn begin(node: &NodeProcess, id: ImageId, context: &[u8]) -> HeldImage {
     client.begin_image(id, &spec).await.expect("an upload");
     client.append_image(id, 0, Full::from(context.to_vec())).await.expect("it is taken");
     let build = BuildSpec { context: ContextBuild { containerfile: None, date: 7 }, bases: [].into() };
-    let spec = ImportSpec { name: "work".to_owned(), max_mib: 256, build: Some(build) };
+    let spec = ImportSpec { name: "work".to_owned(), max_mib: 256, build: Some(build), holder: None };
     client.import_image(id, &spec).await.unwrap_or_else(|error| panic!("{error}: {}", node.log()))
 }
 

@@ -195,6 +195,9 @@ pub struct ImportSpec {
     /// How it is built, where the archive is a build's context.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub build: Option<BuildSpec>,
+    /// Whose it is: holders' images are made by turns. Without it, it waits behind all others without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Wallet>,
 }
 
 /// A build that a node is to do for a holder.

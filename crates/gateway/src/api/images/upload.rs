@@ -296,7 +296,8 @@ impl Gateway {
             return Err(too_large(others, quota.bytes, record.size));
         }
         let build = build.map(|context| BuildSpec { context, bases: bases(&own, &record.node) });
-        let spec = ImportSpec { name: record.image.name().to_owned(), max_mib, build };
+        let (name, holder) = (record.image.name().to_owned(), Some(record.wallet));
+        let spec = ImportSpec { name, max_mib, build, holder };
         let imported = self.node_with(record)?.images().import(record.pin, spec).await;
         self.settle(record, imported.map_err(|error| refusal(&error))?).await
     }
