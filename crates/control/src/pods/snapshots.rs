@@ -96,7 +96,7 @@ impl Context {
         let ready = SnapshotRecord { state: SnapshotState::Ready, ..record.clone() };
         let settled = match record.state {
             SnapshotState::Creating => {
-                let spec = SnapshotSpec { volume: record.volume };
+                let spec = SnapshotSpec { volume: record.volume, holder: Some(record.wallet) };
                 within(MAKE, timeout, copies.make(record.id, spec)).await.map(|made| {
                     let (size_mib, bytes) = (made.size_mib, made.bytes);
                     let settled = SnapshotSettlement::Made { size_mib, bytes };
@@ -104,7 +104,8 @@ impl Context {
                 })
             }
             SnapshotState::Restoring => {
-                let spec = RestoreSpec { volume: record.volume, order: record.order };
+                let holder = Some(record.wallet);
+                let spec = RestoreSpec { volume: record.volume, order: record.order, holder };
                 let restored = within(RESTORE, timeout, copies.restore(record.id, spec)).await;
                 restored.map(|state| (state == CopyState::Done).then_some((SnapshotSettlement::Restored, ready)))
             }

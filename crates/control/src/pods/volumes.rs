@@ -356,6 +356,8 @@ pub(super) fn by_node<T>(all: Vec<T>, node: impl Fn(&T) -> &str) -> Vec<Vec<T>> 
 /// for the first time.
 pub(super) fn is_definite(error: &NodeError, is_first: bool) -> bool {
     match error {
+        // What waits in line already, as its node forgets that it does when it begins anew, is asked for again.
+        NodeError::Refused(fault) if fault.code == Code::RateLimited => is_first,
         NodeError::Refused(fault) => fault.code != Code::ShuttingDown,
         NodeError::NotConnected { .. } => is_first,
         NodeError::ConnectionLost { .. } | NodeError::TimedOut { .. } | NodeError::Protocol { .. } => false,

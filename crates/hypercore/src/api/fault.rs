@@ -109,6 +109,7 @@ impl From<VolumeError> for ApiError {
             VolumeError::Copying(_) | VolumeError::SnapshotInUse(_) => plain(Code::WrongState),
             VolumeError::NoSnapshot(_) => plain(Code::NotFound),
             VolumeError::NoRoom(_) => plain(Code::NoCapacity),
+            VolumeError::QueueFull(_) => plain(Code::RateLimited),
             VolumeError::TooLarge(_) => plain(Code::ExceedsCapacity),
             VolumeError::Disk(_) | VolumeError::Look(_) => Self::internal(&error, "the volume could not be worked on"),
         }

@@ -1,12 +1,13 @@
 //! What is copied of the node's volumes just now.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use domain::{SnapshotId, VolumeId};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use super::VolumeError;
+use crate::turns::Turns;
 
 /// Disks that are copied at once: each takes the node's disk as fast as it is.
 const COPIES: usize = 2;
@@ -14,7 +15,7 @@ const COPIES: usize = 2;
 /// The volumes that are copied, and copies that failed, until somebody asks how they are.
 pub(crate) struct Copies {
     active: Mutex<BTreeMap<VolumeId, Copying>>,
-    pub(super) places: Arc<Semaphore>,
+    pub(super) places: Turns,
     /// One has ended.
     pub(super) ended: Notify,
 }
@@ -34,7 +35,7 @@ pub(super) enum Work {
 
 impl Default for Copies {
     fn default() -> Self {
-        Self { active: Mutex::default(), places: Arc::new(Semaphore::new(COPIES)), ended: Notify::new() }
+        Self { active: Mutex::default(), places: Turns::new(COPIES), ended: Notify::new() }
     }
 }
 

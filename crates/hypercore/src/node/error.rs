@@ -9,6 +9,7 @@ use sandbox::{DriverError, DriverFailure};
 use wire::EnvironmentError;
 
 use crate::ledger::LedgerError;
+use crate::turns::QueueFull;
 
 /// Why the node will not make a sandbox.
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +98,8 @@ pub(crate) enum VolumeError {
     NoRoom(u64),
     #[error("this node's disk is too small for {0} MiB more, even if nothing else were promised of it")]
     TooLarge(u64),
+    #[error(transparent)]
+    QueueFull(#[from] QueueFull),
     #[error("work on a volume's disk")]
     Disk(#[source] DriverFailure),
     #[error("look at the disk")]

@@ -18,6 +18,7 @@ use super::copies::Work;
 use super::{CreateError, Node, VolumeError};
 use crate::policy::DiskShortage;
 use crate::registry::DiskCopy;
+use crate::turns::{Holder, Waiting};
 
 const MIB: u64 = 1024 * 1024;
 /// For so long whoever asks for a copy waits for it; most are made by then.
@@ -66,7 +67,7 @@ impl Node {
         if let Some(disk) = find().await? {
             return Ok(shown(disk));
         }
-        self.begin_copy(spec.volume, work).await?;
+        self.begin_copy(spec.volume, work, spec.holder).await?;
         self.settled(spec.volume, work).await?;
         let copying = NodeSnapshot { id, state: CopyState::Copying, size_mib: 0, bytes: 0 };
         Ok(find().await?.map_or(copying, shown))
@@ -74,10 +75,10 @@ impl Node {
 
     /// Has a volume put back to what a snapshot holds, once for each order.
     pub(crate) async fn restore(&self, from: SnapshotId, spec: RestoreSpec) -> Result<NodeRestore, VolumeError> {
-        let RestoreSpec { volume, order } = spec;
+        let RestoreSpec { volume, order, holder } = spec;
         let work = Work::Restore { from, order };
         if !self.is_restored(volume, order).await? {
-            self.begin_copy(volume, work).await?;
+            self.begin_copy(volume, work, holder).await?;
             self.settled(volume, work).await?;
         }
         let done = self.is_restored(volume, order).await?;
@@ -105,7 +106,7 @@ impl Node {
 
     /// Begins to copy, unless that is underway: what it takes is promised, and no run has the
     /// volume or gets it meanwhile.
-    async fn begin_copy(&self, volume: VolumeId, work: Work) -> Result<(), VolumeError> {
+    async fn begin_copy(&self, volume: VolumeId, work: Work, holder: Holder) -> Result<(), VolumeError> {
         let _alone = self.volumes.lock().await;
         if self.copies.is_underway(volume, work)? {
             return Ok(());
@@ -113,9 +114,10 @@ impl Node {
         self.must_be_detached(volume)?;
         self.shared.helpers.end(OwnedDisk::Volume(volume)).await;
         let (copy, bytes) = self.sized(volume, work).await?;
+        let waiting = self.copies.places.ask(holder)?;
         self.promise_copy(copy, bytes.div_ceil(MIB)).await?;
         self.copies.begin(volume, work);
-        self.copy_in_background(volume, work, copy);
+        self.copy_in_background(volume, work, copy, waiting);
         Ok(())
     }
 
@@ -146,10 +148,10 @@ impl Node {
     }
 
     /// Copies on a thread of its own, which dies with the daemon: nobody waits for it to end.
-    fn copy_in_background(&self, volume: VolumeId, work: Work, copy: DiskCopy) {
+    fn copy_in_background(&self, volume: VolumeId, work: Work, copy: DiskCopy, waiting: Waiting) {
         let (shared, copies, snapshots) = (Arc::clone(&self.shared), Arc::clone(&self.copies), self.snapshots());
         tokio::spawn(async move {
-            let place = Arc::clone(&copies.places).acquire_owned().await;
+            let place = waiting.await;
             let (done, ended) = oneshot::channel();
             let thread = snapshots.clone();
             let started = std::thread::Builder::new().name("copy".to_owned()).spawn(move || {

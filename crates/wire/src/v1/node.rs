@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 
 use domain::{
     DiskMark, FailReason, Generation, ImageDigest, Mark, MountPath, NodeShortage, PodId, RunId, RuntimeKind,
-    SnapshotId, TierName, UnixMillis, VolumeId, VolumeName,
+    SnapshotId, TierName, UnixMillis, VolumeId, VolumeName, Wallet,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -115,6 +115,9 @@ pub struct NodeVolumes {
 pub struct SnapshotSpec {
     /// What it is to be a copy of.
     pub volume: VolumeId,
+    /// Whose it is: holders' disks are copied by turns. Without it, it waits behind all others without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Wallet>,
 }
 
 /// `POST /v1/snapshots/{id}/restore`.
@@ -125,6 +128,9 @@ pub struct RestoreSpec {
     pub volume: VolumeId,
     /// Rises with each restore of the volume: what comes late takes nothing back.
     pub order: u64,
+    /// Whose it is: holders' disks are copied by turns. Without it, it waits behind all others without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Wallet>,
 }
 
 /// How far a copy of a disk is.
