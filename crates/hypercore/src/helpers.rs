@@ -6,6 +6,9 @@
 //! starts before all, has it ended first ([`Helpers::end`]): calls that are under way have
 //! [`CALLS_GRACE`] to end and break off then, having written a whole file or nothing. It is in no
 //! ledger: one that outlives its daemon is nobody's, and is ended when the next one begins.
+//!
+//! A holder that has none gets one, whatever calls others keep open: where there are as many as may be, that of
+//! a holder with several ends for it, and one that has had its [`TURN`].
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +29,8 @@ const IDLE: Duration = Duration::from_secs(30);
 const MAX_HELPERS: usize = 8;
 /// Helpers of one holder on one node at once.
 const MAX_PER_HOLDER: usize = 2;
+/// How long a holder's one helper answers, at least, while others have none: a call that takes longer breaks off then.
+const TURN: Duration = Duration::from_mins(10);
 /// Calls of one helper at once.
 const MAX_CALLS: u32 = 16;
 /// How long calls that are under way may take to end when somebody else wants the disk.
@@ -115,6 +120,7 @@ pub(crate) struct Helper {
     pub(crate) slot: Slot,
     holder: String,
     calls: Arc<Semaphore>,
+    begun: Instant,
     /// When the last call ended.
     used: Mutex<Instant>,
     stage: watch::Receiver<Stage>,
@@ -156,6 +162,7 @@ impl Helper {
             slot,
             holder: holder.to_owned(),
             calls: Arc::new(Semaphore::new(MAX_CALLS as usize)),
+            begun: Instant::now(),
             used: Mutex::new(Instant::now()),
             stage: told,
             end: CancellationToken::new(),
@@ -316,7 +323,7 @@ impl Helpers {
     }
 
     /// Has room made for one more of this holder's: the one that was used least lately of those that
-    /// nobody uses ends.
+    /// nobody uses ends; where all are used, the one that gives way to it.
     async fn make_room(&self, holder: &str) -> Result<(), HelperError> {
         let of_holder: Vec<_> = self.listed(|helper| helper.holder == holder);
         if of_holder.len() >= MAX_PER_HOLDER {
@@ -325,8 +332,12 @@ impl Helpers {
         }
         let all = self.listed(|_| true);
         if all.len() >= MAX_HELPERS {
-            let idle = least_used(all).ok_or(HelperError::Full(None))?;
-            self.end(idle).await;
+            let busy_one = || {
+                let busy = all.iter().map(|(disk, helper)| (*disk, helper.holder.as_str(), helper.begun.elapsed()));
+                gives_way(&busy.collect::<Vec<_>>(), holder)
+            };
+            let ends = least_used(all.clone()).or_else(busy_one).ok_or(HelperError::Full(None))?;
+            self.end(ends).await;
         }
         Ok(())
     }
@@ -347,10 +358,85 @@ fn least_used(helpers: Vec<(OwnedDisk, Arc<Helper>)>) -> Option<OwnedDisk> {
     idle.min_by_key(|(_, helper)| helper.idle_left()).map(|(disk, _)| disk)
 }
 
+/// Of helpers that are all used, with their holders and ages, the one that ends for a holder that has none: the oldest of
+/// whoever has most, and where nobody has several, the oldest that has had its turn.
+fn gives_way(all: &[(OwnedDisk, &str, Duration)], holder: &str) -> Option<OwnedDisk> {
+    let count = |of: &str| all.iter().filter(|(_, holder, _)| *holder == of).count();
+    let most = all.iter().map(|(_, holder, _)| count(holder)).max().filter(|_| count(holder) == 0)?;
+    let may_end = all.iter().filter(|(_, of, age)| count(of) == most && (most > 1 || *age >= TURN));
+    may_end.max_by_key(|(_, _, age)| *age).map(|(disk, _, _)| *disk)
+}
+
 /// A helper that is to be begun.
 pub(crate) struct NewHelper {
     pub(crate) disk: OwnedDisk,
     pub(crate) helper: Arc<Helper>,
     /// Tells how far it is.
     pub(crate) stage: watch::Sender<Stage>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn disk(number: u64) -> OwnedDisk {
+        OwnedDisk::Volume(VolumeId::from_bits(number))
+    }
+
+    /// Helpers all of which are called and are as old as their numbers say, in minutes.
+    fn ends_for(holders: &[&str], holder: &str) -> Option<OwnedDisk> {
+        let all = (1..).zip(holders).map(|(number, of)| (disk(number), *of, Duration::from_mins(number)));
+        gives_way(&all.collect::<Vec<_>>(), holder)
+    }
+
+    #[test]
+    fn the_oldest_of_who_has_most_gives_way_to_a_holder_that_has_none_and_to_no_other() {
+        assert_eq!(ends_for(&["a", "b", "b", "c", "c", "d"], "e"), Some(disk(5)));
+        assert_eq!(ends_for(&["a", "b", "b", "c", "c", "d"], "a"), None);
+        assert_eq!(ends_for(&["a", "b", "c"], "d"), None, "none has had its turn");
+    }
+
+    #[test]
+    fn where_nobody_has_several_the_oldest_that_has_had_its_turn_gives_way() {
+        let holders = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k"];
+        assert_eq!(ends_for(&holders[..9], "z"), None);
+        assert_eq!(ends_for(&holders, "z"), Some(disk(11)));
+        assert_eq!(ends_for(&holders, "k"), None);
+    }
+
+    /// A helper as its keeper keeps it: one that is told to end has ended soon.
+    fn keep(helpers: &Arc<Helpers>, number: u64, holder: &str) {
+        let slot = Slot { run: RunId::from_bits(number), number: u16::try_from(number).unwrap() };
+        let NewHelper { disk, helper, stage } = helpers.enter(disk(number), slot, holder);
+        stage.send_replace(Stage::Ready);
+        let helpers = Arc::clone(helpers);
+        tokio::spawn(async move {
+            helper.end.cancelled().await;
+            helper.close();
+            helpers.leave(disk);
+            stage.send_replace(Stage::Gone(None));
+        });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_that_has_no_helper_gets_one_though_others_keep_calls_open_in_all() {
+        let helpers = Arc::new(Helpers::default());
+        let mut calls = Vec::new();
+        let holders = ["a", "b", "c", "d"].into_iter().flat_map(|holder| [holder; MAX_PER_HOLDER]);
+        for (number, holder) in (0..).zip(holders) {
+            keep(&helpers, number, holder);
+            calls.push(helpers.call(disk(number), || std::future::ready(Err(HelperError::Closing))).await.unwrap());
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        assert!(matches!(helpers.turn("b").await, Err(HelperError::HolderFull)));
+        drop(helpers.turn("e").await.unwrap());
+        assert!(!helpers.has(disk(0)) && (1..MAX_HELPERS as u64).all(|number| helpers.has(disk(number))));
+        keep(&helpers, 9, "e");
+        // Who has one already takes none from anybody, and who was left with one keeps it.
+        calls.push(helpers.call(disk(9), || std::future::ready(Err(HelperError::Closing))).await.unwrap());
+        assert!(matches!(helpers.turn("e").await, Err(HelperError::Full(None))));
+        assert!(matches!(helpers.turn("a").await, Err(HelperError::Full(None))));
+        drop(helpers.turn("f").await.unwrap());
+        assert!(helpers.has(disk(1)) && !helpers.has(disk(2)));
+    }
 }

@@ -59,18 +59,21 @@ impl Node {
         if self.shared.offers.iter().all(|offered| offered.name.is_container()) {
             return Err(HelperError::NoMachines);
         }
+        // No other helper ends for one that cannot be.
+        self.must_have(disk).await?;
         let _turn = self.shared.helpers.turn(holder).await?;
+        let _stays = match disk {
+            OwnedDisk::Volume(_) => self.volumes.lock().await,
+            OwnedDisk::Data(_) => self.shared.kept.lock().await,
+        };
+        self.must_have(disk).await?;
+        self.enter_helper(disk, holder)
+    }
+
+    async fn must_have(&self, disk: OwnedDisk) -> Result<(), HelperError> {
         match disk {
-            OwnedDisk::Volume(id) => {
-                let _alone = self.volumes.lock().await;
-                self.must_have_volume(id).await?;
-                self.enter_helper(disk, holder)
-            }
-            OwnedDisk::Data(pod) => {
-                let _kept = self.shared.kept.lock().await;
-                self.must_have_data(pod).await?;
-                self.enter_helper(disk, holder)
-            }
+            OwnedDisk::Volume(id) => self.must_have_volume(id).await,
+            OwnedDisk::Data(pod) => self.must_have_data(pod).await,
         }
     }
 
