@@ -20,7 +20,7 @@ const FOLDER: &str = "programs";
 /// Where programs are looked for.
 const PLACES: [&str; 4] = ["/usr/local/bin", "/usr/bin", "/usr/sbin", "/bin"];
 /// The programs, and the packages that bring them.
-const NEEDED: [(&str, &str); 13] = [
+const NEEDED: [(&str, &str); 12] = [
     ("buildah", "buildah"),
     ("cat", "coreutils"),
     ("chmod", "coreutils"),
@@ -29,7 +29,6 @@ const NEEDED: [(&str, &str); 13] = [
     ("gzip", "gzip"),
     ("head", "coreutils"),
     ("mkdir", "coreutils"),
-    ("mount", "mount"),
     ("sh", "dash"),
     ("sleep", "coreutils"),
     ("stat", "coreutils"),
