@@ -106,7 +106,7 @@ impl Parts {
     ) -> Result<bool, ImageError> {
         let mut budget = budget(bounds);
         let layers = self.manifest.layers().iter().zip(self.config.rootfs().diff_ids());
-        to.step("unpack the layers", Some(self.manifest.layers().iter().map(|layer| layer.size()).sum()));
+        to.step("unpack the layers", Some(document::bytes_of(self.manifest.layers())));
         let mut grant = false;
         for (at, (layer, diff_id)) in layers.enumerate() {
             let (layer, diff_id) = (BlobDigest::named(layer)?, BlobDigest::parse(diff_id)?);

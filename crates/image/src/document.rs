@@ -85,6 +85,11 @@ pub(crate) fn platforms(descriptors: &[Descriptor]) -> String {
     if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
 }
 
+/// Bytes of these together; more than there is a number for is as much as there is one for.
+pub(crate) fn bytes_of(descriptors: &[Descriptor]) -> u64 {
+    descriptors.iter().fold(0, |sum, one| sum.saturating_add(one.size()))
+}
+
 /// Refuses a manifest with too many layers, or layers of other kinds.
 pub(crate) fn check_layers(manifest: &ImageManifest, at_most: usize) -> Result<(), ImageError> {
     if manifest.layers().len() > at_most {

@@ -322,7 +322,7 @@ pub(crate) fn must_fit(images: &BTreeSet<BlobDigest>, blobs: &BlobStore, mib: u6
     let mut bytes = 0_u64;
     for manifest in images {
         let image: ImageManifest = document::json("manifest", &blobs.document(*manifest)?)?;
-        bytes = image.layers().iter().fold(bytes, |sum, layer| sum.saturating_add(layer.size()));
+        bytes = bytes.saturating_add(document::bytes_of(image.layers()));
     }
     let found_mib = bytes.div_ceil(1 << 20);
     if found_mib > mib { Err(BuildError::LargeBases { found_mib, mib }.into()) } else { Ok(()) }

@@ -21,14 +21,13 @@ use tonic::{Code, Request, Status};
 use tonic_prost::ProstCodec;
 
 use super::error::ContainerdError;
+use super::remote::{self, RemoteStore};
 use crate::blobs::{BlobStore, MAX_DOCUMENT};
 use crate::digest::BlobDigest;
-use crate::document::{self, ManifestDocument};
+use crate::document;
 use crate::signature::{self, FoundSignature, MAX_PAYLOAD, MAX_SIGNATURES, TrustedKeys};
 use crate::{ImageError, Progress};
 
-/// Indexes in indexes at most.
-const MAX_INDEXES: usize = 4;
 /// Names of other images that are told, at most.
 const MAX_NAMES: usize = 10;
 /// Bytes of one of its answers at most: a piece of a blob is 1 MiB, and the list of its images has
@@ -112,7 +111,11 @@ pub(crate) async fn fetch(
     let session = Session::open(source, bounds).await?;
     let whole = Duration::from_secs(bounds.pull_timeout_s);
     let slow = |_| ContainerdError::Slow { socket: source.socket.clone(), after_s: bounds.pull_timeout_s };
-    timeout(whole, session.image(blobs, bounds, trusted, to)).await.map_err(slow)?
+    let taken = async {
+        to.step("ask containerd", None);
+        remote::image(&session, session.found().await?, blobs, bounds, trusted, to).await
+    };
+    timeout(whole, taken).await.map_err(slow)?
 }
 
 struct Session<'a> {
@@ -141,45 +144,12 @@ impl<'a> Session<'a> {
         Ok(Self { source, grpc, within: Duration::from_millis(bounds.registry_timeout_ms), namespace })
     }
 
-    async fn image(
-        &self,
-        blobs: &BlobStore,
-        bounds: &crate::Config,
-        trusted: Option<&TrustedKeys>,
-        to: &dyn Progress,
-    ) -> Result<BlobDigest, ImageError> {
-        to.step("ask containerd", None);
-        let Some((mut sum, mut size)) = self.target(&self.source.image).await? else {
-            return Err(self.no_image().await.into());
-        };
-        let mut digests = Vec::new();
-        for _ in 0..MAX_INDEXES {
-            digests.push(sum);
-            match ManifestDocument::parse(&self.document(sum, size, blobs).await?)? {
-                ManifestDocument::Index(index) => {
-                    let ours = document::ours(&index)?;
-                    (sum, size) = (BlobDigest::named(ours)?, ours.size());
-                }
-                ManifestDocument::Manifest(manifest) => {
-                    document::check_layers(&manifest, bounds.max_layers)?;
-                    let bytes: u64 = manifest.layers().iter().map(Descriptor::size).sum();
-                    if bytes > bounds.max_image_bytes() || manifest.config().size() > MAX_DOCUMENT {
-                        return Err(ImageError::TooLarge(bounds.max_image_mib));
-                    }
-                    if let Some(trusted) = trusted {
-                        to.step("verify its signature", None);
-                        trusted.verify(&digests, &self.signatures(&digests).await?)?;
-                    }
-                    to.step("copy the layers", Some(bytes));
-                    self.blob(manifest.config(), blobs, &crate::NoProgress).await?;
-                    for layer in manifest.layers() {
-                        self.blob(layer, blobs, to).await?;
-                    }
-                    return Ok(sum);
-                }
-            }
+    /// The digest and the size of what its image is.
+    async fn found(&self) -> Result<(BlobDigest, Option<u64>), ImageError> {
+        match self.target(&self.source.image).await? {
+            Some((sum, size)) => Ok((sum, Some(size))),
+            None => Err(self.no_image().await.into()),
         }
-        Err(ImageError::document("index", "indexes are nested too deep"))
     }
 
     /// What a name means there; nothing where there is no such image.
@@ -205,33 +175,6 @@ impl<'a> Session<'a> {
         let ContainerdSource { namespace, image, .. } = self.source.clone();
         let known = if names.is_empty() { "none".to_owned() } else { format!("{}{more}", names.join(", ")) };
         ContainerdError::NoImage { image, namespace, known }
-    }
-
-    /// What it has as signatures of these digests, under the names by which registries have them.
-    async fn signatures(&self, digests: &[BlobDigest]) -> Result<Vec<FoundSignature>, ImageError> {
-        let (mut found, repository) = (Vec::new(), repository(&self.source.image));
-        for digest in digests {
-            let name = format!("{repository}:{}", signature::tag(*digest));
-            let Some((sum, _)) = self.target(&name).await? else { continue };
-            let manifest: ImageManifest = document::json("signatures", &self.small(sum, MAX_DOCUMENT).await?)?;
-            for (at, signature) in signature::named(&manifest).take(MAX_SIGNATURES - found.len()) {
-                let payload = self.small(BlobDigest::named(at)?, MAX_PAYLOAD).await?;
-                found.push(FoundSignature { payload, signature: signature.to_owned() });
-            }
-        }
-        Ok(found)
-    }
-
-    async fn document(&self, sum: BlobDigest, size: u64, blobs: &BlobStore) -> Result<Vec<u8>, ImageError> {
-        if size > MAX_DOCUMENT {
-            return Err(ImageError::document("manifest", "it is larger than 4 MiB"));
-        }
-        self.copy(sum, size, blobs, &crate::NoProgress).await?;
-        blobs.document(sum)
-    }
-
-    async fn blob(&self, descriptor: &Descriptor, blobs: &BlobStore, to: &dyn Progress) -> Result<(), ImageError> {
-        self.copy(BlobDigest::named(descriptor)?, descriptor.size(), blobs, to).await
     }
 
     async fn copy(&self, sum: BlobDigest, size: u64, blobs: &BlobStore, to: &dyn Progress) -> Result<(), ImageError> {
@@ -318,6 +261,38 @@ impl<'a> Session<'a> {
     fn said(&self, what: &'static str, status: &Status) -> ContainerdError {
         let said = format!("{} ({:?})", status.message(), status.code());
         ContainerdError::Said { what, socket: self.source.socket.clone(), said }
+    }
+}
+
+impl RemoteStore for Session<'_> {
+    const TAKING: &'static str = "copy the layers";
+
+    async fn document(&self, sum: BlobDigest, size: Option<u64>, blobs: &BlobStore) -> Result<Vec<u8>, ImageError> {
+        let size = size.ok_or_else(|| ImageError::Missing(sum.to_string()))?;
+        if size > MAX_DOCUMENT {
+            return Err(ImageError::document("manifest", "it is larger than 4 MiB"));
+        }
+        self.copy(sum, size, blobs, &crate::NoProgress).await?;
+        blobs.document(sum)
+    }
+
+    /// Under the names by which registries have them.
+    async fn signatures(&self, digests: &[BlobDigest]) -> Result<Vec<FoundSignature>, ImageError> {
+        let (mut found, repository) = (Vec::new(), repository(&self.source.image));
+        for digest in digests {
+            let name = format!("{repository}:{}", signature::tag(*digest));
+            let Some((sum, _)) = self.target(&name).await? else { continue };
+            let manifest: ImageManifest = document::json("signatures", &self.small(sum, MAX_DOCUMENT).await?)?;
+            for (at, signature) in signature::named(&manifest).take(MAX_SIGNATURES - found.len()) {
+                let payload = self.small(BlobDigest::named(at)?, MAX_PAYLOAD).await?;
+                found.push(FoundSignature { payload, signature: signature.to_owned() });
+            }
+        }
+        Ok(found)
+    }
+
+    async fn blob(&self, descriptor: &Descriptor, blobs: &BlobStore, to: &dyn Progress) -> Result<(), ImageError> {
+        self.copy(BlobDigest::named(descriptor)?, descriptor.size(), blobs, to).await
     }
 }
 

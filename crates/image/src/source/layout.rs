@@ -185,7 +185,7 @@ fn copy_image(
     let (manifest, own) = (&image.manifest, image.digests.last());
     document::check_layers(manifest, bounds.max_layers)?;
     layout.copy(manifest.config(), blobs, &crate::NoProgress)?;
-    to.step("copy the layers", Some(manifest.layers().iter().map(Descriptor::size).sum()));
+    to.step("copy the layers", Some(document::bytes_of(manifest.layers())));
     for layer in manifest.layers() {
         layout.copy(layer, blobs, to)?;
     }

@@ -7,6 +7,7 @@ mod docker;
 mod error;
 mod layout;
 mod registry;
+mod remote;
 
 pub use containerd::ContainerdSource;
 pub(crate) use containerd::fetch;

@@ -13,9 +13,10 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
 use wire::Secret;
 
 use super::error::RegistryError;
+use super::remote::{self, RemoteStore};
 use crate::blobs::{BlobStore, MAX_DOCUMENT};
 use crate::digest::BlobDigest;
-use crate::document::{self, ACCEPTED, ManifestDocument};
+use crate::document::{self, ACCEPTED};
 use crate::signature::{self, FoundSignature, MAX_PAYLOAD, MAX_SIGNATURES, TrustedKeys};
 use crate::{ImageError, Progress};
 
@@ -26,8 +27,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const MAX_REDIRECTS: usize = 5;
 /// Bytes of a token's answer at most.
 const MAX_TOKEN: usize = 64 << 10;
-/// Indexes in indexes at most.
-const MAX_INDEXES: usize = 4;
 
 /// A user and password (or token) for a registry.
 #[derive(Clone, Debug)]
@@ -56,7 +55,9 @@ pub(crate) async fn pull(
     let (session, sum) = Session::open(source, bounds)?;
     let slow = || RegistryError::Slow { registry: session.registry.clone(), after_s: bounds.pull_timeout_s };
     let whole = Duration::from_secs(bounds.pull_timeout_s);
-    let pulled = tokio::time::timeout(whole, session.image(sum, blobs, bounds, trusted, to)).await;
+    to.step("ask the registry", None);
+    let pulled = remote::image(&session, (sum, None), blobs, bounds, trusted, to);
+    let pulled = tokio::time::timeout(whole, pulled).await;
     pulled.unwrap_or_else(|_| Err(slow().into()))
 }
 
@@ -86,73 +87,6 @@ impl Session {
         Ok((Self { client, registry, base, credentials, token }, sum))
     }
 
-    async fn image(
-        &self,
-        mut sum: BlobDigest,
-        blobs: &BlobStore,
-        bounds: &crate::Config,
-        trusted: Option<&TrustedKeys>,
-        to: &dyn Progress,
-    ) -> Result<BlobDigest, ImageError> {
-        let mut digests = Vec::new();
-        to.step("ask the registry", None);
-        for _ in 0..MAX_INDEXES {
-            digests.push(sum);
-            match ManifestDocument::parse(&self.manifest(sum, blobs).await?)? {
-                ManifestDocument::Index(index) => sum = BlobDigest::named(document::ours(&index)?)?,
-                ManifestDocument::Manifest(manifest) => {
-                    document::check_layers(&manifest, bounds.max_layers)?;
-                    let bytes: u64 = manifest.layers().iter().map(Descriptor::size).sum();
-                    if bytes > bounds.max_image_bytes() || manifest.config().size() > MAX_DOCUMENT {
-                        return Err(ImageError::TooLarge(bounds.max_image_mib));
-                    }
-                    if let Some(trusted) = trusted {
-                        to.step("verify its signature", None);
-                        trusted.verify(&digests, &self.signatures(&digests).await?)?;
-                    }
-                    to.step("download the layers", Some(bytes));
-                    self.blob(manifest.config(), blobs, &crate::NoProgress).await?;
-                    for layer in manifest.layers() {
-                        self.blob(layer, blobs, to).await?;
-                    }
-                    return Ok(sum);
-                }
-            }
-        }
-        Err(ImageError::document("index", "indexes are nested too deep"))
-    }
-
-    async fn manifest(&self, sum: BlobDigest, blobs: &BlobStore) -> Result<Vec<u8>, ImageError> {
-        if !blobs.has(sum) {
-            let bytes = retried(|| async {
-                let request = self.client.get(self.url("manifests", sum)?).header(ACCEPT, ACCEPTED.join(", "));
-                let answer = self.ask("the manifest", request).await?;
-                Ok(self.bounded("the manifest", answer, usize::try_from(MAX_DOCUMENT).unwrap_or(usize::MAX)).await?)
-            });
-            let bytes = bytes.await?;
-            let mut incoming = blobs.begin(sum, bytes.len() as u64)?;
-            incoming.write(&bytes)?;
-            incoming.finish()?;
-        }
-        blobs.document(sum)
-    }
-
-    /// What the registry has as signatures of these digests.
-    async fn signatures(&self, digests: &[BlobDigest]) -> Result<Vec<FoundSignature>, ImageError> {
-        let mut found = Vec::new();
-        for digest in digests {
-            let Some(bytes) = self.small("manifests", &signature::tag(*digest), MAX_DOCUMENT).await? else { continue };
-            let manifest: ImageManifest = document::json("signatures", &bytes)?;
-            for (at, signature) in signature::named(&manifest).take(MAX_SIGNATURES - found.len()) {
-                let sum = BlobDigest::named(at)?;
-                let payload = self.small("blobs", &sum.to_string(), MAX_PAYLOAD).await?;
-                let payload = payload.ok_or_else(|| ImageError::Missing(sum.to_string()))?;
-                found.push(FoundSignature { payload, signature: signature.to_owned() });
-            }
-        }
-        Ok(found)
-    }
-
     /// Something small as a whole; `None` where there is none.
     async fn small(&self, kind: &str, name: &str, at_most: u64) -> Result<Option<Vec<u8>>, ImageError> {
         let what = "a signature";
@@ -166,24 +100,6 @@ impl Session {
             Err(ImageError::Registry(RegistryError::Status { status: StatusCode::NOT_FOUND, .. })) => Ok(None),
             answer => answer.map(Some),
         }
-    }
-
-    async fn blob(&self, descriptor: &Descriptor, blobs: &BlobStore, to: &dyn Progress) -> Result<(), ImageError> {
-        let sum = BlobDigest::named(descriptor)?;
-        if blobs.has(sum) {
-            to.advance(descriptor.size());
-            return Ok(());
-        }
-        retried(|| async {
-            let mut answer = self.ask("a layer", self.client.get(self.url("blobs", sum)?)).await?;
-            let mut incoming = blobs.begin(sum, descriptor.size())?;
-            while let Some(chunk) = answer.chunk().await.map_err(|source| failed("a layer", &self.registry, source))? {
-                incoming.write(&chunk)?;
-                to.advance(chunk.len() as u64);
-            }
-            incoming.finish()
-        })
-        .await
     }
 
     fn url(&self, kind: &str, sum: BlobDigest) -> Result<Url, ImageError> {
@@ -258,6 +174,58 @@ impl Session {
             bytes.extend_from_slice(&chunk);
         }
         Ok(bytes)
+    }
+}
+
+impl RemoteStore for Session {
+    const TAKING: &'static str = "download the layers";
+
+    async fn document(&self, sum: BlobDigest, _: Option<u64>, blobs: &BlobStore) -> Result<Vec<u8>, ImageError> {
+        if !blobs.has(sum) {
+            let bytes = retried(|| async {
+                let request = self.client.get(self.url("manifests", sum)?).header(ACCEPT, ACCEPTED.join(", "));
+                let answer = self.ask("the manifest", request).await?;
+                Ok(self.bounded("the manifest", answer, usize::try_from(MAX_DOCUMENT).unwrap_or(usize::MAX)).await?)
+            });
+            let bytes = bytes.await?;
+            let mut incoming = blobs.begin(sum, bytes.len() as u64)?;
+            incoming.write(&bytes)?;
+            incoming.finish()?;
+        }
+        blobs.document(sum)
+    }
+
+    async fn signatures(&self, digests: &[BlobDigest]) -> Result<Vec<FoundSignature>, ImageError> {
+        let mut found = Vec::new();
+        for digest in digests {
+            let Some(bytes) = self.small("manifests", &signature::tag(*digest), MAX_DOCUMENT).await? else { continue };
+            let manifest: ImageManifest = document::json("signatures", &bytes)?;
+            for (at, signature) in signature::named(&manifest).take(MAX_SIGNATURES - found.len()) {
+                let sum = BlobDigest::named(at)?;
+                let payload = self.small("blobs", &sum.to_string(), MAX_PAYLOAD).await?;
+                let payload = payload.ok_or_else(|| ImageError::Missing(sum.to_string()))?;
+                found.push(FoundSignature { payload, signature: signature.to_owned() });
+            }
+        }
+        Ok(found)
+    }
+
+    async fn blob(&self, descriptor: &Descriptor, blobs: &BlobStore, to: &dyn Progress) -> Result<(), ImageError> {
+        let sum = BlobDigest::named(descriptor)?;
+        if blobs.has(sum) {
+            to.advance(descriptor.size());
+            return Ok(());
+        }
+        retried(|| async {
+            let mut answer = self.ask("a layer", self.client.get(self.url("blobs", sum)?)).await?;
+            let mut incoming = blobs.begin(sum, descriptor.size())?;
+            while let Some(chunk) = answer.chunk().await.map_err(|source| failed("a layer", &self.registry, source))? {
+                incoming.write(&chunk)?;
+                to.advance(chunk.len() as u64);
+            }
+            incoming.finish()
+        })
+        .await
     }
 }
 
