@@ -82,8 +82,8 @@ fn read(node: &NodeProcess, image: &HeldImage, file: &str) -> (String, u32) {
 #[tokio::test]
 async fn a_context_is_built_in_a_machine_of_its_own_twice_the_same_and_the_image_says_so() {
     needs::needs!(root, network, tun, cgroups);
-    let before = Residue::of("pltu");
-    let node = node("pltu", 21, LIMITS).await;
+    let before = Residue::of("pltbu");
+    let node = node("pltbu", 16, LIMITS).await;
     let context = fixtures::build_context("RUN echo a line of the build && echo it ran > /told\n");
     // The store is that of all tests.
     let [one, two, three, four] = [0x11, 0x12, 0x13, 0x14].map(ImageId::from_bits);
@@ -123,8 +123,8 @@ async fn a_context_is_built_in_a_machine_of_its_own_twice_the_same_and_the_image
 #[tokio::test]
 async fn a_machine_whose_build_forks_fills_its_disk_or_its_memory_or_never_ends_is_ended_and_it_is_told() {
     needs::needs!(root, network, tun, cgroups);
-    let before = Residue::of("pltv");
-    let node = node("pltv", 22, LIMITS).await;
+    let before = Residue::of("pltbv");
+    let node = node("pltbv", 17, LIMITS).await;
     for (bits, run, said) in [
         (0x21, "bomb() { bomb | bomb & }; bomb; sleep 600", "more than 200 processes"),
         (0x22, "cat /bin/ls > /a; while cat /a /a > /b && cat /b /b > /a; do :; done", "more than 512 MiB"),
@@ -153,8 +153,8 @@ async fn a_machine_whose_build_forks_fills_its_disk_or_its_memory_or_never_ends_
 #[tokio::test]
 async fn a_build_in_a_machine_reaches_neither_the_host_nor_a_neighbour_nor_the_world() {
     needs::needs!(root, network, tun, cgroups);
-    let before = Residue::of("pltw");
-    let mut node = node("pltw", 23, LIMITS).await;
+    let before = Residue::of("pltbw");
+    let mut node = node("pltbw", 18, LIMITS).await;
     let secret = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(secret.path(), "canary").expect("a file");
     let path = secret.path().display();

@@ -213,9 +213,9 @@ async fn a_container_that_takes_all_that_its_user_may_have_leaves_the_others_the
     drop(greedy);
 
     // Those users are this node's as long as it runs.
-    let mut other = NodeProcess::plan("pltcv", 34, RUNC, "uplinks = [\"lo\"]");
+    let mut other = NodeProcess::plan("pltcv", 25, RUNC, "uplinks = [\"lo\"]");
     let last = first_container_uid(33) + 63 * 65_536;
-    let own = format!("first_container_uid = {}", first_container_uid(34));
+    let own = format!("first_container_uid = {}", first_container_uid(25));
     other.configure(&own, &format!("first_container_uid = {last}"));
     let said = other.refused().await;
     assert!(said.contains(&format!("node.first_container_uid: the users from {last} on meet those from")), "{said}");
