@@ -3,15 +3,16 @@
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use serde::Deserialize;
 
-/// README's table stands between these.
-const BEGIN: &str = "<!-- figures: written by ./dev pictures -->\n";
-const END: &str = "<!-- end of figures -->\n";
+use crate::readme::{Machine, results, write_table};
+
+/// The name of README's table.
+const TABLE: &str = "figures";
 
 const WIDTH: u32 = 900;
 const ROW: u32 = 34;
@@ -40,14 +41,6 @@ struct Results {
     figures: Vec<Figure>,
 }
 
-#[derive(Debug, Deserialize)]
-struct Machine {
-    processor: String,
-    processors: u32,
-    commit: String,
-    date: String,
-}
-
 #[derive(Clone, Debug, Deserialize)]
 struct Figure {
     name: String,
@@ -65,14 +58,11 @@ struct Bar {
 
 impl Figures {
     pub(crate) fn run(&self) -> Result<()> {
-        let text = fs::read_to_string(&self.results).with_context(|| format!("read {}", self.results.display()))?;
-        let results: Results = serde_json::from_str(&text).context("read the bench's results")?;
+        let results: Results = results(&self.results)?;
         let mut plot = String::new();
         draw(&results, &mut plot).context("draw the figures")?;
         fs::write(&self.plot, plot).with_context(|| format!("write {}", self.plot.display()))?;
-        let readme = crate::root().join("README.md");
-        let old = fs::read_to_string(&readme).context("read README.md")?;
-        fs::write(&readme, with_table(&old, &results)?).context("write README.md")
+        write_table(TABLE, &table(&results))
     }
 }
 
@@ -93,12 +83,6 @@ fn held(results: &Results) -> Vec<(String, &Figure, &Bar)> {
     held
 }
 
-fn with_table(readme: &str, results: &Results) -> Result<String> {
-    let (before, rest) = readme.split_once(BEGIN).ok_or_else(|| anyhow!("README.md has no line {BEGIN}"))?;
-    let (_, after) = rest.split_once(END).ok_or_else(|| anyhow!("README.md has no line {END}"))?;
-    Ok(format!("{before}{BEGIN}{}{END}{after}", table(results)))
-}
-
 fn table(results: &Results) -> String {
     let mut table = "| figure | measured | bar | |\n|---|---|---|---|\n".to_owned();
     for (name, figure, bar) in held(results) {
@@ -111,9 +95,7 @@ fn table(results: &Results) -> String {
             round(bar.value)
         );
     }
-    let Machine { processor, processors, commit, date } = &results.machine;
-    let day = date.split('T').next().unwrap_or_default();
-    table + &format!("\nMeasured on {day} at `{commit}`, on {processors} cores ({processor}).\n")
+    table + &results.machine.line()
 }
 
 /// Three digits that mean something.
@@ -210,16 +192,19 @@ impl Scale {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::readme::with_table;
 
     fn latest() -> Results {
-        let text = fs::read_to_string(crate::root().join("bench/results/latest.json")).unwrap();
-        serde_json::from_str(&text).unwrap()
+        results(&crate::root().join("bench/results/latest.json")).unwrap()
     }
 
     #[test]
     fn fault_3_3_readme_shows_the_bars_and_which_are_missed() {
         let readme = fs::read_to_string(crate::root().join("README.md")).unwrap();
-        assert!(with_table(&readme, &latest()).unwrap() == readme, "run ./dev pictures after ./dev bench");
+        assert!(
+            with_table(&readme, TABLE, &table(&latest())).unwrap() == readme,
+            "run ./dev pictures after ./dev bench"
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::build::{Profile, guests, programs};
 use crate::child::End;
 use crate::dev::{self, Dev, aside, say};
 use crate::figures::Figures;
+use crate::measured;
 use crate::stack::{self, Stack};
 use crate::terminal;
 
@@ -22,12 +23,13 @@ pub(crate) fn draw(dev: &mut Dev) -> Result<()> {
     let into = crate::root().join(PICTURES);
     dev::make(&into)?;
     Figures { results: crate::root().join("bench/results/latest.json"), plot: into.join("bench.svg") }.run()?;
+    measured::write()?;
     programs(dev, Profile::Release)?;
     guests(dev)?;
     dev.watch()?;
     let text = Stack::of(dev.target().join("release/palatine"))?.during(dev, session)?;
     terminal::draw(&text, &into.join("terminal.svg"))?;
-    say(&format!("In {PICTURES}, and README's table of figures"));
+    say(&format!("In {PICTURES}, and README's tables of what was measured"));
     Ok(())
 }
 
